@@ -1,0 +1,45 @@
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint board
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## attack real defenses on the embedded base; writes results/demo/
+	@IMMUNEBENCH_STORE="$${IMMUNEBENCH_STORE:-$(CURDIR)/.store}" $(BIN)/python -m immunebench.demo
+
+test: lint ## lint, then run the tests (PYTEST_ARGS="-k store" picks some)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(INSTALLED) ## ruff and mypy --strict
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+board: $(INSTALLED) ## rebuild the leaderboard from results/
+	@$(BIN)/immunebench board
+
+# The install is skipped until the lock or the project file changes. An existing .venv is updated, never replaced.
+$(INSTALLED): requirements.txt pyproject.toml hatch_build.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "error: ImmuneBench needs Python 3.11 or newer, and '$(PYTHON)' is" \
+			"$$($(PYTHON) --version 2>&1 || true). Name one: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@if command -v uv >/dev/null 2>&1; then \
+		set -e; \
+		[ -x $(BIN)/python ] || uv venv --quiet --seed --python "$$(command -v $(PYTHON))" $(VENV); \
+		echo "installing into $(VENV) with uv (about 6 GB, once)"; \
+		uv pip install --quiet --python $(BIN)/python -r requirements.txt; \
+		uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .; \
+	else \
+		set -e; \
+		[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; \
+		echo "installing into $(VENV) with pip (about 6 GB, once; some minutes)"; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .; \
+	fi
+	@touch $@
