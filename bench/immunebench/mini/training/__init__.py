@@ -1,0 +1,1 @@
+"""Training of the embedded bases, from rendering to the finished pipeline folder."""
