@@ -1,0 +1,58 @@
+"""What a board found, as one sentence made of its numbers."""
+
+from __future__ import annotations
+
+from immunebench.board import rules
+from immunebench.board.model import Board, Row
+
+_HARDLY, _LARGELY = 0.1, 0.75
+
+
+def winner(board: Board) -> Row | None:
+    """The entry with the highest P above 0 that is complete and passes the gate; None without one."""
+    able = [row for row in board.rows if not row.control and row.passes and row.p]
+    return max(able, key=lambda row: row.p or 0.0, default=None)
+
+
+def finding(board: Board) -> str:
+    """One sentence: what held, by how much, at what cost, against which controls, how sure."""
+    if board.refusals:
+        return f"No result: {'; '.join(board.refusals)}."
+    if board.power and len(board.uninformative) == len(board.power):
+        gain = max(power.ceiling - power.floor for power in board.power)
+        return f"No result: without a defense the attack learns too little to measure (at most {gain:.2f})."
+    entries = [row for row in board.rows if not row.control and row.p is not None]
+    if not entries:
+        return "No result: no defense was measured completely."
+    best = winner(board) or max(entries, key=lambda row: row.p or 0.0)
+    parts = [_verdict(best, board), *_controls(board), board.notes[0].split(" (at least")[0]]
+    return "; ".join(part for part in parts if part) + "."
+
+
+def _verdict(best: Row, board: Board) -> str:
+    p, u = best.p or 0.0, best.u
+    chains = {power.chain for power in board.power if power.informative}
+    attack = f"the {next(iter(chains))} attack" if len(chains) == 1 else "the strongest attack"
+    how = "hardly stops" if p < _HARDLY else "largely stops" if p >= _LARGELY else "partly stops"
+    kept = "with its use unmeasured" if u is None else f"and keeps {u:.0%} of the use"
+    text = f"{best.defense} {how} {attack}: it takes away {p:.0%} of what the attack gains {kept}"
+    if u is not None and "utility gate" in best.flags:
+        text += f", too little to be ranked (gate {rules.UTILITY_GATE:.0%})"
+    if best.incomplete:
+        text += ", on incomplete records"
+    noises = [
+        row.p for row in board.rows if row.control and row.defense.startswith("noise") and row.p is not None
+    ]
+    if noises and max(noises) >= p:
+        text += ", no better than random noise"
+    return text
+
+
+def _controls(board: Board) -> list[str]:
+    parts = []
+    noise, destroy = board.row("noise"), board.row("destroy")
+    if noise is not None and noise.p is not None:
+        parts.append(f"random noise on the pictures takes away {noise.p:.0%}")
+    if destroy is not None and destroy.p is not None and destroy.u is not None:
+        parts.append(f"destroying the model takes away {destroy.p:.0%} and keeps {destroy.u:.0%} of the use")
+    return parts

@@ -1,0 +1,133 @@
+"""The board as data: what `aggregate` returns and the renderers read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+class BoardError(Exception):
+    """The records cannot be shown as one board; the message says why in one line."""
+
+
+@dataclass(frozen=True)
+class Power:
+    """Floor and ceiling of a (task, chain), mean anchored similarity, and the verdict of the power gate.
+
+    `curve` is the mean anchored similarity of `none` per saved step of the attack.
+    """
+
+    task: str
+    family: str
+    chain: str
+    floor: float
+    ceiling: float
+    standard_error: float
+    informative: bool
+    curve: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """One defense on one (task, chain).
+
+    `status` is ``ok``, ``defense failed``, ``attack failed`` (both count as undefended), ``incomplete``
+    or ``uninformative``. Scores are None where the status leaves nothing to compute.
+    """
+
+    task: str
+    family: str
+    chain: str
+    status: str
+    p_raw: float | None = None
+    p: float | None = None
+    p_best_step: float | None = None
+    p_curve: float | None = None
+    sgr: float | None = None
+    below_floor: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class TaskUtility:
+    """What a defense leaves of the model's use on one task; U is the least of the parts that apply."""
+
+    task: str
+    u_gen: float | None
+    u_ben: float | None
+    fidelity: float | None
+    u: float | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One defense: headline, side columns and everything they were made from.
+
+    `p` is the mean over families of the mean over tasks of the least P over chains; `p_mean_case` has
+    the mean over chains instead. `worst` names the chain of that least P per task.
+    """
+
+    defense: str
+    version: int
+    kind: str
+    p: float | None
+    p_mean_case: float | None
+    p_best_step: float | None
+    p_curve: float | None
+    p_family: Mapping[str, float]
+    p_chain: Mapping[str, float]
+    worst: Mapping[str, str]
+    sgr: float | None
+    u_gen: float | None
+    u_ben: float | None
+    fidelity: float | None
+    u: float | None
+    seconds: float | None
+    scores: tuple[TaskScore, ...]
+    utilities: tuple[TaskUtility, ...]
+    incomplete: tuple[str, ...]
+    flags: tuple[str, ...]
+
+    @property
+    def control(self) -> bool:
+        """Whether the row checks the benchmark rather than competes in it."""
+        return self.kind == "control"
+
+    @property
+    def passes(self) -> bool:
+        """Whether the row is complete and clears the utility gate."""
+        return not self.incomplete and "utility gate" not in self.flags
+
+
+@dataclass(frozen=True)
+class Board:
+    """All rows, best first, controls last, with what a reader must know beside them.
+
+    `refusals` says which controls misbehave; a board with any is not rendered.
+    """
+
+    rows: tuple[Row, ...]
+    power: tuple[Power, ...]
+    row_noise: float | None
+    refusals: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def uninformative(self) -> tuple[Power, ...]:
+        """Every (task, chain) that the power gate excludes, for all entries alike."""
+        return tuple(power for power in self.power if not power.informative)
+
+    def row(self, defense: str) -> Row | None:
+        """The row of a defense, None where it is not on the board."""
+        return next((row for row in self.rows if row.defense == defense), None)
+
+    def require_sound(self) -> None:
+        """Refuse to go on where a control misbehaves.
+
+        Raises
+        ------
+        BoardError
+            With every reason.
+        """
+        if self.refusals:
+            raise BoardError("the board is not rendered: " + "; ".join(self.refusals))

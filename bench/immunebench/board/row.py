@@ -1,0 +1,153 @@
+"""All scores of one defense -> its row."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+from immunebench.board import rules, scores
+from immunebench.board.measurement import Measurement
+from immunebench.board.model import Power, Row, TaskScore, TaskUtility
+from immunebench.board.task_score import score_task, score_utility
+
+Where = tuple[str, str]
+
+
+def make_row(
+    cells: Sequence[Measurement],
+    required: Collection[tuple[str, str, int]],
+    power: Mapping[Where, Power | None],
+    families: Mapping[str, str],
+) -> Row:
+    """Aggregate one defense.
+
+    Parameters
+    ----------
+    cells
+        All its measurements.
+    required
+        The (task, chain, seed) that it must have.
+    power
+        Verdict of the power gate per (task, chain).
+    families
+        Family of each task.
+    """
+    first = cells[0]
+    task_scores = _task_scores(cells, required, power, families)
+    utilities = tuple(
+        score_utility(task, [cell for cell in cells if cell.task == task])
+        for task in sorted({cell.task for cell in cells})
+    )
+    us = [utility.u for utility in utilities if utility.u is not None]
+    u = scores.mean(us) if len(us) == len(utilities) else None
+    protect = [cell.seconds["protect"] for cell in cells if "protect" in cell.seconds]
+    chains = sorted({score.chain for score in task_scores})
+    by_chain = {chain: _mean_p([score for score in task_scores if score.chain == chain]) for chain in chains}
+    return Row(
+        defense=first.defense,
+        version=first.version,
+        kind=first.kind,
+        p=_over_families(task_scores, min),
+        p_mean_case=_mean_p(task_scores),
+        p_best_step=_mean_or_none(score.p_best_step for score in task_scores),
+        p_curve=_mean_or_none(score.p_curve for score in task_scores),
+        p_family=_families(task_scores, min),
+        p_chain={chain: p for chain, p in by_chain.items() if p is not None},
+        worst={
+            task: min(group, key=lambda score: (score.p or 0.0, score.chain)).chain
+            for task, group in _by_task(task_scores).items()
+        },
+        sgr=_mean_or_none(score.sgr for score in task_scores),
+        u_gen=_mean_or_none(utility.u_gen for utility in utilities),
+        u_ben=_mean_or_none(utility.u_ben for utility in utilities),
+        fidelity=_mean_or_none(utility.fidelity for utility in utilities),
+        u=u,
+        seconds=scores.mean(protect) if protect else None,
+        scores=task_scores,
+        utilities=utilities,
+        incomplete=_incomplete(task_scores, utilities),
+        flags=_flags(cells, task_scores, u),
+    )
+
+
+def _task_scores(
+    cells: Sequence[Measurement],
+    required: Collection[tuple[str, str, int]],
+    power: Mapping[Where, Power | None],
+    families: Mapping[str, str],
+) -> tuple[TaskScore, ...]:
+    tried = [cell for cell in cells if cell.status != "skipped"]
+    found = []
+    for task, chain in sorted({(task, chain) for task, chain, _ in required}):
+        seeds = {seed for *where, seed in required if where == [task, chain]}
+        own = [cell for cell in tried if cell.where == (task, chain)]
+        complete = seeds <= {cell.seed for cell in own}
+        found.append(
+            score_task(power.get((task, chain)), (task, families.get(task, ""), chain), own, complete)
+        )
+    return tuple(found)
+
+
+def _incomplete(task_scores: Iterable[TaskScore], utilities: Iterable[TaskUtility]) -> tuple[str, ...]:
+    missing = [f"{s.task}/{s.chain}: {s.reason}" for s in task_scores if s.status == "incomplete"]
+    return tuple(
+        missing + [f"{utility.task}: U is not measured" for utility in utilities if utility.u is None]
+    )
+
+
+def _flags(
+    cells: Sequence[Measurement], task_scores: Iterable[TaskScore], u: float | None
+) -> tuple[str, ...]:
+    flags = []
+    if u is not None and u < rules.UTILITY_GATE and any(cell.changes_model for cell in cells):
+        flags.append("utility gate")
+    if any(over_budget(cell) for cell in cells):
+        flags.append("over budget")
+    if any(score.below_floor for score in task_scores):
+        flags.append("below floor")
+    failures = sum(score.status in ("defense failed", "attack failed") for score in task_scores)
+    return (*flags, f"{failures} failed") if failures else tuple(flags)
+
+
+def over_budget(cell: Measurement) -> bool:
+    """Whether protected pictures, measured after saving, differ by more than their declared budget."""
+    return cell.linf is not None and cell.budget is not None and cell.linf > cell.budget
+
+
+def _by_task(task_scores: Iterable[TaskScore]) -> dict[str, list[TaskScore]]:
+    """Scores that count, per task; the power gate removes a (task, chain) for every entry alike."""
+    groups: dict[str, list[TaskScore]] = defaultdict(list)
+    for score in task_scores:
+        if score.status != "uninformative":
+            groups[score.task].append(score)
+    return dict(groups)
+
+
+def _families(
+    task_scores: Iterable[TaskScore], over_chains: Callable[[list[float]], float]
+) -> dict[str, float]:
+    """Mean over tasks of P over chains, per family; a family with an incomplete score is left out."""
+    groups: dict[str, list[float | None]] = defaultdict(list)
+    for group in _by_task(task_scores).values():
+        ps = [score.p for score in group if score.p is not None]
+        groups[group[0].family].append(over_chains(ps) if len(ps) == len(group) else None)
+    complete = {family: [p for p in ps if p is not None] for family, ps in groups.items() if None not in ps}
+    return {family: scores.mean(ps) for family, ps in sorted(complete.items())}
+
+
+def _over_families(
+    task_scores: Sequence[TaskScore], over_chains: Callable[[list[float]], float]
+) -> float | None:
+    families = _families(task_scores, over_chains)
+    if not families or any(score.status == "incomplete" for score in task_scores):
+        return None
+    return scores.mean(list(families.values()))
+
+
+def _mean_p(task_scores: Sequence[TaskScore]) -> float | None:
+    return _over_families(task_scores, scores.mean)
+
+
+def _mean_or_none(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return scores.mean(known) if known else None

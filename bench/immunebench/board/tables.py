@@ -1,0 +1,152 @@
+"""The board as a terminal table and as Markdown. Both refuse where a control misbehaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from immunebench.board import rules
+from immunebench.board.model import Board, Row
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+COLUMNS = (
+    "defense",
+    "kind",
+    "P",
+    "U",
+    "U_gen",
+    "U_ben",
+    "fidelity",
+    "SGR",
+    "worst chain",
+    "protect s",
+    "remarks",
+)
+
+
+def terminal(board: Board, title: str) -> RenderableType:
+    """Table for a terminal, with what a reader must know below it.
+
+    Raises
+    ------
+    BoardError
+        If a control misbehaves.
+    """
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    board.require_sound()
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", show_edge=False)
+    for column in COLUMNS:
+        numeric = column not in ("defense", "kind", "worst chain", "remarks")
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=column != "remarks")
+    controls = False
+    for row in board.rows:
+        if row.control and not controls:
+            table.add_section()
+            controls = True
+        style = "dim" if row.control else ("bold green" if row.passes else "yellow")
+        table.add_row(*_cells(row), style=style)
+    return Group(table, Text("\n".join(_remarks(board)), style="dim"))
+
+
+def markdown(board: Board, title: str) -> str:
+    """Markdown page of a board: the headline table, P per family and per chain, gates and remarks.
+
+    Raises
+    ------
+    BoardError
+        If a control misbehaves.
+    """
+    board.require_sound()
+    parts = [f"# {title}", _table([_cells(row) for row in board.rows], COLUMNS)]
+    families = sorted({power.family for power in board.power})
+    chains = sorted({power.chain for power in board.power})
+    split = [
+        [row.defense]
+        + [number(row.p_family.get(family)) for family in families]
+        + [number(row.p_chain.get(chain)) for chain in chains]
+        + [number(row.p_mean_case), number(row.p_best_step), number(row.p_curve)]
+        for row in board.rows
+    ]
+    heads = ["defense", *families, *chains, "mean over chains", "attacker's best step", "mean over steps"]
+    parts += ["## P by family, by chain, and other readings", _table(split, heads)]
+    gates = [
+        [
+            p.task,
+            p.chain,
+            number(p.floor),
+            number(p.ceiling),
+            number(p.standard_error, 3),
+            _verdict(p.informative),
+        ]
+        for p in board.power
+    ]
+    heads = ["task", "chain", "floor", "ceiling", "standard error", "power gate"]
+    parts += ["## What the attack learns on no defense", _table(gates, heads)]
+    parts.append("\n".join(f"- {remark}" for remark in _remarks(board)))
+    return "\n\n".join(parts) + "\n"
+
+
+def write_markdown(board: Board, title: str, path: Path) -> None:
+    """Write `markdown` to a file, always in the same bytes for the same records."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(markdown(board, title).encode())
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """Fixed-point text; a dash for a number that does not exist; no minus before zero."""
+    if value is None:
+        return "-"
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0.0 else text
+
+
+def _cells(row: Row) -> list[str]:
+    scores = [row.p, row.u, row.u_gen, row.u_ben, row.fidelity, row.sgr]
+    worst = sorted(set(row.worst.values()))
+    return [
+        f"{row.defense}@{row.version}",
+        row.kind,
+        *map(number, scores),
+        worst[0] if len(worst) == 1 else f"{len(worst)} chains" if worst else "-",
+        number(row.seconds, 1),
+        "; ".join(["incomplete"] * bool(row.incomplete) + list(row.flags)),
+    ]
+
+
+def _table(rows: list[list[str]], heads: list[str] | tuple[str, ...]) -> str:
+    from tabulate import tabulate
+
+    align = ["left"] + ["right"] * (len(heads) - 1)
+    return tabulate(rows, headers=list(heads), tablefmt="github", disable_numparse=True, colalign=align)
+
+
+def _remarks(board: Board) -> Iterator[str]:
+    yield (
+        "P: part of the attack's gain that the defense stops, worst chain. "
+        f"U: part of the use of what is released that is left; below {rules.UTILITY_GATE:g} not ranked."
+    )
+    yield from board.notes
+    if board.row_noise is not None:
+        yield f"noise of a row: {board.row_noise:.2f} (root mean square P_raw of none-replicate)"
+    for power in board.uninformative:
+        yield (
+            f"uninformative, excluded for all entries: {power.task}/{power.chain} "
+            f"(ceiling {power.ceiling:.2f}, floor {power.floor:.2f})"
+        )
+    for row in board.rows:
+        for reason in row.incomplete:
+            yield f"incomplete: {row.defense}: {reason}"
+        for score in row.scores:
+            if score.reason and score.status != "incomplete":
+                where = f"{row.defense}: {score.task}/{score.chain}"
+                yield f"{score.status}, counts as undefended: {where} ({score.reason})"
+
+
+def _verdict(informative: bool) -> str:
+    return "passes" if informative else "uninformative"
