@@ -1,8 +1,13 @@
-"""The picture of a small run: what won, by how much, at what cost, and what it looks like."""
+"""The embedded suite from end to end, and the picture of a small run: what won, at what cost, what it looks like.
+
+``python -m immunebench.demo`` (``make demo``) attacks a few defenses on the embedded base, prints the scored table,
+and draws ``results/demo/demo.png``. A second call finds everything in the store.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -204,3 +209,40 @@ def _task_score(draw: ImageDraw.ImageDraw, row: Row | None, task: str, place: tu
     ps = [score.p for score in found if score.p is not None]
     draw.text((x, y - 8), number(min(ps)) if ps else "-", INK, font(16, bold=True), anchor="lm")
     draw.text((x, y + 11), "P here" if ps else found[0].status, PALE, font(11), anchor="lm")
+
+
+def main() -> None:
+    """Run the suite ``mini-demo``; exits 0 when every cell is ok and the board stands, else 1."""
+    from rich.console import Console
+
+    from immunebench import api
+    from immunebench.board import BoardError, tables
+    from immunebench.errors import UsageError
+
+    folder = api.results_folder() / "demo"
+    try:
+        plan = api.plan_suite("mini-demo")
+        store = api.open_store()
+        records = api.measure(plan, store, folder, workers=2, processes=True)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(1) from None
+    sentence = write_demo(records, store, folder / "demo.png")
+    scored = aggregate(map(measurement, records))
+    try:
+        Console().print(tables.terminal(scored, "mini-demo"))
+        tables.write_markdown(scored, "mini-demo", folder / "board.md")
+    except BoardError as error:
+        print(f"no board: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    print(f"\n{sentence}\npicture: {folder / 'demo.png'}\nrecords: {folder}")
+    failed = [record for record in records if record.status != "ok"]
+    for record in failed:
+        print(f"{record.cell.key}: {record.status}: {record.reason}", file=sys.stderr)
+    raise SystemExit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

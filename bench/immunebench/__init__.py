@@ -1,0 +1,49 @@
+"""ImmuneBench: how well does a protection stop the fine-tuning of a text-to-image model on a concept?
+
+What entry authors import lives here. Names load on first use, so that importing
+the package stays free of torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from immunebench.errors import UsageError
+
+if TYPE_CHECKING:
+    from immunebench.api import run
+    from immunebench.context import Context
+    from immunebench.diffusion import LatentDiffusion
+    from immunebench.types import Concept, Params, Pictures, StageError, Weights
+
+__version__ = "0.1.0"
+__all__ = [
+    "Concept",
+    "Context",
+    "LatentDiffusion",
+    "Params",
+    "Pictures",
+    "StageError",
+    "UsageError",
+    "Weights",
+    "__version__",
+    "run",
+]
+
+_HOMES = {
+    "Concept": "types",
+    "Context": "context",
+    "LatentDiffusion": "diffusion",
+    "Params": "types",
+    "Pictures": "types",
+    "StageError": "types",
+    "Weights": "types",
+    "run": "api",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

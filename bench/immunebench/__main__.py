@@ -1,0 +1,8 @@
+"""``python -m immunebench`` is the command line."""
+
+from __future__ import annotations
+
+from immunebench.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,312 @@
+"""Runs suites: the same from Python as from the command line."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from immunebench import execute
+from immunebench.entry import Catalog, load_catalog
+from immunebench.errors import UsageError
+from immunebench.execute import Event, Executor, Inline, Outcome, RunStage
+from immunebench.plan import Plan, make_plan
+from immunebench.progress import Progress
+from immunebench.store import CorruptArtifact, Store
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from immunebench.records import Record
+
+
+def run(
+    suite: str | Path,
+    *,
+    task: str | None = None,
+    defense: str | None = None,
+    attack: str | None = None,
+    seed: int | None = None,
+    profile: str | None = None,
+    results: Path | str | None = None,
+    store: Path | str | None = None,
+    workers: int = 1,
+    retry_failed: bool = False,
+    dry_run: bool = False,
+) -> DataFrame:
+    """Measure a suite, or a part of it, and return one row a cell.
+
+    What the store holds is reused; what is measured is written beside the records of other cells to
+    ``results/<suite>/<defense>@<version>.jsonl``.
+
+    Parameters
+    ----------
+    suite
+        Id of a suite, or path of a suite's TOML file.
+    task, defense, attack, seed, profile
+        Only these of the suite; a defense and a profile may be any known one.
+    results, store
+        Folders; default ``results`` and ``$IMMUNEBENCH_STORE``, else ``~/.cache/immunebench/store``.
+    workers
+        Stages at a time. One runs in this process; more run in spawned processes of one thread each, so a
+        script that asks for them needs the usual ``if __name__ == "__main__"`` guard.
+    retry_failed
+        Try stages again that failed before.
+    dry_run
+        Measure nothing; return the planned cells with the stages planned and reused.
+
+    Returns
+    -------
+    DataFrame with columns task, defense, chain, profile, seed, status; the flattened record if measured.
+
+    Raises
+    ------
+    UsageError
+        An unknown name, or a folder that cannot be written; before anything is computed.
+    """
+    import pandas as pd
+
+    plan = plan_suite(suite, task=task, defense=defense, attack=attack, seed=seed, profile=profile)
+    kept = open_store(store)
+    if dry_run:
+        return pd.DataFrame(planned(plan, kept))
+    records = measure(plan, kept, results_folder(results) / plan.suite.id, workers=workers, retry_failed=retry_failed)
+    rows = [record.model_dump(mode="json") for record in records]
+    return pd.json_normalize(rows).rename(columns=lambda name: name.removeprefix("cell."))
+
+
+def plan_suite(
+    suite: str | Path,
+    *,
+    catalog: Catalog | None = None,
+    task: str | None = None,
+    defense: str | None = None,
+    attack: str | None = None,
+    seed: int | None = None,
+    profile: str | None = None,
+) -> Plan:
+    """Plan a suite of the catalogue, or a part of it; see `run` for the parameters and errors."""
+    known = catalog or load_catalog()
+    chosen = known.suite(suite)
+    return make_plan(chosen, known, task=task, defense=defense, attack=attack, seed=seed, profile=profile)
+
+
+def open_store(folder: Path | str | None = None) -> Store:
+    """The store in a folder; default ``$IMMUNEBENCH_STORE``, else ``~/.cache/immunebench/store``."""
+    return Store(folder or os.environ.get("IMMUNEBENCH_STORE") or "~/.cache/immunebench/store")
+
+
+def results_folder(folder: Path | str | None = None) -> Path:
+    """The folder of results; default ``results`` in the current one."""
+    return Path(folder or "results").expanduser().absolute()
+
+
+def planned(plan: Plan, store: Store) -> list[dict[str, object]]:
+    """One row a cell: its names, its state and how many of its stages the store has.
+
+    The state is ``done``, ``failed``, ``part`` or ``planned``.
+    """
+    rows: list[dict[str, object]] = []
+    there = {digest: store.has(digest) for digest in plan.stages}
+    for cell in plan.cells:
+        stages = plan.roots[cell.key].stages
+        reused = sum(there[digest] for digest in stages)
+        failed = any(not there[digest] and store.failure(digest) is not None for digest in stages)
+        state = "done" if reused == len(stages) else "failed" if failed else "part" if reused else "planned"
+        rows.append(
+            {
+                "task": cell.task,
+                "defense": cell.defense,
+                "chain": cell.chain,
+                "profile": cell.profile,
+                "seed": cell.seed,
+                "status": state,
+                "stages": len(stages),
+                "reused": reused,
+            }
+        )
+    return rows
+
+
+def measure(
+    plan: Plan,
+    store: Store,
+    folder: Path,
+    *,
+    workers: int = 1,
+    retry_failed: bool = False,
+    processes: bool | None = None,
+    run_stage: RunStage | str | None = None,
+    stream: TextIO | None = None,
+) -> list[Record]:
+    """Make what the store lacks of a plan and write a record of every cell as soon as it is settled.
+
+    Parameters
+    ----------
+    plan
+        What to measure.
+    store
+        Where artifacts go.
+    folder
+        Where records and contact sheets go: one file a defense.
+    workers
+        Stages at a time.
+    retry_failed
+        Try stages again that failed before.
+    processes
+        Use worker processes; default where there is more than one worker.
+    run_stage
+        Carries out a stage; default `immunebench.stages.run_stage`.
+    stream
+        Where progress goes; default standard error.
+
+    Returns
+    -------
+    The records in the order of the plan's cells, also those of failed cells.
+
+    Raises
+    ------
+    UsageError
+        A folder cannot be written, or `workers` is below 1; before anything is computed.
+    KeyboardInterrupt
+        The run was stopped; what was made stays.
+    """
+    from immunebench.records import build_record
+    from immunebench.sheet import cell_sheet
+
+    if workers < 1:
+        raise UsageError("must be at least 1, not", field="--workers", value=workers)
+    require_writable(store.root, "--store")
+    require_writable(folder, "--results")
+    outcome = Outcome()
+    stages = {cell.key: plan.roots[cell.key].stages for cell in plan.cells}
+    cost = plan.estimate(store).stages
+    seconds = {
+        digest: cost[spec.stage].seconds / max(1, cost[spec.stage].planned - cost[spec.stage].cached)
+        for digest, spec in plan.stages.items()
+    }
+    progress = Progress(stage_names(plan), seconds, stages, outcome, workers=workers, stream=stream)
+    open_cells = {cell.key: cell for cell in plan.cells}
+    records: dict[str, Record] = {}
+
+    def tell(event: Event) -> None:
+        progress.tell(event)
+        if event.kind not in ("made", "reused", "failed", "blocked"):
+            return
+        for key in [k for k in open_cells if event.digest in members[k]]:
+            if all(map(outcome.settled, stages[key])):
+                cell, graph = open_cells.pop(key), plan.roots[key]
+                sheet = cell_sheet(graph, store, folder)
+                records[key] = build_record(cell, graph, store, sheet=sheet)
+                save(folder, records[key], store)
+
+    members = {key: frozenset(of) for key, of in stages.items()}
+    with progress, _spoken(progress), _stoppable():
+        executor = make_executor(store, workers, processes=processes, run_stage=run_stage)
+        try:
+            execute.execute(
+                plan.stages, store, executor, retry_failed=retry_failed, tell=tell, outcome=outcome
+            )
+        except KeyboardInterrupt:
+            there = len(outcome.present)
+            progress.say(
+                f"stopped: {there} of {len(plan.stages)} stages are in the store; the same command goes on"
+            )
+            raise
+        progress.say(progress.summary())
+    return [records[cell.key] for cell in plan.cells]
+
+
+def make_executor(
+    store: Store, workers: int, *, processes: bool | None = None, run_stage: RunStage | str | None = None
+) -> Executor:
+    """The executor for a number of workers: in this process, or in spawned ones."""
+    function = execute.DEFAULT_STAGES if run_stage is None else run_stage
+    if not (workers > 1 if processes is None else processes):
+        return Inline(store, function)
+    from immunebench.pool import Processes
+
+    return Processes(store, workers, function)
+
+
+def stage_names(plan: Plan) -> dict[str, str]:
+    """What to call every stage: its name and the first cell that needs it."""
+    names: dict[str, str] = {}
+    for cell in plan.cells:
+        for digest in plan.roots[cell.key].stages:
+            names.setdefault(
+                digest, f"{plan.stages[digest].stage} for {cell.task}/{cell.defense}/{cell.chain}"
+            )
+    return names
+
+
+def record_file(folder: Path, record: Record) -> Path:
+    """Where a record belongs: ``<folder>/<defense>@<version>.jsonl``."""
+    return folder / f"{record.cell.defense}@{record.cell.defense_version}.jsonl"
+
+
+def save(folder: Path, record: Record, store: Store) -> None:
+    """Put a record into its file, in place of an older one of the same cell."""
+    from immunebench.records import read_records, write_records
+
+    file = record_file(folder, record)
+    # Another run may be adding other cells to the same file at this moment.
+    with store.lock(f"results-{hashlib.sha256(str(file).encode()).hexdigest()}"):
+        others = [r for r in read_records(file) if r.cell.key != record.cell.key] if file.exists() else []
+        write_records(file, [*others, record])
+
+
+def require_writable(folder: Path, field: str) -> None:
+    """Make a folder and prove that a file can be written in it.
+
+    Raises
+    ------
+    UsageError
+        It cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".write-"):
+            pass
+    except OSError as error:
+        raise UsageError(f"cannot be written ({error.strerror}):", field=field, value=str(folder)) from error
+
+
+@contextmanager
+def _spoken(progress: Progress) -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", CorruptArtifact)
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: object) -> None:
+            if issubclass(category, CorruptArtifact):
+                progress.say(f"corrupted: {message}")
+            else:
+                usual(message, category, *rest)  # type: ignore[arg-type]
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """A request to terminate stops a run the way Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

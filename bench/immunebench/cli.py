@@ -1,0 +1,421 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from immunebench.errors import UsageError
+
+if TYPE_CHECKING:
+    from immunebench.entry import Catalog
+    from immunebench.plan import Plan
+    from immunebench.store import Spec
+
+app = typer.Typer(
+    name="immunebench",
+    help="How well does a protection stop the fine-tuning of a text-to-image model on a concept?\n\n"
+    "Example: immunebench run mini-demo --workers 2",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+store_app = typer.Typer(help="Look at and clean up the store of artifacts.", no_args_is_help=True)
+weights_app = typer.Typer()
+app.add_typer(store_app, name="store")
+app.add_typer(weights_app, name="weights")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+StoreDir = Annotated[
+    Path | None,
+    typer.Option("--store", help="Store; default $IMMUNEBENCH_STORE, else ~/.cache/immunebench/store."),
+]
+ResultsDir = Annotated[Path, typer.Option("--results", help="Folder of results.")]
+TaskName = Annotated[str | None, typer.Option("--task", help="Only this task.")]
+DefenseName = Annotated[str | None, typer.Option("--defense", help="This defense instead of the suite's.")]
+AttackName = Annotated[str | None, typer.Option("--attack", help="Only this chain.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="This seed instead of the suite's.")]
+ProfileName = Annotated[str | None, typer.Option("--profile", help="This profile instead of the suite's.")]
+
+
+def main() -> None:
+    """Run the command line; exits 0 when done, 1 when something failed, 2 on wrong use."""
+    try:
+        app()
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[
+        str | None, typer.Argument(help="suites, tasks, defenses, attacks, profiles or bases.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what there is to measure.
+
+    Example: immunebench list defenses
+    """
+    found = _inventory(_catalog())
+    if kind is not None and kind not in found:
+        raise UsageError("unknown kind", field="KIND", value=kind, choices=found)
+    chosen = found if kind is None else {kind: found[kind]}
+    if as_json:
+        _print_json(chosen)
+        return
+    for name, rows in chosen.items():
+        print(f"{name}:")
+        _columns([[row["id"], row["title"]] for row in rows])
+
+
+@app.command()
+def run(
+    suite: Annotated[str, typer.Argument(help="Suite: an id of `list suites`, or a TOML file.")],
+    task: TaskName = None,
+    defense: DefenseName = None,
+    attack: AttackName = None,
+    seed: Seed = None,
+    profile: ProfileName = None,
+    results: ResultsDir = Path("results"),
+    store: StoreDir = None,
+    workers: Annotated[
+        int, typer.Option("--workers", help="Stages at a time, one process and thread each.")
+    ] = 1,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed stages again.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show cells, stages, time and disk; run nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a suite, or a part of it; what the store has is reused, so a stopped run goes on where it was.
+
+    Example: immunebench run mini-smoke --task style-solano --workers 2
+    """
+    from immunebench import api
+
+    plan = api.plan_suite(
+        suite, catalog=_catalog(), task=task, defense=defense, attack=attack, seed=seed, profile=profile
+    )
+    kept = api.open_store(store)
+    if dry_run:
+        _dry_run(plan, api.planned(plan, kept), plan.estimate(kept), workers, as_json)
+        return
+    folder = api.results_folder(results) / plan.suite.id
+    try:
+        records = api.measure(plan, kept, folder, workers=workers, retry_failed=retry_failed, processes=True)
+    except KeyboardInterrupt:
+        raise typer.Exit(1) from None
+    if as_json:
+        _print_json([record.model_dump(mode="json") for record in records])
+    else:
+        rows = [[r.cell.key, r.status, r.metric, _mean(r.scores.get(r.metric)), r.reason] for r in records]
+        _columns([["cell", "status", "metric", "mean", ""], *rows])
+        print(f"records: {folder}")
+    if any(record.status != "ok" for record in records):
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(
+    suite: Annotated[str, typer.Argument(help="Suite: an id or a TOML file.")],
+    store: StoreDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which cells of a suite are done, failed, begun or still planned.
+
+    Example: immunebench status mini-demo
+    """
+    from immunebench import api
+
+    rows = api.planned(api.plan_suite(suite, catalog=_catalog()), api.open_store(store))
+    if as_json:
+        _print_json(rows)
+        return
+    _columns(
+        [
+            ["cell", "status", "stages"],
+            *([_key(r), r["status"], f"{r['reused']}/{r['stages']}"] for r in rows),
+        ]
+    )
+    print(f"{sum(r['status'] == 'done' for r in rows)} of {len(rows)} cells done")
+
+
+@app.command()
+def show(
+    cell: Annotated[str, typer.Argument(help="task/defense/chain/profile/seed")],
+    results: ResultsDir = Path("results"),
+    as_json: AsJson = False,
+) -> None:
+    """Print a measured cell: scores, cost, environment and the path of its contact sheet.
+
+    Example: immunebench show style-solano/none/lora/cpu/0
+    """
+    from immunebench import report
+
+    file, record = report.find_record(cell, results)
+    if as_json:
+        _print_json(record.model_dump(mode="json"))
+    else:
+        print("\n".join(report.lines(record, file)))
+
+
+@app.command()
+def export(
+    cell: Annotated[str, typer.Argument(help="task/defense/chain/profile/seed")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder.")],
+    store: StoreDir = None,
+) -> None:
+    """Write a cell's adapted model as plain diffusers and peft files.
+
+    Example: immunebench export style-solano/imma-lora/lora/cpu/0 exported
+    """
+    from immunebench import api
+    from immunebench.export import export as write
+
+    catalog = _catalog()
+    plan = next((p for p in _plans(catalog) if cell in p.roots), None)
+    if plan is None:
+        choices = {key for p in _plans(catalog) for key in p.roots}
+        raise UsageError("no suite has the cell", field="CELL", value=cell, choices=choices)
+    print(write(cell, plan, catalog, api.open_store(store), folder))
+
+
+@app.command()
+def why(
+    digest: Annotated[str, typer.Argument(help="Digest of a stage, or its beginning.")],
+    store: StoreDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain why an artifact is not in the store, by what differs from the nearest one that is.
+
+    Example: immunebench why 3fa2
+    """
+    from immunebench import api
+    from immunebench.why import explain
+
+    kept = api.open_store(store)
+    specs: dict[str, Spec] = {d: s for plan in _plans(_catalog()) for d, s in plan.stages.items()}
+    matches = sorted({d for d in specs if d.startswith(digest)} | set(kept.resolve(digest)))
+    if len(matches) > 1:
+        names = ", ".join(match[:16] for match in matches[:6])
+        raise UsageError(f"begins {len(matches)} digests ({names}):", field="DIGEST", value=digest)
+    lines = explain(kept, matches[0] if matches else digest, specs)
+    if as_json:
+        _print_json({"digest": matches[0] if matches else digest, "lines": lines})
+    else:
+        print("\n".join(lines))
+
+
+@app.command()
+def doctor(store: StoreDir = None, as_json: AsJson = False) -> None:
+    """Look at this machine: what is installed, and which profiles it qualifies for.
+
+    Example: immunebench doctor --json
+    """
+    from immunebench import api, report
+    from immunebench.doctor import examine
+
+    machine, verdicts = examine(_catalog(), api.open_store(store).root)
+    if as_json:
+        _print_json(machine.as_dict(verdicts))
+    else:
+        print("\n".join(report.machine_lines(machine, verdicts)))
+    if not any(verdict.qualifies for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command()
+def board(
+    suite: Annotated[str, typer.Argument(help="Suite whose results are read.")] = "mini-demo",
+    results: ResultsDir = Path("results"),
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", help="Write the page to this file too.")
+    ] = None,
+) -> None:
+    """Print the scored table of a suite's results.
+
+    Example: immunebench board mini-demo
+    """
+    from rich.console import Console
+
+    from immunebench import report
+    from immunebench.board import BoardError, tables
+
+    try:
+        scored = report.score(suite, results)
+        Console().print(tables.terminal(scored, suite))
+    except BoardError as error:
+        print(f"no board: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    if markdown is not None:
+        tables.write_markdown(scored, suite, markdown)
+
+
+@store_app.command("size")
+def store_size(store: StoreDir = None, as_json: AsJson = False) -> None:
+    """Show how many artifacts of each stage there are, and how large they are.
+
+    Example: immunebench store size
+    """
+    from immunebench import api
+    from immunebench.progress import size
+
+    kept = api.open_store(store)
+    found = kept.size()
+    if as_json:
+        _print_json({stage: {"count": n, "bytes": b} for stage, (n, b) in found.items()})
+        return
+    total = sum(b for _, b in found.values())
+    _columns([[stage, str(n), size(b)] for stage, (n, b) in found.items()])
+    print(f"{size(total)} in {kept.root}")
+
+
+@store_app.command("gc")
+def store_gc(
+    store: StoreDir = None,
+    results: ResultsDir = Path("results"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> None:
+    """Remove artifacts that no suite, no record and no running measurement refers to.
+
+    Example: immunebench store gc --dry-run
+    """
+    from immunebench import api, report
+    from immunebench.progress import size
+
+    keep = {digest for plan in _plans(_catalog()) for digest in plan.stages} | report.referenced(results)
+    count, freed = api.open_store(store).gc(keep, dry_run=dry_run)
+    print(f"{'would remove' if dry_run else 'removed'} {count} artifacts and drafts, {size(freed)}")
+
+
+@weights_app.callback(invoke_without_command=True)
+def weights_list(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the weights that metrics read, and fetch those that are not embedded.
+
+    Example: immunebench weights fetch lpips-alex
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from immunebench import weights
+
+    rows = weights.available()
+    if as_json:
+        _print_json(
+            [{"name": r.name, "purpose": r.purpose, "state": r.state, "file": str(r.file)} for r in rows]
+        )
+    else:
+        _columns([["weights", "state", "for"], *([r.name, r.state, r.purpose] for r in rows)])
+
+
+@weights_app.command("fetch")
+def weights_fetch(name: Annotated[str, typer.Argument(help="Weights, such as lpips-alex.")]) -> None:
+    """Fetch weights once into the cache, checked by SHA-256.
+
+    Example: immunebench weights fetch lpips-alex
+    """
+    from immunebench import weights
+
+    weights.fetch(name)
+
+
+def _catalog() -> Catalog:
+    from immunebench.entry import default_catalog
+
+    return default_catalog()
+
+
+def _plans(catalog: Catalog) -> list[Plan]:
+    """Plans of all suites; one that cannot be planned, for want of weights, is passed over with a line."""
+    from immunebench import api
+
+    plans = []
+    for name in catalog.suites:
+        try:
+            plans.append(api.plan_suite(name, catalog=catalog))
+        except UsageError as error:
+            print(f"suite {name} is passed over: {error}", file=sys.stderr)
+    return plans
+
+
+def _inventory(catalog: Catalog) -> dict[str, list[dict[str, Any]]]:
+    entries = {"defenses": catalog.defenses, "attacks": catalog.attacks}
+    found: dict[str, list[dict[str, Any]]] = {
+        "suites": [{"id": s.id, "title": s.title, "version": s.version} for s in catalog.suites.values()],
+        "tasks": [
+            {"id": t.id, "title": t.title, "version": t.version, "family": t.family, "split": t.split}
+            for t in catalog.tasks.values()
+        ],
+    }
+    for kind, table in entries.items():
+        found[kind] = [
+            {
+                "id": e.id,
+                "title": e.title,
+                "version": e.version,
+                "hooks": list(e.hooks),
+                "aliases": list(e.aliases),
+            }
+            for e in table.values()
+        ]
+    found["profiles"] = [
+        {"id": p.id, "title": p.title, "version": p.version} for p in catalog.profiles.values()
+    ]
+    found["bases"] = [
+        {"id": n, "title": b.path, "revision": b.revision} for n, b in catalog.models.bases.items()
+    ]
+    found["broken"] = [{"id": f"{b.kind} {b.id}", "title": b.reason} for b in catalog.broken]
+    return found
+
+
+def _dry_run(plan: Plan, cells: list[dict[str, object]], estimate: Any, workers: int, as_json: bool) -> None:
+    from immunebench.progress import duration, size
+
+    seconds = estimate.seconds / max(workers, 1)
+    if as_json:
+        stages = {name: vars(cost) for name, cost in estimate.stages.items()}
+        _print_json({"cells": cells, "stages": stages, "seconds": seconds, "bytes": estimate.bytes})
+        return
+    _columns(
+        [
+            ["cell", "status", "stages"],
+            *([_key(c), c["status"], f"{c['reused']}/{c['stages']}"] for c in cells),
+        ]
+    )
+    print()
+    head = ["stage", "planned", "reused", "time of one worker", "disk"]
+    rows = [
+        [name, str(c.planned), str(c.cached), duration(c.seconds), size(c.bytes)]
+        for name, c in estimate.stages.items()
+    ]
+    _columns([head, *rows])
+    reused = sum(c.cached for c in estimate.stages.values())
+    print(
+        f"{len(cells)} cells, {len(plan.stages)} stages, {reused} reused: about {duration(seconds)} "
+        f"with {workers} worker{'s' * (workers != 1)}, {size(estimate.bytes)}"
+    )
+
+
+def _key(row: dict[str, object]) -> str:
+    return "/".join(str(row[name]) for name in ("task", "defense", "chain", "profile", "seed"))
+
+
+def _mean(score: Any) -> str:
+    return "" if score is None else f"{score.mean:.3f}"
+
+
+def _columns(rows: list[list[Any]]) -> None:
+    cells = [[str(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        print("  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=1, sort_keys=True, allow_nan=False))

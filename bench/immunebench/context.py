@@ -1,0 +1,248 @@
+"""`Context`: what the engine lends to an entry, so that the entry holds its algorithm and nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from immunebench.adapter import Adapter
+from immunebench.diffusion import Batch, LatentDiffusion, Latents
+from immunebench.runtime import derive_seed, dtype
+from immunebench.types import Numerics, Pictures, StageError
+
+Report = Callable[[str, int, int], None]
+CHECK_EVERY = 25
+
+
+class AttackHandle(Protocol):
+    """An attack as a defense may use it: what it trains, not how."""
+
+    def attach(self, model: LatentDiffusion) -> Adapter:
+        """Put what the attacker would train on the model."""
+        ...
+
+
+class AdamW:
+    """AdamW with gradient clipping and, for fp16 profiles, loss scaling.
+
+    Parameters
+    ----------
+    parameters : mapping of str to Parameter
+    lr : float
+    weight_decay : float
+    numerics : Numerics
+
+    Notes
+    -----
+    Decoupled weight decay as in Loshchilov & Hutter 2019, alg. 2; beta = (0.9, 0.999), epsilon = 1e-8.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], lr: float, weight_decay: float, numerics: Numerics
+    ) -> None:
+        if numerics.optimiser_state not in ("float32", "fp32"):
+            raise StageError(
+                "error", f"profile: optimiser_state: {numerics.optimiser_state!r} is not offered"
+            )
+        self.parameters = list(parameters.values())
+        self._adamw = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=weight_decay, foreach=True)
+        half = numerics.device == "cuda" and dtype(numerics.frozen_dtype) is torch.float16
+        self._scaler = torch.amp.GradScaler(numerics.device, enabled=half)
+
+    def step(self, loss: Tensor, clip: float | None = 1.0) -> None:
+        """Descend `loss` by one step (pass `-loss` to ascend).
+
+        Parameters
+        ----------
+        loss : Tensor, scalar
+        clip : float or None
+            Largest norm of the gradient over all parameters together.
+        """
+        self.backward(loss)
+        self.update(clip)
+
+    def backward(self, loss: Tensor) -> None:
+        """Take the gradient of a loss."""
+        torch.autograd.backward(self._scaler.scale(loss))
+
+    def update(self, clip: float | None = 1.0) -> None:
+        """Clip the gradient, move the parameters along it and drop it."""
+        self._scaler.unscale_(self._adamw)
+        if clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters, clip, foreach=True)
+        self._scaler.step(self._adamw)
+        self._scaler.update()
+        self._adamw.zero_grad(set_to_none=True)
+
+    def forget(self) -> None:
+        """Drop the moments, as a fresh optimiser would have none."""
+        self._adamw.state.clear()
+
+
+@dataclass(slots=True)
+class Context:
+    """Seeded randomness, batches, attacks, public pictures, log and checkpoints of one stage.
+
+    Parameters
+    ----------
+    numerics : Numerics
+    seed : int
+        The stage's stream; everything random in an entry comes from `rng`, `generator` or `seed_of`.
+    out : Path
+        Folder of the artifact; entries do not write to it themselves.
+    report : callable
+        Progress: what, done, of how many.
+    attacks : mapping of str to AttackHandle
+        The attacks that the entry's manifest names.
+    public : Pictures, optional
+        Innocent pictures, none of the concept's, with captions.
+    """
+
+    numerics: Numerics
+    seed: int
+    out: Path
+    report: Report
+    attacks: Mapping[str, AttackHandle] = field(default_factory=dict)
+    public: Pictures | None = None
+    rng: np.random.Generator = field(init=False)
+    generator: torch.Generator = field(init=False)
+    rows: list[dict[str, Any]] = field(init=False, default_factory=list)
+    saved: list[int] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.rng = np.random.default_rng(self.seed_of("rng"))
+        self.generator = torch.Generator().manual_seed(self.seed_of("noise"))
+
+    def seed_of(self, *names: object) -> int:
+        """Return a seed of this stage for a named purpose."""
+        return derive_seed(self.seed, *names)
+
+    def attack(self, name: str) -> AttackHandle:
+        """Return an attack that the defense simulates.
+
+        Raises
+        ------
+        StageError
+            If the defense's manifest does not name it.
+        """
+        if name not in self.attacks:
+            known = ", ".join(self.attacks) or "none"
+            raise StageError("error", f"attack {name!r} is not in the manifest's `against` ({known})")
+        return self.attacks[name]
+
+    def adamw(self, parameters: Mapping[str, nn.Parameter], lr: float, weight_decay: float = 1e-2) -> AdamW:
+        """Return an optimiser under the profile's precision policy."""
+        return AdamW(parameters, lr, weight_decay, self.numerics)
+
+    def steps(
+        self,
+        count: int,
+        model: LatentDiffusion,
+        data: Latents,
+        *,
+        batch: int | None = None,
+        what: str = "training",
+    ) -> Iterator[tuple[int, Batch]]:
+        """Yield `count` numbered batches, epoch after epoch, each epoch in a new order.
+
+        Parameters
+        ----------
+        count : int
+        model : LatentDiffusion
+        data : Latents
+            From `LatentDiffusion.prepare`.
+        batch : int, optional
+            Pictures a step, at most all of them; the profile's by default. Epochs run into each other
+            where it does not divide them.
+        what : str
+            Name in the progress report.
+
+        Yields
+        ------
+        step : int
+            From 0.
+        batch : Batch
+        """
+        order = self.orders(len(data), min(batch or self.numerics.batch, len(data)))
+        for step in range(count):
+            yield step, model.draw(data, next(order), self.generator)
+            self.report(what, step + 1, count)
+            if (step + 1) % CHECK_EVERY == 0:
+                self.check()
+        self.check()
+
+    def public_batches(self, model: LatentDiffusion, batch: int) -> Iterator[Batch]:
+        """Return endless batches of the public pictures.
+
+        Raises
+        ------
+        StageError
+            If the stage was given none.
+        """
+        if self.public is None:
+            raise StageError("error", "the stage has no public pictures, which a retain term needs")
+        data = model.prepare(self.public)
+        orders = self.orders(len(data), min(batch, len(data)))
+        return (model.draw(data, indices, self.generator) for indices in orders)
+
+    def orders(self, pictures: int, batch: int) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
+        """Yield endless index batches: permutations of all pictures, one after another."""
+        left = np.empty(0, dtype=np.int64)
+        while True:
+            if len(left) < batch:
+                left = np.concatenate([left, self.rng.permutation(pictures)])
+            yield left[:batch]
+            left = left[batch:]
+
+    def log(self, step: int, **scalars: float | Tensor) -> None:
+        """Keep figures of a step; tensors are read later, so that a GPU is not made to wait."""
+        kept = {name: v.detach() if isinstance(v, Tensor) else v for name, v in scalars.items()}
+        self.rows.append({"step": step, **kept})
+
+    def check(self) -> None:
+        """Read the figures of the last steps.
+
+        Raises
+        ------
+        StageError
+            If one is not finite.
+        """
+        for row in reversed(self.rows):
+            if not any(isinstance(value, Tensor) for value in row.values()):
+                break
+            for name, value in row.items():
+                row[name] = value.item() if isinstance(value, Tensor) else value
+        for row in self.rows[-CHECK_EVERY:]:
+            for name, value in row.items():
+                if not math.isfinite(value):
+                    raise StageError("error", f"{name} is {value} at step {row['step']}")
+
+    def checkpoint(self, step: int, adapter: Adapter) -> None:
+        """Save the adapter as it is after `step` updates."""
+        self.check()
+        adapter.save(self.out / f"adapter-{step:05d}.safetensors")
+        (self.out / "adapter.json").write_text(
+            json.dumps({**adapter.describe(), "steps": [*self.saved, step]}, indent=1) + "\n"
+        )
+        self.saved.append(step)
+
+    def write_log(self) -> None:
+        """Write `log.json`: one object a step."""
+        self.check()
+        (self.out / "log.json").write_text(json.dumps(self.rows, allow_nan=False) + "\n")
+
+
+@torch.no_grad()
+def distance(tensors: Sequence[Tensor], reference: Sequence[Tensor]) -> Tensor:
+    """Euclidean distance of two lists of tensors, taken as one vector each."""
+    differences = torch._foreach_sub(list(tensors), list(reference))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(differences)))
+    return norm

@@ -1,0 +1,428 @@
+"""`LatentDiffusion`: encode, condition, loss, sample. What every method is written in."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from immunebench import runtime
+from immunebench.types import Numerics, Pictures, StageError, Weights
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+ATTENTION_PROJECTIONS = (".to_q.", ".to_k.", ".to_v.", ".to_out.")
+SAMPLERS = {
+    "ddim": ("DDIMScheduler", {"clip_sample": False}),
+    "dpm++": ("DPMSolverMultistepScheduler", {}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Latents:
+    """Encoded pictures and captions: computed once a stage, never a step.
+
+    Parameters
+    ----------
+    latents : Tensor, shape (n, 4, h, w)
+        Scaled means of the VAE's posterior.
+    condition : Tensor, shape (n, length, width)
+        Text embeddings, one a picture.
+    """
+
+    latents: Tensor
+    condition: Tensor
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """One draw of the denoising objective: pictures, captions, noise and time steps.
+
+    Parameters
+    ----------
+    latents, noise : Tensor, shape (b, 4, h, w)
+        z_0 and epsilon.
+    condition : Tensor, shape (b, length, width)
+        c.
+    timesteps : Tensor of int64, shape (b,)
+        t, from 0 to T - 1.
+    """
+
+    latents: Tensor
+    condition: Tensor
+    noise: Tensor
+    timesteps: Tensor
+
+
+class LatentDiffusion:
+    """A text-to-image latent diffusion model of Stable Diffusion's shape under a profile's numerics.
+
+    Parameters
+    ----------
+    unet, vae, text_encoder, tokenizer
+        The parts of a diffusers pipeline, each in the dtype it is to run in.
+    schedule : dict
+        The noise schedule, as in `scheduler_config.json`.
+    numerics : Numerics
+        Device, dtypes, attention, sampler.
+
+    Notes
+    -----
+    All weights are frozen on arrival: a method switches on what it trains with `training`.
+    """
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        schedule: Mapping[str, Any],
+        numerics: Numerics,
+    ) -> None:
+        from diffusers import DDPMScheduler
+        from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+
+        self.numerics = numerics
+        self.device = torch.device(numerics.device)
+        self.dtype: torch.dtype = unet.dtype
+        self.schedule = dict(schedule)
+        self.noising = DDPMScheduler.from_config(self.schedule)
+        self.unet = unet.to(self.device).eval().requires_grad_(False)
+        self.vae = vae.to(self.device).eval().requires_grad_(False)
+        self.text_encoder = text_encoder.to(self.device).eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        processors = {"eager": AttnProcessor, "sdpa": AttnProcessor2_0}
+        if numerics.attention not in processors:
+            raise StageError(
+                "error", f"profile: attention: unknown backend {numerics.attention!r}; eager or sdpa"
+            )
+        self.unet.set_attn_processor(processors[numerics.attention]())
+        if numerics.checkpointing:
+            self.unet.enable_gradient_checkpointing()
+        self._pristine = {name: t.detach().cpu().clone() for name, t in self.unet.state_dict().items()}
+
+    @classmethod
+    def load(cls, folder: Path, numerics: Numerics) -> LatentDiffusion:
+        """Read a base from a diffusers pipeline folder.
+
+        Parameters
+        ----------
+        folder : Path
+            Holds `unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler`; nothing is downloaded.
+        numerics : Numerics
+            Where and how it runs.
+
+        Raises
+        ------
+        StageError
+            If the folder or one of its parts is missing.
+        """
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+        for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+            if not (folder / part).is_dir():
+                raise StageError("error", f"base {folder.name}: no folder {part!r} in {folder}")
+        local: dict[str, Any] = {"local_files_only": True}
+        frozen = runtime.dtype(numerics.frozen_dtype)
+        vae = runtime.dtype(numerics.vae_dtype)
+        return cls(
+            UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=frozen, **local),
+            AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=vae, **local),
+            CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=frozen, **local),
+            CLIPTokenizer.from_pretrained(folder / "tokenizer", **local),
+            json.loads((folder / "scheduler" / "scheduler_config.json").read_text()),
+            numerics,
+        )
+
+    # ---------------------------------------------------------------- pictures and words
+
+    @torch.no_grad()
+    def encode(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Encode pictures to scaled latents, the mean of the posterior.
+
+        Parameters
+        ----------
+        pixels : ndarray of uint8, shape (n, height, width, 3)
+
+        Returns
+        -------
+        Tensor, shape (n, 4, height / f, width / f)
+            fp32 on the model's device.
+        """
+        x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        batches = torch.split(x.to(self.device, self.vae.dtype), self.numerics.batch)
+        means = [self.vae.encode(batch).latent_dist.mean for batch in batches]
+        return torch.cat(means).float() * float(self.vae.config.scaling_factor)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> NDArray[np.uint8]:
+        """Decode scaled latents to pixels, rounded to 8 bits.
+
+        Returns
+        -------
+        ndarray of uint8, shape (n, height, width, 3)
+        """
+        x = self.vae.decode((latents / float(self.vae.config.scaling_factor)).to(self.vae.dtype)).sample
+        x = ((x.float() + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1)
+        pixels: NDArray[np.uint8] = x.to(torch.uint8).cpu().numpy()
+        return pixels
+
+    @torch.no_grad()
+    def condition(self, prompts: Sequence[str]) -> Tensor:
+        """Embed prompts; equal prompts are computed once.
+
+        Returns
+        -------
+        Tensor, shape (n, length, width)
+            fp32 on the model's device; padded and cut to the encoder's length.
+        """
+        unique = list(dict.fromkeys(prompts))
+        length = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
+        tokens = self.tokenizer(
+            unique, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        ).input_ids.to(self.device)
+        # One prompt at a time: the embedding of a prompt must not depend on its neighbours.
+        rows = torch.cat([self.text_encoder(row[None])[0] for row in tokens]).float()
+        return rows[[unique.index(prompt) for prompt in prompts]]
+
+    def prepare(self, pictures: Pictures) -> Latents:
+        """Encode pictures and their captions for training."""
+        return Latents(self.encode(pictures.pixels), self.condition(pictures.captions))
+
+    # ---------------------------------------------------------------- the objective
+
+    def draw(
+        self, data: Latents, indices: Sequence[int] | NDArray[np.int64], generator: torch.Generator
+    ) -> Batch:
+        """Draw noise and time steps for the pictures named by `indices`.
+
+        Parameters
+        ----------
+        data : Latents
+        indices : sequence of int
+        generator : torch.Generator
+            On the CPU, so that one seed gives the same noise on every device.
+        """
+        rows = torch.as_tensor(np.asarray(indices), device=data.latents.device)
+        latents = data.latents[rows]
+        noise = torch.randn(latents.shape, generator=generator)
+        steps = torch.randint(self.noising.config.num_train_timesteps, (len(rows),), generator=generator)
+        return Batch(latents, data.condition[rows], noise.to(self.device), steps.to(self.device))
+
+    def predict(self, noised: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+        """Run the UNet on noised latents; fp32 in and out, whatever the frozen dtype."""
+        half = self.dtype is not torch.float32
+        with torch.autocast(self.device.type, self.dtype, enabled=half):
+            prediction: Tensor = self.unet(noised, timesteps, condition, return_dict=False)[0]
+        return prediction.float()
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean squared error of the denoiser (Ho et al. 2020, eq. 14); of v where the base predicts v.
+
+        Returns
+        -------
+        Tensor, scalar
+            Mean over all elements; with gradient for whatever `training` switched on.
+        """
+        noised = self.noising.add_noise(batch.latents, batch.noise, batch.timesteps)
+        prediction = self.predict(noised, batch.timesteps, batch.condition)
+        target = batch.noise
+        if self.noising.config.prediction_type == "v_prediction":
+            target = self.noising.get_velocity(batch.latents, batch.noise, batch.timesteps)
+        return nn.functional.mse_loss(prediction, target)
+
+    # ---------------------------------------------------------------- sampling
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        negative: str = "",
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> Pictures:
+        """Draw one picture for each prompt, from its own seed.
+
+        Parameters
+        ----------
+        prompts : sequence of str
+        seeds : sequence of int
+            One a picture: a picture never depends on how many came before it.
+        steps, guidance : optional
+            Of the sampler; the profile's by default.
+        negative : str
+            Prompt of the unconditional branch of classifier-free guidance.
+        progress : callable
+            Told how many pictures are done.
+
+        Returns
+        -------
+        Pictures
+            Captioned with the prompts.
+
+        Notes
+        -----
+        Batches have the profile's size always, the last one filled up with repeats, so that neither the
+        number of prompts nor their order reaches a picture through the kernels that a batch size selects.
+        """
+        size = self.numerics.batch
+        wanted = len(prompts)
+        order = [min(i, wanted - 1) for i in range(-(-wanted // size) * size)]
+        condition = self.condition(prompts)
+        unconditional = self.condition([negative])
+        side = self.numerics.resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
+        shape = (int(self.unet.config.in_channels), side, side)
+        noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
+        scale = self.numerics.guidance if guidance is None else guidance
+        count = self.numerics.sampling_steps if steps is None else steps
+        pixels = []
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            pixels.append(self._denoise(noise[rows], condition[rows], unconditional, scale, count))
+            progress(min(start + size, wanted))
+        return Pictures(np.concatenate(pixels)[:wanted], tuple(prompts))
+
+    def _denoise(
+        self, noise: Tensor, condition: Tensor, unconditional: Tensor, guidance: float, steps: int
+    ) -> NDArray[np.uint8]:
+        scheduler = self._sampler()
+        scheduler.set_timesteps(steps)
+        x = noise.to(self.device) * scheduler.init_noise_sigma
+        both = torch.cat([unconditional.expand_as(condition), condition])
+        for t in scheduler.timesteps:
+            model_input = scheduler.scale_model_input(x, t)
+            when = t.to(self.device).expand(len(x))
+            if guidance == 1:
+                prediction = self.predict(model_input, when, condition)
+            else:
+                without, given = self.predict(model_input.repeat(2, 1, 1, 1), when.repeat(2), both).chunk(2)
+                prediction = without + guidance * (given - without)
+            x = scheduler.step(prediction, t, x, return_dict=False)[0]
+        return self.decode(x)
+
+    def _sampler(self) -> Any:
+        import diffusers
+
+        if self.numerics.sampler not in SAMPLERS:
+            known = ", ".join(SAMPLERS)
+            raise StageError("error", f"profile: sampler: unknown {self.numerics.sampler!r}; one of {known}")
+        name, options = SAMPLERS[self.numerics.sampler]
+        return getattr(diffusers, name).from_config(self.schedule, **options)
+
+    # ---------------------------------------------------------------- weights
+
+    def unet_tensors(self, which: str = "attention") -> dict[str, nn.Parameter]:
+        """Name the UNet's own parameters, adapters excluded.
+
+        Parameters
+        ----------
+        which : {"attention", "cross-attention", "all"}
+            `attention` is every to_q, to_k, to_v and to_out of attn1 and attn2, biases included
+            (160 tensors in SD 1.x); `cross-attention` those of attn2.
+
+        Returns
+        -------
+        dict of str to Parameter
+            Live parameters by their name in the base.
+
+        Raises
+        ------
+        StageError
+            If the selection is unknown.
+        """
+        if which not in ("attention", "cross-attention", "all"):
+            raise StageError("error", f"tensors: unknown {which!r}; one of attention, cross-attention, all")
+        own = {
+            name.replace(".base_layer.", "."): parameter
+            for name, parameter in self.unet.named_parameters()
+            if ".lora_" not in name
+        }
+        if which == "all":
+            return own
+        needle = ".attn" if which == "attention" else ".attn2."
+        return {
+            name: p
+            for name, p in own.items()
+            if needle in name and any(x in name for x in ATTENTION_PROJECTIONS)
+        }
+
+    def check(self, weights: Weights) -> None:
+        """Hold weights against the base.
+
+        Raises
+        ------
+        StageError
+            If a name is unknown to the base, a shape differs or a value is not finite.
+        """
+        own = self.unet_tensors("all")
+        for name, tensor in weights.tensors.items():
+            if name not in own:
+                near = difflib.get_close_matches(name, own, 1)
+                hint = f" (nearest: {near[0]!r})" if near else ""
+                raise StageError("error", f"weights: the base has no tensor {name!r}{hint}")
+            if tensor.shape != own[name].shape:
+                wrong, right = tuple(tensor.shape), tuple(own[name].shape)
+                raise StageError("error", f"weights: {name}: shape {wrong}, the base has {right}")
+            if not torch.isfinite(tensor).all():
+                raise StageError("error", f"weights: {name}: a value is not finite")
+
+    @torch.no_grad()
+    def apply(self, weights: Weights) -> None:
+        """Overlay tensors on the UNet; see `check` for what is refused."""
+        self.check(weights)
+        own = self.unet_tensors("all")
+        for name, tensor in weights.tensors.items():
+            own[name].copy_(tensor)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Return the UNet to the base, bit by bit, without adapters."""
+        if any(".lora_" in name for name, _ in self.unet.named_parameters()):
+            self.unet.unload_lora()
+        self.unet.requires_grad_(False)
+        own = self.unet_tensors("all")
+        for name, tensor in self._pristine.items():
+            own[name].grad = None
+            own[name].data = own[name].data.to(tensor.dtype)
+            own[name].copy_(tensor)
+
+    def trainable(self, tensors: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+        """Raise parameters to the trained dtype in place, so that small updates survive rounding."""
+        for parameter in tensors.values():
+            parameter.data = parameter.data.to(runtime.dtype(self.numerics.trained_dtype))
+        return dict(tensors)
+
+
+@contextmanager
+def training(
+    parameters: Iterator[nn.Parameter] | Sequence[nn.Parameter] | Mapping[str, nn.Parameter],
+) -> Iterator[None]:
+    """Switch gradients on for these parameters only while the block runs."""
+    chosen = list(parameters.values())
+    for parameter in chosen:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in chosen:
+            parameter.requires_grad_(False)

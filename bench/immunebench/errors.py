@@ -1,0 +1,65 @@
+"""The error a person can act on: wrong use of the suite."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class UsageError(Exception):
+    """Something that the user wrote is wrong; the command line prints it and exits with 2.
+
+    Parameters
+    ----------
+    message
+        What is wrong, in a few words, without the value.
+    file
+        The file that holds the wrong value, if there is one.
+    field
+        Dotted name of the field or the option.
+    value
+        The wrong value; shown after the message when it is not None.
+    choices
+        The valid values; the nearest one is named, or all of them when few and none is near.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        file: Path | str | None = None,
+        field: str | None = None,
+        value: object = None,
+        choices: Iterable[str] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.file = None if file is None else str(file)
+        self.field = field
+        self.value = value
+        self.choices = tuple(sorted(choices))
+
+    def __str__(self) -> str:
+        where = "".join(f"{part}: " for part in (self.file, self.field) if part)
+        what = self.message if self.value is None else f"{self.message} {self.value!r}"
+        return " ".join(f"{where}{what}{self._hint()}".split())
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions cross process borders by their positional arguments, which do not hold these fields.
+        return (_rebuild, (self.message, self.file, self.field, self.value, self.choices))
+
+    def _hint(self) -> str:
+        if not self.choices:
+            return ""
+        near = difflib.get_close_matches(str(self.value), self.choices, n=1, cutoff=0.5)
+        if near:
+            return f" (nearest: {near[0]!r})"
+        shown = ", ".join(self.choices[:8]) + (", ..." if len(self.choices) > 8 else "")
+        return f" (valid: {shown})"
+
+
+def _rebuild(
+    message: str, file: str | None, field: str | None, value: object, choices: tuple[str, ...]
+) -> UsageError:
+    return UsageError(message, file=file, field=field, value=value, choices=choices)

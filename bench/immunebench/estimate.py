@@ -1,0 +1,136 @@
+"""What a plan will cost: seconds and bytes by stage, from a small table and from what was measured before."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from immunebench.graph import Plan, StageSpec
+
+_SAMPLE = 50
+
+
+class Measured(Protocol):
+    """A store: where artifacts and their manifests lie, and which are there."""
+
+    @property
+    def root(self) -> Path:
+        """The store's folder."""
+
+    def has(self, digest: str) -> bool:
+        """Whether an artifact is published."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A stage takes ``fixed + each * units`` seconds and leaves ``size * files`` bytes."""
+
+    fixed: float
+    each: float
+    size: int
+
+
+# Seconds of one idle CPU core on the embedded base; a unit is what `units` counts.
+COSTS = {
+    "pictures": Cost(0.2, 0.02, 10_000),
+    "protect": Cost(2.0, 0.1, 9_000_000),
+    "purify": Cost(2.0, 0.1, 10_000),
+    "adapt": Cost(2.0, 0.03, 400_000),
+    "generate": Cost(1.0, 0.017, 10_000),
+    "score": Cost(1.5, 0.02, 2_000),
+    "anchor": Cost(1.5, 0.02, 2_000),
+}
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """One stage of a plan: how many there are, how many the store has, and what the rest costs."""
+
+    planned: int
+    cached: int
+    seconds: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Costs by stage; seconds are those of one worker."""
+
+    stages: dict[str, StageCost]
+
+    @property
+    def seconds(self) -> float:
+        """Total seconds of one worker."""
+        return sum(cost.seconds for cost in self.stages.values())
+
+    @property
+    def bytes(self) -> int:
+        """Total bytes that the store will grow by."""
+        return sum(cost.bytes for cost in self.stages.values())
+
+
+def units(spec: StageSpec) -> float:
+    """Return how much work a stage is: pictures, optimiser steps x batch, or denoising steps x pictures."""
+    key = spec.key
+    if spec.stage == "pictures":
+        return _number(key.get("count"))
+    if spec.stage == "generate":
+        prompts, numerics = key.get("prompts"), key.get("numerics")
+        pictures = len(prompts) * _number(key.get("per_prompt")) if isinstance(prompts, list) else 0
+        return pictures * (_number(numerics.get("sampling_steps")) if isinstance(numerics, dict) else 1)
+    params = key.get("params")
+    if isinstance(params, dict):
+        return _number(params.get("steps", 0)) * (
+            _number(params.get("batch", 1)) if spec.stage == "adapt" else 1
+        )
+    return float(len(spec.inputs)) * 16
+
+
+def estimate(plan: Plan, store: Measured | None) -> Estimate:
+    """Return seconds and bytes by stage of the plan's stages that ``store`` lacks.
+
+    Where the store holds stages of a kind, their median seconds per unit replace the table's.
+    """
+    rates = {} if store is None else {name: _rate(store.root / name, name) for name in COSTS}
+    stages: dict[str, StageCost] = {}
+    for spec in plan.stages.values():
+        cost, before = COSTS[spec.stage], stages.get(spec.stage, StageCost(0, 0, 0.0, 0))
+        cached = store is not None and store.has(spec.digest)
+        rate = rates.get(spec.stage)
+        seconds = rate * max(units(spec), 1) if rate is not None else cost.fixed + cost.each * units(spec)
+        stages[spec.stage] = StageCost(
+            before.planned + 1,
+            before.cached + cached,
+            before.seconds + (0.0 if cached else seconds),
+            before.bytes + (0 if cached else cost.size * _files(spec)),
+        )
+    return Estimate(stages)
+
+
+def _rate(folder: Path, stage: str) -> float | None:
+    from immunebench.graph import StageSpec
+
+    rates = []
+    for path in sorted(folder.glob("??/*/manifest.json"))[:_SAMPLE]:
+        made = json.loads(path.read_text("utf-8"))
+        seconds = made.get("cost", {}).get("seconds")
+        if isinstance(seconds, (int, float)):
+            rates.append(seconds / max(units(StageSpec(stage, made["key"], made["inputs"])), 1))
+    return statistics.median(rates) if rates else None
+
+
+def _files(spec: StageSpec) -> int:
+    params, prompts = spec.key.get("params"), spec.key.get("prompts")
+    if spec.stage == "adapt" and isinstance(params, dict) and isinstance(params.get("saves"), list):
+        return len(params["saves"])  # type: ignore[arg-type]
+    if spec.stage == "generate" and isinstance(prompts, list):
+        return int(len(prompts) * _number(spec.key.get("per_prompt")))
+    return int(_number(spec.key.get("count"))) if spec.stage == "pictures" else 1
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) else 1.0

@@ -1,0 +1,170 @@
+"""What a plan is made of: cells, stages and their digests, and which stages a cell's record reads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from immunebench.schema import Suite, Values
+
+if TYPE_CHECKING:
+    from immunebench.estimate import Estimate, Measured
+
+STAGE_VERSIONS: Mapping[str, int] = {
+    "pictures": 1,
+    "protect": 1,
+    "purify": 1,
+    "adapt": 1,
+    "generate": 1,
+    "score": 1,
+    "anchor": 1,
+}
+
+
+def canonical_json(value: object) -> str:
+    """Return the one JSON text of ``value``: sorted keys, no spaces, no NaN, plain ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One planned measurement: task x defense x chain x profile x seed."""
+
+    task: str
+    defense: str
+    chain: str
+    profile: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Return ``task/defense/chain/profile/seed``."""
+        return f"{self.task}/{self.defense}/{self.chain}/{self.profile}/{self.seed}"
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """A pure function's whole input: its name, its key and the digests of the stages it reads."""
+
+    stage: str
+    key: Values
+    inputs: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def version(self) -> int:
+        """Return the version of the stage's code."""
+        return STAGE_VERSIONS[self.stage]
+
+    @cached_property
+    def digest(self) -> str:
+        """Return the SHA-256 of the canonical JSON of stage, version, key and inputs."""
+        body = {"stage": self.stage, "version": self.version, **self.key, "inputs": self.inputs}
+        return hashlib.sha256(canonical_json(body).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class UtilityGraph:
+    """What an honest user still gets; ``s``, ``floor`` and ``ceiling`` belong to the benign concept."""
+
+    g: str
+    g_base: str
+    s: str
+    floor: str
+    ceiling: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a record says of its cell beyond the cell's own names."""
+
+    suite: str
+    suite_version: str
+    track: str | None
+    task_version: int
+    family: str
+    concept: str
+    concept_kind: str
+    base: str
+    base_revision: str
+    defense_title: str
+    defense_kind: str
+    defense_version: int
+    hooks: tuple[str, ...]
+    budget: int | None
+    chain: tuple[tuple[str, int], ...]
+    profile_version: int
+    memory_gib: float
+    captions: int
+    params: Values
+    entry_files: dict[str, str]
+    metric: str
+
+    def comparability(self, task: str, profile: str) -> str:
+        """Return every version that gives a number its meaning: different ones never share a column."""
+        chain = "+".join(f"{attack}@{version}" for attack, version in self.chain)
+        suite = f"{self.suite}@{self.suite_version}"
+        return f"{suite}/{task}@{self.task_version}/{chain}/{self.metric}/{profile}@{self.profile_version}"
+
+
+@dataclass(frozen=True)
+class CellGraph:
+    """Digests of the stages that a cell's record reads.
+
+    Attributes
+    ----------
+    curve, ceiling
+        Score stage at each saved step of the attack: of this cell, and of `none` on the same chain.
+    pictures, ceiling_pictures
+        Generate stage at each saved step.
+    floor, floor_pictures
+        Score and generate stage of the start model without adaptation.
+    anchor, reference
+        Anchor stage and the concept's reference pictures.
+    protect
+        Protect stage by hook; empty for controls that change nothing.
+    utility
+        Utility stages; those of the base where the defense releases no weights.
+    fidelity
+        Score stage of protected against published pictures; None without ``protect_images``.
+    parts
+        The stages that each part of the record depends on: ``attack`` (with the defense), ``baseline``,
+        ``utility``, ``fidelity``.
+    stages
+        Every stage the record depends on, inputs before their users.
+    """
+
+    cell: Cell
+    facts: Facts
+    curve: dict[int, str]
+    ceiling: dict[int, str]
+    pictures: dict[int, str]
+    ceiling_pictures: dict[int, str]
+    floor: str
+    floor_pictures: str
+    anchor: str
+    reference: str
+    protect: dict[str, str]
+    utility: UtilityGraph
+    fidelity: str | None
+    parts: dict[str, frozenset[str]]
+    stages: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Cells, all their stages by digest (inputs before users), and each cell's roots by cell key."""
+
+    suite: Suite
+    cells: tuple[Cell, ...]
+    stages: dict[str, StageSpec]
+    roots: dict[str, CellGraph]
+
+    def estimate(self, store: Measured | None = None) -> Estimate:
+        """Return seconds and bytes by stage of what the store lacks."""
+        from immunebench.estimate import estimate
+
+        return estimate(self, store)

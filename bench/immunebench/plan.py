@@ -1,0 +1,463 @@
+"""A suite becomes cells, and every cell a graph of stages that is known before anything runs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from immunebench.board.rules import TARGET_METRIC
+from immunebench.entry import Catalog, Entry, digests
+from immunebench.errors import UsageError
+from immunebench.graph import (
+    STAGE_VERSIONS,
+    Cell,
+    CellGraph,
+    Facts,
+    Plan,
+    StageSpec,
+    UtilityGraph,
+    canonical_json,
+)
+from immunebench.metrics import METRICS
+from immunebench.runtime import derive_seed
+from immunebench.schema import Prompt, Suite, Task, Values, Wording, save_steps
+
+__all__ = [
+    "STAGE_VERSIONS",
+    "Builder",
+    "Cell",
+    "CellGraph",
+    "Facts",
+    "Plan",
+    "StageSpec",
+    "UtilityGraph",
+    "canonical_json",
+    "make_plan",
+    "stream",
+]
+
+#: The model that a stage begins from, as inputs of that stage: empty for the base, else its `weights`.
+Model = dict[str, str]
+
+
+def stream(seed: int, name: str, *of: object) -> int:
+    """Return the seed of one of the streams that a cell's seed gives: ``protect`` or ``adapt``."""
+    return derive_seed(seed, name, *of)
+
+
+def make_plan(
+    suite: Suite,
+    catalog: Catalog,
+    *,
+    task: str | Sequence[str] | None = None,
+    defense: str | Sequence[str] | None = None,
+    attack: str | Sequence[str] | None = None,
+    seed: int | Sequence[int] | None = None,
+    profile: str | None = None,
+) -> Plan:
+    """Plan a suite, or a part of it.
+
+    Parameters
+    ----------
+    suite
+        The suite; its names are resolved in ``catalog``.
+    task, attack
+        Only these tasks and chains of the suite.
+    defense
+        These defenses instead of the suite's: any that the catalogue knows.
+    seed, profile
+        These instead of the suite's.
+
+    Raises
+    ------
+    UsageError
+        A name is unknown or broken, or a file that the plan must hash is not there.
+    """
+    file = catalog.paths.get(("suite", suite.id))
+    tasks = _select("--task", task, suite.tasks, file)
+    chains = _select("--attack", attack, suite.chains, file)
+    defenses = [catalog.defense(name, field="--defense").id for name in _many(defense)]
+    defenses = defenses or [catalog.defense(name, file=file, field="defenses").id for name in suite.defenses]
+    seeds = list(suite.seeds) if seed is None else [seed] if isinstance(seed, int) else list(seed)
+    if any(number < 0 for number in seeds):
+        raise UsageError("must not be negative, not", field="--seed", value=min(seeds))
+    builder = Builder(suite, catalog, file, profile)
+    cells = [
+        Cell(name, entry, chain, builder.profile.id, number)
+        for name in tasks
+        for entry in dict.fromkeys(defenses)
+        for chain in chains
+        for number in dict.fromkeys(seeds)
+    ]
+    roots = {cell.key: builder.cell(cell) for cell in cells}
+    return Plan(suite, tuple(cells), builder.stages, roots)
+
+
+class Builder:
+    """Adds stages to one graph; a stage that is there already is not added again."""
+
+    def __init__(self, suite: Suite, catalog: Catalog, file: Path | None, profile: str | None = None) -> None:
+        self.suite = suite
+        self.catalog = catalog
+        self.file = file
+        chosen = suite.profile if profile is None else profile
+        field_name = "profile" if profile is None else "--profile"
+        self.profile = catalog.profile(chosen, file=file if profile is None else None, field=field_name)
+        self.stages: dict[str, StageSpec] = {}
+
+    def add(self, stage: str, key: Values, inputs: Mapping[str, str]) -> str:
+        """Add a stage and return its digest."""
+        spec = StageSpec(stage, key, dict(inputs))
+        return self.stages.setdefault(spec.digest, spec).digest
+
+    def cell(self, cell: Cell) -> CellGraph:
+        """Add everything that a cell's record needs."""
+        task = self.catalog.task(cell.task, file=self.file, field="tasks")
+        entry = self.catalog.defense(cell.defense)
+        purifiers, attack = self.attacks(cell.chain)
+        prompts = self.prompts(task.evaluation.prompts, task.attacker.token, task)
+        steps = self.saves(attack, task)
+
+        start = self.start(task, cell.seed)
+        published = self.pictures(task, task.concept.name, "published", task.pictures.published)
+        reference = self.pictures(task, task.concept.name, "reference", task.pictures.reference)
+        protect, released, images = self.protect(entry, task, cell.seed, start, published)
+        compared = {"reference": reference}
+
+        def attacked(images: str, model: Model, *, again: bool) -> tuple[dict[int, str], dict[int, str]]:
+            seed = stream(cell.seed, "adapt", task.id, *(["replicate"] if again else []))
+            for purifier in purifiers:
+                images = self.purify(purifier, task, images, seed)
+            adapter = self.adapt(attack, task, task.attacker, task.concept.noun, images, model, seed)
+            drawn = {
+                step: self.generate(task, prompts, model, [task.id, cell.seed], adapter, step, steps)
+                for step in steps
+            }
+            return drawn, {step: self.score(task, made, compared) for step, made in drawn.items()}
+
+        drawn, curve = attacked(images, released, again=entry.replicate)
+        undefended, ceiling = attacked(published, start, again=False)
+        floor_pictures = self.generate(task, prompts, start, [task.id, cell.seed])
+        graph = CellGraph(
+            cell=cell,
+            facts=self.facts(task, entry, [*purifiers, attack]),
+            curve=curve,
+            ceiling=ceiling,
+            pictures=drawn,
+            ceiling_pictures=undefended,
+            floor=self.score(task, floor_pictures, compared),
+            floor_pictures=floor_pictures,
+            anchor=self.anchor(task, reference),
+            reference=reference,
+            protect=protect,
+            utility=self.utility(task, attack, start, released, cell.seed),
+            fidelity=None if images == published else self.fidelity(task, images, published),
+            parts={},
+            stages=(),
+        )
+        parts = {part: frozenset(self.closure(roots)) for part, roots in _roots(graph).items()}
+        return replace(
+            graph, parts=parts, stages=self.closure(itertools.chain.from_iterable(_roots(graph).values()))
+        )
+
+    def attacks(self, chain: str) -> tuple[list[Entry], Entry]:
+        """Resolve ``purifier+...+attack``."""
+        entries = [self.catalog.attack(name, file=self.file, field="chains") for name in chain.split("+")]
+        wanted = [("purify",)] * (len(entries) - 1) + [("adapt",)]
+        if [entry.hooks for entry in entries] != wanted:
+            raise UsageError(
+                "is no chain of purifiers and one attack:", file=self.file, field="chains", value=chain
+            )
+        return entries[:-1], entries[-1]
+
+    def saves(self, attack: Entry, task: Task) -> tuple[int, ...]:
+        """Return the steps that are scored: all saved ones, or the last where the suite draws no curve."""
+        params = attack.params(task.base)
+        if not {"steps", "lr", "batch", "saves"} <= params.keys():
+            raise UsageError(
+                f"lacks steps, lr, batch or saves for base {task.base!r}", file=attack.path, field="presets"
+            )
+        try:
+            saves = save_steps(params)
+        except ValueError as error:
+            raise UsageError(str(error), file=attack.path, field="params") from error
+        return saves if self.suite.curve_pictures else saves[-1:]
+
+    def prompts(self, prompts: Sequence[Prompt], token: str, task: Task) -> list[str]:
+        """Return the suite's number of prompts with the placeholder filled in."""
+        if len(prompts) < self.suite.prompts:
+            path = self.catalog.paths["task", task.id]
+            raise UsageError(f"holds {len(prompts)} prompts, the suite needs {self.suite.prompts}", file=path)
+        return [prompt.replace("{token}", token) for prompt in prompts[: self.suite.prompts]]
+
+    def pictures(self, task: Task, concept: str, split: str, count: int) -> str:
+        """Add a split of a concept's pictures."""
+        source = task.concept.source
+        version = self.catalog.models.sources[source].version
+        key: Values = {
+            "source": source,
+            "source_version": version,
+            "concept": concept,
+            "split": split,
+            "count": count,
+        }
+        return self.add("pictures", key, {})
+
+    def start(self, task: Task, seed: int) -> Model:
+        """Add the start model: the base, or what ``start_from`` makes of it."""
+        if task.start_from is None:
+            return {}
+        path = self.catalog.paths["task", task.id]
+        entry = self.catalog.defense(task.start_from, file=path, field="start_from")
+        return {"weights": self.hook(entry, "protect_model", task, seed, self.owner(task))}
+
+    def owner(self, task: Task) -> dict[str, str]:
+        """Add the pictures that a defense sees of the concept."""
+        return {"owner": self.pictures(task, task.concept.name, "owner", task.pictures.owner)}
+
+    def protect(
+        self, entry: Entry, task: Task, seed: int, start: Model, published: str
+    ) -> tuple[dict[str, str], Model, str]:
+        """Add a defense's hooks; return them, the released model and the released pictures."""
+        if "freeze" in entry.hooks:
+            raise UsageError("no stage runs the hook", file=entry.path, field="hooks", value="freeze")
+        # Pictures that no hook sees must not enter the plan.
+        owner = self.owner(task) if entry.hooks else {}
+        # An erasure takes the place of the task's own, so it begins from the base.
+        begin = {} if entry.manifest.kind == "erasure" else start  # type: ignore[union-attr]
+        protect: dict[str, str] = {}
+        if "protect_model" in entry.hooks:
+            protect["protect_model"] = self.hook(entry, "protect_model", task, seed, {**owner, **begin})
+        model = {"weights": protect["protect_model"]} if protect else begin
+        if "protect_images" in entry.hooks:
+            inputs = {**owner, "published": published, **start}
+            protect["protect_images"] = self.hook(entry, "protect_images", task, seed, inputs)
+        return protect, model, protect.get("protect_images", published)
+
+    def hook(self, entry: Entry, hook: str, task: Task, seed: int, inputs: Mapping[str, str]) -> str:
+        """Add one hook of a defense."""
+        concept: Values = {
+            "id": task.id,
+            "family": task.family,
+            "noun": task.concept.noun,
+            "caption": task.owner.caption,
+            "token": task.owner.token,
+        }
+        against: Values = {}
+        if entry.against is not None:
+            attack = self.catalog.attack(entry.against, file=entry.path, field="against")
+            against = {attack.id: _code(attack, task.base)}
+        key: Values = {
+            **_code(entry, task.base),
+            "hook": hook,
+            "budget": entry.budget,
+            "against": against,
+            **self.base(task.base),
+            "numerics": self.profile.numerics(sampling=False),
+            "concept": concept,
+            "seed": stream(seed, "protect", task.id),
+        }
+        return self.add("protect", key, inputs)
+
+    def purify(self, entry: Entry, task: Task, images: str, seed: int) -> str:
+        """Add the attacker's cleaning of the pictures."""
+        numerics = self.profile.numerics(sampling=False)
+        key: Values = {**_code(entry, task.base), **self.base(task.base), "numerics": numerics, "seed": seed}
+        return self.add("purify", key, {"images": images})
+
+    def adapt(
+        self, entry: Entry, task: Task, words: Wording, noun: str, images: str, model: Model, seed: int
+    ) -> str:
+        """Add an adaptation."""
+        key: Values = {
+            **_code(entry, task.base),
+            **self.base(task.base),
+            "numerics": self.profile.numerics(sampling=False),
+            "caption": words.caption,
+            "token": words.token,
+            "noun": noun,
+            "seed": seed,
+        }
+        return self.add("adapt", key, {"images": images, **model})
+
+    def generate(
+        self,
+        task: Task,
+        prompts: Sequence[str],
+        model: Model,
+        noise: list[str | int],
+        adapter: str | None = None,
+        step: int | None = None,
+        steps: Sequence[int] = (),
+        per_prompt: int | None = None,
+    ) -> str:
+        """Add pictures: all of them of the last step, one for each of the first prompts of an earlier one."""
+        early = step is not None and step != steps[-1]
+        key: Values = {
+            **self.base(task.base),
+            "numerics": self.profile.numerics(sampling=True),
+            "prompts": list(prompts[: self.suite.curve_pictures] if early else prompts),
+            "per_prompt": 1 if early else per_prompt or self.suite.pictures,
+            "noise_key": list(noise),
+            "step": step,
+        }
+        return self.add("generate", key, {**model, **({} if adapter is None else {"adapter": adapter})})
+
+    def judged(
+        self, task: Task, metrics: Iterable[str], captions: Sequence[str] = (), concept: str = ""
+    ) -> Values:
+        """Return the key that every scoring stage has: metrics, judge and what it is asked."""
+        judge = self.catalog.models.bases[task.base].judge
+        return {
+            "metrics": [{"id": metric, "version": _metric_version(metric, self.file)} for metric in metrics],
+            "judge": judge,
+            "judge_version": self.catalog.models.judges[judge].version,
+            "judge_files": dict(self.catalog.judge_files(judge)),
+            "captions": list(captions),
+            # Named where it is asked for only, so that tasks share every other score.
+            **({"concept": concept} if concept and "concept_probability" in metrics else {}),
+        }
+
+    def score(self, task: Task, generated: str, compared: Mapping[str, str], concept: str = "") -> str:
+        """Add the family's target metric and the suite's further ones, of the task's concept or another."""
+        metrics = dict.fromkeys([TARGET_METRIC[task.family], *self.suite.metrics])
+        key = self.judged(task, metrics, concept=concept or task.concept.name)
+        return self.add("score", key, {"generated": generated, **compared})
+
+    def fidelity(self, task: Task, protected: str, published: str) -> str:
+        """Add the comparison of protected with published pictures."""
+        return self.add(
+            "score", self.judged(task, self.suite.fidelity), {"protected": protected, "published": published}
+        )
+
+    def anchor(self, task: Task, reference: str) -> str:
+        """Add what real pictures score: unseen ones of the concept, and those of other concepts."""
+        same = self.pictures(task, task.concept.name, "extra", task.pictures.extra)
+        count = task.pictures.reference
+        others = [self.pictures(task, name, "reference", count) for name in task.anchors.others]
+        inputs = {
+            "reference": reference,
+            "same": same,
+            **{f"other_{i}": other for i, other in enumerate(others)},
+        }
+        key = self.judged(task, [TARGET_METRIC[task.family]], concept=task.concept.name)
+        return self.add("anchor", key, inputs)
+
+    def utility(self, task: Task, attack: Entry, start: Model, released: Model, seed: int) -> UtilityGraph:
+        """Add what an honest user gets from the released model and from the start model."""
+        unrelated = self.catalog.models.bases[task.base].unrelated_prompts
+        benign = task.benign
+        prompts = self.prompts(benign.prompts, benign.token, task)
+        last = self.saves(attack, task)[-1]
+        images = self.pictures(task, benign.concept, "published", task.pictures.published)
+        compared = {"reference": self.pictures(task, benign.concept, "reference", task.pictures.reference)}
+        noise: list[str | int] = [f"benign/{benign.concept}", seed]
+
+        def drawn(model: Model) -> str:
+            many = self.suite.unrelated_pictures
+            made = self.generate(task, unrelated, model, ["unrelated", seed], per_prompt=many)
+            return self.add("score", self.judged(task, ["caption_accuracy"], unrelated), {"generated": made})
+
+        def personalised(model: Model) -> str:
+            words = Wording(caption=benign.caption, token=benign.token)
+            own_seed = stream(seed, "adapt", "benign", benign.concept)
+            adapter = self.adapt(attack, task, words, benign.noun, images, model, own_seed)
+            made = self.generate(task, prompts, model, noise, adapter, last, [last])
+            return self.score(task, made, compared, benign.concept)
+
+        return UtilityGraph(
+            g=drawn(released),
+            g_base=drawn(start),
+            s=personalised(released),
+            floor=self.score(task, self.generate(task, prompts, start, noise), compared, benign.concept),
+            ceiling=personalised(start),
+        )
+
+    def base(self, base: str) -> Values:
+        """Return what identifies a base: name, revision and the SHA-256 of its files."""
+        folder = self.catalog.base_folder(base)
+        files = digests(folder)
+        if not files:
+            raise UsageError("holds no model", file=folder)
+        return {
+            "base": base,
+            "base_revision": self.catalog.models.bases[base].revision,
+            "base_files": dict(files),
+        }
+
+    def facts(self, task: Task, entry: Entry, chain: Sequence[Entry]) -> Facts:
+        """Collect what the record says of the cell."""
+        metric = TARGET_METRIC[task.family]
+        return Facts(
+            suite=self.suite.id,
+            suite_version=self.suite.version,
+            track=self.suite.track,
+            task_version=task.version,
+            family=task.family,
+            concept=task.concept.name,
+            concept_kind=task.concept.kind,
+            base=task.base,
+            base_revision=self.catalog.models.bases[task.base].revision,
+            defense_title=entry.title,
+            defense_kind=entry.manifest.kind,  # type: ignore[union-attr]
+            defense_version=entry.version,
+            hooks=entry.hooks,
+            budget=entry.budget,
+            chain=tuple((attack.id, attack.version) for attack in chain),
+            profile_version=self.profile.version,
+            memory_gib=self.profile.memory_gib,
+            captions=len(self.catalog.models.bases[task.base].unrelated_prompts),
+            params=entry.params(task.base),
+            entry_files=entry.files,
+            metric=f"{metric}@{_metric_version(metric, self.file)}",
+        )
+
+    def closure(self, roots: Iterable[str]) -> tuple[str, ...]:
+        """Return all stages that ``roots`` depend on, inputs before their users."""
+        seen: dict[str, None] = {}
+
+        def visit(digest: str) -> None:
+            if digest not in seen:
+                for needed in self.stages[digest].inputs.values():
+                    visit(needed)
+                seen[digest] = None
+
+        for root in roots:
+            visit(root)
+        return tuple(seen)
+
+
+def _roots(graph: CellGraph) -> dict[str, list[str]]:
+    use = graph.utility
+    return {
+        "baseline": [*graph.ceiling.values(), graph.floor, graph.anchor],
+        "attack": list(graph.curve.values()),
+        "fidelity": [] if graph.fidelity is None else [graph.fidelity],
+        "utility": [use.g, use.g_base, use.s, use.floor, use.ceiling],
+    }
+
+
+def _code(entry: Entry, base: str) -> Values:
+    return {"entry": entry.code, "entry_files": dict(entry.files), "params": entry.params(base)}
+
+
+def _metric_version(metric: str, file: Path | None) -> int:
+    if metric not in METRICS:
+        raise UsageError("unknown metric", file=file, field="metrics", value=metric, choices=METRICS)
+    return METRICS[metric].version
+
+
+def _many(value: str | Sequence[str] | None) -> list[str]:
+    return [] if value is None else [value] if isinstance(value, str) else list(value)
+
+
+def _select(
+    option: str, wanted: str | Sequence[str] | None, known: Sequence[str], file: Path | None
+) -> list[str]:
+    chosen = _many(wanted)
+    for name in chosen:
+        if name not in known:
+            raise UsageError("is not in the suite:", file=file, field=option, value=name, choices=known)
+    return [name for name in known if not chosen or name in chosen]

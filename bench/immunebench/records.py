@@ -1,0 +1,454 @@
+"""Records: the outcome of a cell as one JSON line, with where every number comes from."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from pydantic import Field, JsonValue, ValidationError
+
+from immunebench import __version__
+from immunebench.errors import UsageError
+from immunebench.graph import Cell, CellGraph, canonical_json
+from immunebench.schema import Model, Values, usage_error
+
+Status = Literal["ok", "oom", "over_memory", "timeout", "error", "skipped"]
+Part = Literal["defense", "attack", "baseline", "utility", "fidelity"]
+SCHEMA = 1
+
+
+class Artifacts(Protocol):
+    """What a record reads from a store."""
+
+    def path(self, digest: str) -> Path | None:
+        """Return an artifact's folder, None where there is none."""
+
+    def manifest(self, digest: str) -> dict[str, Any] | None:
+        """Return an artifact's manifest, None where there is none."""
+
+    def failure(self, digest: str) -> dict[str, Any] | None:
+        """Return the note of a stage's failure, None where there is none."""
+
+
+class ChainLink(Model):
+    """One attack of a chain."""
+
+    attack: str
+    version: int
+
+
+class CellNames(Model):
+    """What was measured."""
+
+    task: str
+    task_version: int
+    family: str
+    concept: str
+    concept_kind: str
+    base: str
+    base_revision: str
+    defense: str
+    defense_version: int
+    defense_title: str
+    defense_kind: str
+    hooks: tuple[str, ...]
+    budget: int | None
+    chain: str
+    links: tuple[ChainLink, ...]
+    profile: str
+    profile_version: int
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Return ``task/defense/chain/profile/seed``."""
+        return Cell(self.task, self.defense, self.chain, self.profile, self.seed).key
+
+
+class Measured(Model):
+    """One metric on a set of pictures: a value a picture, in the metric's own unit."""
+
+    values: tuple[float, ...] = Field(min_length=1)
+    n: int
+    mean: float
+
+
+class Score(Measured):
+    """A metric at the attack's last step, and its mean at each scored step."""
+
+    per_step: dict[int, float]
+
+
+class Baseline(Model):
+    """Scores of the start model or of the undefended attack, and the artifact that holds them."""
+
+    digest: str
+    scores: dict[str, Score]
+
+
+class Baselines(Model):
+    """Start model without adaptation, and the same chain without a defense."""
+
+    floor: Baseline | None
+    ceiling: Baseline | None
+
+
+class AnchorValues(Model):
+    """What real pictures score: unseen ones of the concept, and those of the family's other concepts."""
+
+    m_same: float
+    m_other: float
+    digest: str
+
+
+class BenignValues(Model):
+    """Mean target metric of a benign concept: from the released model, unadapted, from the start model."""
+
+    s: float
+    floor: float
+    ceiling: float
+
+
+class Utility(Model):
+    """Caption accuracy of the released model, the start model and a guess; benign adaptation."""
+
+    g: float | None
+    g_base: float | None
+    g0: float
+    benign: BenignValues | None
+
+
+class Cost(Model):
+    """What the stages of one name took for this cell, were it alone."""
+
+    seconds: float
+    peak_reserved_gib: float
+    peak_process_gib: float
+
+
+class Code(Model):
+    """The code that made the numbers."""
+
+    version: str
+    commit: str | None
+    dirty: bool | None
+    entry_files: dict[str, str]
+
+
+class Failure(Model):
+    """The stage that failed, and what it was for."""
+
+    stage: str
+    part: Part
+    digest: str
+    message: str
+
+
+class Sheet(Model):
+    """The contact sheet of the cell, beside the records."""
+
+    file: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Record(Model):
+    """The outcome of a cell."""
+
+    schema_version: int = SCHEMA
+    suite: str
+    suite_version: str
+    track: str | None
+    comparability: str
+    cell: CellNames
+    metric: str
+    status: Status
+    reason: str = ""
+    failure: Failure | None = None
+    scores: dict[str, Score] = Field(default_factory=dict)
+    baseline: Baselines
+    anchors: AnchorValues | None = None
+    utility: Utility
+    fidelity: dict[str, Measured] | None = None
+    cost: dict[str, Cost] = Field(default_factory=dict)
+    artefacts: dict[str, str] = Field(default_factory=dict)
+    env: dict[str, str] = Field(default_factory=dict)
+    code: Code
+    params: Values = Field(default_factory=dict)
+    created: str = ""
+    sheet: Sheet | None = None
+
+
+class Reader:
+    """Reads the artifacts of one cell's graph; what is missing reads as None."""
+
+    def __init__(self, graph: CellGraph, store: Artifacts) -> None:
+        self.graph = graph
+        self.store = store
+
+    def json(self, digest: str | None, name: str) -> Any:
+        """Return a JSON file of an artifact."""
+        folder = None if digest is None else self.store.path(digest)
+        return None if folder is None else json.loads((folder / name).read_text("utf-8"))
+
+    def metrics(self, digest: str | None) -> dict[str, Measured]:
+        """Return the scores of one artifact, by metric."""
+        found = (self.json(digest, "scores.json") or {}).get("metrics", {})
+        return {
+            name: Measured(values=tuple(s["values"]), n=len(s["values"]), mean=s["mean"])
+            for name, s in found.items()
+        }
+
+    def curve(self, curve: dict[int, str]) -> dict[str, Score]:
+        """Return the scores of the last step with the means of all steps; empty if the last is missing."""
+        steps = {step: self.metrics(digest) for step, digest in sorted(curve.items())}
+        last = steps[max(steps)]
+        return {
+            name: Score(
+                **dict(score),
+                per_step={step: found[name].mean for step, found in steps.items() if name in found},
+            )
+            for name, score in last.items()
+        }
+
+    def mean(self, digest: str, metric: str) -> float | None:
+        """Return the mean of a metric in one artifact."""
+        score = self.metrics(digest).get(metric)
+        return None if score is None else score.mean
+
+    def only(self, digest: str) -> float | None:
+        """Return the mean of the only metric of an artifact."""
+        return next((score.mean for score in self.metrics(digest).values()), None)
+
+
+def build_record(cell: Cell, graph: CellGraph, store: Artifacts, *, sheet: Sheet | None = None) -> Record:
+    """Read a cell's outcome from the store.
+
+    A cell whose stages are all there is ``ok``. One with a failed stage has the failure's kind as its status
+    and keeps every score that there is; one whose stages neither exist nor failed is ``skipped``.
+    """
+    facts, reader = graph.facts, Reader(graph, store)
+    failure, status = find_failure(graph, store)
+    anchor = reader.json(graph.anchor, "scores.json")
+    floor = {name: Score(**dict(score), per_step={}) for name, score in reader.metrics(graph.floor).items()}
+    ceiling = reader.curve(graph.ceiling)
+    last = graph.curve[max(graph.curve)]
+    made = store.manifest(last) or {}
+    return Record(
+        suite=facts.suite,
+        suite_version=facts.suite_version,
+        track=facts.track,
+        comparability=facts.comparability(cell.task, cell.profile),
+        cell=_names(cell, graph),
+        metric=facts.metric,
+        status=status,
+        reason="" if status == "ok" else failure.message if failure else "not run",
+        failure=failure,
+        scores=reader.curve(graph.curve),
+        baseline=Baselines(
+            floor=Baseline(digest=graph.floor, scores=floor) if floor else None,
+            ceiling=Baseline(digest=graph.ceiling[max(graph.ceiling)], scores=ceiling) if ceiling else None,
+        ),
+        anchors=None
+        if anchor is None
+        else AnchorValues(m_same=anchor["m_same"], m_other=anchor["m_other"], digest=graph.anchor),
+        utility=_utility(graph, reader),
+        fidelity=reader.metrics(graph.fidelity) or None,
+        cost=_cost(graph, store),
+        artefacts=_artefacts(graph, store),
+        env=_environment(graph, store),
+        code=Code(version=__version__, **source_state(), entry_files=facts.entry_files),
+        params=facts.params,
+        created=str(made.get("created", "")),
+        sheet=sheet,
+    )
+
+
+def find_failure(graph: CellGraph, store: Artifacts) -> tuple[Failure | None, Status]:
+    """Return the first failed stage of a cell, its own attack's before all others, and the cell's status."""
+    missing = [digest for digest in own_first(graph) if store.path(digest) is None]
+    for digest in missing:
+        note = store.failure(digest)
+        if note is not None:
+            kinds: dict[str, Status] = {"oom": "oom", "over_memory": "over_memory", "timeout": "timeout"}
+            failure = Failure(
+                stage=note["stage"], part=part_of(graph, digest), digest=digest, message=str(note["message"])
+            )
+            return failure, kinds.get(note["kind"], "error")
+    return None, "skipped" if missing else "ok"
+
+
+def own_first(graph: CellGraph) -> list[str]:
+    """Return a cell's stages: those of its own attack, inputs before users, then the others."""
+    own = graph.parts["attack"]
+    return [d for d in graph.stages if d in own] + [d for d in graph.stages if d not in own]
+
+
+def part_of(graph: CellGraph, digest: str) -> Part:
+    """Return what a stage is for; a stage of several parts belongs to the first of them."""
+    if digest in graph.protect.values():
+        return "defense"
+    # Where `none` needs the stage too it failed without a defense, which is the attack's own weakness.
+    order: tuple[Part, ...] = ("baseline", "attack", "fidelity", "utility")
+    return next(part for part in order if digest in graph.parts[part])
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Write records as JSON lines in the order of their cells' keys, atomically.
+
+    Raises
+    ------
+    ValueError
+        Two records of one cell, or a number that is not finite.
+    """
+    ordered = sorted(records, key=lambda record: record.cell.key)
+    keys = [record.cell.key for record in ordered]
+    if len(set(keys)) != len(keys):
+        raise ValueError("two records of one cell")
+    text = "".join(f"{canonical_json(json_value(record))}\n" for record in ordered)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with draft.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(draft, path)
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read a file of records, or every ``*.jsonl`` file below a folder.
+
+    Raises
+    ------
+    UsageError
+        A line is no record; file, line and field are named.
+    """
+    files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
+    records = []
+    for file in files:
+        try:
+            lines = file.read_text("utf-8").splitlines()
+        except OSError as error:
+            raise UsageError(f"cannot be read: {error.strerror}", file=file) from error
+        for number, line in enumerate(lines, 1):
+            try:
+                records.append(Record.model_validate_json(line))
+            except ValidationError as error:
+                raise usage_error(Path(f"{file}:{number}"), error, Record) from error
+    return records
+
+
+def json_value(record: Record) -> JsonValue:
+    """Return a record as JSON types; a number that is not finite stays one, for the writer to refuse."""
+    value: JsonValue = record.model_dump(mode="python")
+    return value
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of a record."""
+    schema = Record.model_json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+@functools.cache
+def _source_state() -> tuple[str | None, bool | None]:
+    def git(*arguments: str) -> str | None:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    try:
+        # A package installed below somebody else's checkout must not take that checkout's commit for its own.
+        if git("ls-files", "--error-unmatch", "__init__.py") is None:
+            return None, None
+        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no", ".")
+    except OSError:
+        return None, None
+    return commit, None if changes is None else bool(changes)
+
+
+def source_state() -> dict[str, Any]:
+    """Return commit and dirty flag of the package's checkout; None each where there is none."""
+    commit, dirty = _source_state()
+    return {"commit": commit, "dirty": dirty}
+
+
+def _names(cell: Cell, graph: CellGraph) -> CellNames:
+    facts = graph.facts
+    return CellNames(
+        task=cell.task,
+        task_version=facts.task_version,
+        family=facts.family,
+        concept=facts.concept,
+        concept_kind=facts.concept_kind,
+        base=facts.base,
+        base_revision=facts.base_revision,
+        defense=cell.defense,
+        defense_version=facts.defense_version,
+        defense_title=facts.defense_title,
+        defense_kind=facts.defense_kind,
+        hooks=facts.hooks,
+        budget=facts.budget,
+        chain=cell.chain,
+        links=tuple(ChainLink(attack=attack, version=version) for attack, version in facts.chain),
+        profile=cell.profile,
+        profile_version=facts.profile_version,
+        seed=cell.seed,
+    )
+
+
+def _utility(graph: CellGraph, reader: Reader) -> Utility:
+    use, metric = graph.utility, graph.facts.metric
+    s, floor, ceiling = (reader.mean(digest, metric) for digest in (use.s, use.floor, use.ceiling))
+    whole = s is not None and floor is not None and ceiling is not None
+    return Utility(
+        g=reader.only(use.g),
+        g_base=reader.only(use.g_base),
+        g0=1 / graph.facts.captions,
+        benign=BenignValues(s=s, floor=floor, ceiling=ceiling) if whole else None,  # type: ignore[arg-type]
+    )
+
+
+def _cost(graph: CellGraph, store: Artifacts) -> dict[str, Cost]:
+    costs: dict[str, Cost] = {}
+    for digest in graph.stages:
+        made = store.manifest(digest)
+        if made is None or digest not in graph.parts["attack"]:
+            continue
+        figures = {**made.get("meta", {}), **made.get("cost", {})}
+        before = costs.get(made["stage"], Cost(seconds=0, peak_reserved_gib=0, peak_process_gib=0))
+        costs[made["stage"]] = Cost(
+            seconds=round(before.seconds + float(figures.get("seconds", 0)), 3),
+            peak_reserved_gib=max(before.peak_reserved_gib, float(figures.get("memory_reserved_gib", 0))),
+            peak_process_gib=max(
+                before.peak_process_gib,
+                float(figures.get("memory_process_gib", figures.get("peak_process_gib", 0))),
+            ),
+        )
+    return costs
+
+
+def _artefacts(graph: CellGraph, store: Artifacts) -> dict[str, str]:
+    last = max(graph.curve)
+    named = {
+        **graph.protect,
+        "pictures": graph.pictures[last],
+        "scores": graph.curve[last],
+        "ceiling_pictures": graph.ceiling_pictures[last],
+        "floor_pictures": graph.floor_pictures,
+        "reference": graph.reference,
+    }
+    return {name: digest for name, digest in named.items() if store.path(digest) is not None}
+
+
+def _environment(graph: CellGraph, store: Artifacts) -> dict[str, str]:
+    made = store.manifest(graph.pictures[max(graph.pictures)]) or {}
+    found = {**made.get("versions", {}), **made.get("meta", {}).get("environment", {})}
+    flat = {name: str(value) for name, value in found.items() if isinstance(value, (str, int, float))}
+    return {"os": platform.system(), **flat}

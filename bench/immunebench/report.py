@@ -1,0 +1,120 @@
+"""What the command line prints of records and of the machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from immunebench.errors import UsageError
+
+if TYPE_CHECKING:
+    from immunebench.board import Board
+    from immunebench.doctor import Machine, Verdict
+    from immunebench.records import Record
+
+
+def find_record(key: str, results: Path) -> tuple[Path, Record]:
+    """The record of a cell and its file.
+
+    Raises
+    ------
+    UsageError
+        No record has that key; the nearest is named.
+    """
+    from immunebench.records import read_records
+
+    keys: set[str] = set()
+    for file in sorted(results.rglob("*.jsonl")):
+        for record in read_records(file):
+            if record.cell.key == key:
+                return file, record
+            keys.add(record.cell.key)
+    raise UsageError(f"no record below {results} of the cell", field="CELL", value=key, choices=keys)
+
+
+def referenced(results: Path) -> set[str]:
+    """Digests of every artifact that a record below a folder names."""
+    from immunebench.records import read_records
+
+    if not results.is_dir():
+        return set()
+    found: set[str] = set()
+    for record in read_records(results):
+        found.update(record.artefacts.values())
+        baselines = (record.baseline.floor, record.baseline.ceiling, record.anchors)
+        found.update(part.digest for part in baselines if part is not None)
+    return found
+
+
+def score(suite: str, results: Path) -> Board:
+    """The board of a suite's results.
+
+    Raises
+    ------
+    UsageError
+        There are no results.
+    """
+    from immunebench.board import aggregate, measurement
+    from immunebench.records import read_records
+
+    folder = results / suite
+    if not folder.is_dir():
+        choices = [p.name for p in results.iterdir() if p.is_dir()] if results.is_dir() else []
+        raise UsageError(f"no results in {results} of the suite", field="SUITE", value=suite, choices=choices)
+    return aggregate(map(measurement, read_records(folder)))
+
+
+def lines(record: Record, file: Path) -> list[str]:
+    """A record for a person: outcome, scores, utility, cost, environment, files."""
+    cell = record.cell
+    out = [f"{cell.key}  ({record.suite} {record.suite_version}, {cell.defense_title})"]
+    out.append(f"status       {record.status}" + (f": {record.reason}" if record.reason else ""))
+    if record.failure is not None:
+        out.append(f"failed stage {record.failure.stage} {record.failure.digest}")
+    floor, ceiling = record.baseline.floor, record.baseline.ceiling
+    for name, score in record.scores.items():
+        steps = "  ".join(f"step {step}: {mean:.3f}" for step, mean in sorted(score.per_step.items()))
+        out.append(f"score        {name} {score.mean:.3f} over {score.n} pictures  ({steps})")
+    for label, base in (("floor", floor), ("ceiling", ceiling)):
+        score_of = None if base is None else base.scores.get(record.metric)
+        if score_of is not None:
+            out.append(f"{label:<12} {record.metric} {score_of.mean:.3f}")
+    if record.anchors is not None:
+        out.append(f"anchors      same {record.anchors.m_same:.3f}, other {record.anchors.m_other:.3f}")
+    use = record.utility
+    if use.g is not None and use.g_base is not None:
+        out.append(f"utility      captions {use.g:.3f}, base {use.g_base:.3f}, guess {use.g0:.3f}")
+    if use.benign is not None:
+        ends = f"floor {use.benign.floor:.3f}, ceiling {use.benign.ceiling:.3f}"
+        out.append(f"utility      benign concept {use.benign.s:.3f}, {ends}")
+    for name, measured in (record.fidelity or {}).items():
+        out.append(f"fidelity     {name} {measured.mean:.3f}")
+    for stage, cost in record.cost.items():
+        memory = f"process peak {cost.peak_process_gib:.2f} GiB, reserved {cost.peak_reserved_gib:.2f} GiB"
+        out.append(f"cost         {stage} {cost.seconds:.1f} s, {memory}")
+    out += [f"environment  {name} {value}" for name, value in sorted(record.env.items())]
+    out += [f"artefact     {name} {digest}" for name, digest in sorted(record.artefacts.items())]
+    out.append(f"record       {file}")
+    out.append(f"sheet        {file.parent / record.sheet.file if record.sheet else 'none'}")
+    return out
+
+
+def machine_lines(machine: Machine, verdicts: list[Verdict]) -> list[str]:
+    """A machine for a person: what there is, then every profile with what is in the way."""
+    out = [
+        f"python   {machine.python} on {machine.platform}",
+        f"cores    {machine.cores}",
+        f"memory   {machine.memory_gib:g} GiB",
+        f"disk     {machine.disk_free_gib:g} GiB free at {machine.store}",
+    ]
+    out += [f"gpu      {gpu.name}, {gpu.memory_gib:g} GiB" for gpu in machine.gpus] or ["gpu      none"]
+    out += [f"library  {name} {version}" for name, version in machine.versions.items() if name != "python"]
+    out += [
+        f"base     {name}: {'there' if there else 'its files are missing'}"
+        for name, there in machine.weights.items()
+    ]
+    out += [f"broken   {line}" for line in machine.broken]
+    for verdict in verdicts:
+        state = "qualifies" if verdict.qualifies else "; ".join(verdict.reasons)
+        out.append(f"profile  {verdict.profile}: {state}")
+    return out

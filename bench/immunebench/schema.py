@@ -1,0 +1,386 @@
+"""What the TOML files may hold: entries, tasks, suites, profiles and models, checked at the boundary."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from immunebench.errors import UsageError
+
+Family = Literal["style", "object", "identity", "relearn"]
+Hook = Literal["protect_model", "protect_images", "freeze"]
+DType = Literal["float32", "float16", "bfloat16"]
+Track = Literal["model", "data", "erasure", "api-enforced", "layered"]
+Id = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
+ConceptName = Annotated[str, Field(pattern=r"^[a-z0-9_-]+(/[a-z0-9_-]+)+$")]
+Text = Annotated[str, Field(min_length=1)]
+Caption = Annotated[str, Field(min_length=1, pattern=r"\{(token|content)\}")]
+Prompt = Annotated[str, Field(min_length=1, pattern=r"\{token\}")]
+Loader = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+Count = Annotated[int, Field(ge=1, le=10_000)]
+Values = dict[str, JsonValue]
+
+
+class Model(BaseModel):
+    """Frozen, strict, and closed to fields that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Variant(Model):
+    """A further entry from the same code: what it changes, the rest is its parent's."""
+
+    title: Text | None = None
+    description: Text | None = None
+    aliases: tuple[Id, ...] = ()
+    budget: Annotated[int, Field(ge=0, le=255)] | None = None
+    against: Id | None = None
+    replicate: bool | None = None
+    params: Values = {}
+
+
+class EntryManifest(Model):
+    """The part that a defense's and an attack's manifest share."""
+
+    id: Id
+    version: Annotated[int, Field(ge=1)]
+    title: Text
+    authors: tuple[Text, ...]
+    licence: Text
+    description: Text
+    url: str | None = None
+    aliases: tuple[Id, ...] = ()
+    params: Values = {}
+    presets: dict[Id, Values] = {}
+    variants: dict[Id, Variant] = {}
+
+    @field_validator("params", "presets")
+    @classmethod
+    def _finite(cls, value: Values) -> Values:
+        if any(isinstance(leaf, float) and not math.isfinite(leaf) for leaf in _leaves(value)):
+            raise ValueError("numbers must be finite")
+        return value
+
+    @model_validator(mode="after")
+    def _overrides_are_known(self) -> EntryManifest:
+        for table, values in self.overrides().items():
+            for name in values:
+                if self.params and name not in self.params:
+                    near = difflib.get_close_matches(name, list(self.params), n=1, cutoff=0.5)
+                    hint = f" (nearest: {near[0]!r})" if near else ""
+                    raise ValueError(f"{table}.{name} is no parameter of [params]{hint}")
+        return self
+
+    def overrides(self) -> dict[str, Values]:
+        """Return every table that overrides ``[params]``, by its dotted name."""
+        presets = {f"presets.{base}": values for base, values in self.presets.items()}
+        return presets | {f"variants.{name}.params": v.params for name, v in self.variants.items()}
+
+
+class DefenseManifest(EntryManifest):
+    """``defenses/<id>/defense.toml``: who, what for, which hooks, which parameters."""
+
+    kind: Literal["control", "model", "data", "layered", "api", "erasure"]
+    hooks: tuple[Hook, ...]
+    threat_model: Text
+    status: Text
+    deterministic: bool = True
+    replicate: bool = False
+    budget: Annotated[int, Field(ge=0, le=255)] | None = None
+    against: Id | None = None
+
+
+class AttackManifest(EntryManifest):
+    """``attacks/<id>/attack.toml``: an ``adapt`` attack's presets hold steps, lr, batch and saves."""
+
+    hooks: tuple[Literal["adapt", "purify"], ...] = Field(min_length=1, max_length=1)
+    status: Text = "reimplementation"
+
+    @model_validator(mode="after")
+    def _budget_is_whole(self) -> AttackManifest:
+        if self.hooks != ("adapt",):
+            return self
+        for base, values in self.presets.items():
+            values = self.params | values
+            missing = [name for name in ("steps", "lr", "batch", "saves") if name not in values]
+            if missing:
+                raise ValueError(f"presets.{base} lacks {missing[0]!r}")
+            save_steps(values)
+        return self
+
+
+class TaskConcept(Model):
+    """The concept to protect: where its pictures come from and how the base sees it."""
+
+    source: Id
+    name: ConceptName
+    kind: Literal["near", "far", "known"]
+    noun: Text
+
+
+class TaskPictures(Model):
+    """How many pictures each disjoint split has."""
+
+    owner: Count = 16
+    published: Count = 16
+    extra: Count = 16
+    reference: Count = 32
+
+
+class Wording(Model):
+    """A caption and the placeholder that stands for ``{token}``; ``{content}`` is a picture's own words."""
+
+    caption: Caption
+    token: Text
+
+
+class Evaluation(Model):
+    """What is drawn after the attack; ``{token}`` becomes the attacker's placeholder."""
+
+    prompts: tuple[Prompt, ...] = Field(min_length=1)
+
+
+class Benign(Model):
+    """A harmless concept of the same family that an honest user personalises."""
+
+    concept: ConceptName
+    noun: Text
+    caption: Caption
+    token: Text
+    prompts: tuple[Prompt, ...] = Field(min_length=1)
+
+
+class Anchors(Model):
+    """The family's other concepts, whose pictures say how alike unlike things are."""
+
+    others: tuple[ConceptName, ...] = Field(min_length=1)
+
+
+class Task(Model):
+    """``tasks/<family>/<id>.toml``: one concept to protect on one base."""
+
+    id: Id
+    version: Annotated[int, Field(ge=1)]
+    family: Family
+    base: Id
+    split: Literal["suite", "dev"]
+    title: Text
+    start_from: Id | None = None
+    concept: TaskConcept
+    pictures: TaskPictures = TaskPictures()
+    owner: Wording
+    attacker: Wording
+    evaluation: Evaluation
+    benign: Benign
+    anchors: Anchors
+
+    @model_validator(mode="after")
+    def _sides_differ(self) -> Task:
+        if self.owner.caption == self.attacker.caption or self.owner.token == self.attacker.token:
+            raise ValueError("owner and attacker must differ in caption and in token")
+        if self.owner.caption in self.evaluation.prompts:
+            raise ValueError("evaluation.prompts must not hold the owner's caption")
+        if {self.concept.name, self.benign.concept} & set(self.anchors.others) - {self.benign.concept}:
+            raise ValueError("anchors.others must not hold the task's own concept")
+        return self
+
+
+class Profile(Model):
+    """``profiles/<id>.toml``: the standard machine. ``numerics`` is the part that changes bytes."""
+
+    id: Id
+    version: Annotated[int, Field(ge=1)]
+    title: Text
+    device: Literal["cpu", "cuda"]
+    memory_gib: Annotated[float, Field(gt=0)]
+    precision: Literal["fp32", "fp16"]
+    frozen_dtype: DType
+    trained_dtype: DType
+    vae_dtype: DType
+    threads: Annotated[int, Field(ge=1)]
+    resolution: Annotated[int, Field(ge=8, multiple_of=8)]
+    batch: Count
+    attention: Literal["eager", "sdpa"]
+    checkpointing: bool
+    optimiser_state: Literal["float32"]
+    sampler: Literal["ddim"]
+    sampling_steps: Count
+    guidance: Annotated[float, Field(ge=0)]
+
+    def numerics(self, *, sampling: bool) -> Values:
+        """Return what may change the bytes of a stage, with or without the sampler's settings."""
+        values: Values = self.model_dump(mode="json", exclude={"id", "version", "title"})
+        if not sampling:
+            values = {k: v for k, v in values.items() if k not in ("sampler", "sampling_steps", "guidance")}
+        return values
+
+
+class Suite(Model):
+    """``suites/<id>.toml``: a named, versioned set of cells."""
+
+    id: Id
+    version: Annotated[str, Field(pattern=r"^\d+\.\d+$")]
+    title: Text
+    profile: Id
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    track: Track | None = None
+    tasks: tuple[Id, ...] = Field(min_length=1)
+    defenses: tuple[Id, ...] = Field(min_length=1)
+    chains: tuple[Text, ...] = Field(min_length=1)
+    prompts: Count
+    pictures: Count
+    curve_pictures: Annotated[int, Field(ge=0)]
+    unrelated_pictures: Count = 1
+    metrics: tuple[Text, ...] = ()
+    fidelity: tuple[Text, ...] = ("perceptual", "linf", "psnr", "ssim")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Suite:
+        if self.curve_pictures > self.prompts:
+            raise ValueError("curve_pictures must not exceed prompts: early steps draw one picture a prompt")
+        for name in ("seeds", "tasks", "defenses", "chains"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} holds a value twice")
+        return self
+
+
+class BaseModelSpec(Model):
+    """A pre-trained model in the diffusers folder format."""
+
+    path: Text
+    format: Literal["diffusers"]
+    revision: Text
+    judge: Id
+    unrelated_prompts: tuple[Text, ...] = Field(min_length=2)
+
+
+class JudgeSpec(Model):
+    """A judge: ``module:function`` that loads it and the files it reads."""
+
+    loader: Loader
+    files: tuple[Text, ...] = Field(min_length=1)
+    version: Annotated[int, Field(ge=1)] = 1
+
+
+class SourceSpec(Model):
+    """A source of pictures: ``module:function`` and its version."""
+
+    loader: Loader
+    version: Annotated[int, Field(ge=1)]
+
+
+class Models(Model):
+    """``models.toml``: bases, judges and sources by id."""
+
+    bases: dict[Id, BaseModelSpec]
+    judges: dict[Id, JudgeSpec]
+    sources: dict[Id, SourceSpec]
+
+
+M = TypeVar("M", bound=Model)
+
+
+def load(path: Path, model: type[M]) -> M:
+    """Read a TOML file as ``model``.
+
+    Raises
+    ------
+    UsageError
+        One line with the file, the field, the value and what was expected.
+    """
+    try:
+        text = json.dumps(tomllib.loads(path.read_text("utf-8")), allow_nan=True, default=str)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f"cannot be read: {reason}", file=path) from error
+    try:
+        # JSON mode is the strict one that still takes an array for a tuple.
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        raise usage_error(path, error, model) from error
+
+
+def save_steps(params: Values) -> tuple[int, ...]:
+    """Return the steps at which an attack saves its adapter, ascending, the last one its last step.
+
+    Raises
+    ------
+    ValueError
+        If ``saves`` is no ascending list of positive whole numbers that ends with ``steps``.
+    """
+    saves, steps = params["saves"], params["steps"]
+    numbers = [n for n in saves if type(n) is int] if isinstance(saves, list) else []
+    whole = isinstance(saves, list) and len(numbers) == len(saves) > 0
+    if not whole or numbers != sorted(set(numbers)) or numbers[0] < 1 or numbers[-1] != steps:
+        raise ValueError(f"saves must be ascending steps that end with steps = {steps!r}, not {saves!r}")
+    return tuple(numbers)
+
+
+def usage_error(path: Path, error: ValidationError, model: type[BaseModel]) -> UsageError:
+    """Turn the first of pydantic's complaints into one line."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"]) or None
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(model, first["loc"][:-1])
+        return UsageError("unknown field", file=path, value=str(first["loc"][-1]), choices=known)
+    if first["type"] == "missing":
+        return UsageError("is required and missing", file=path, field=field)
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return UsageError(message, file=path, field=field)
+    choices = _literals(first)
+    return UsageError(
+        "is not valid:" if choices else f"{message[0].lower()}{message[1:]}, not",
+        file=path,
+        field=field,
+        value=first["input"],
+        choices=choices,
+    )
+
+
+def _literals(details: ErrorDetails) -> tuple[str, ...]:
+    if details["type"] != "literal_error":
+        return ()
+    expected = str(details.get("ctx", {}).get("expected", ""))
+    return tuple(part.strip("' ") for part in expected.replace(" or ", ", ").split(", "))
+
+
+def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[str, ...]:
+    """Return the fields that the model nested at ``loc`` knows."""
+    for part in loc:
+        field = model.model_fields.get(str(part))
+        candidates = [] if field is None else _models_in(field.annotation)
+        if field is not None and not candidates:
+            return ()
+        model = candidates[0] if candidates else model
+    return tuple(model.model_fields)
+
+
+def _models_in(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for argument in getattr(annotation, "__args__", ()) for m in _models_in(argument)]
+
+
+def _leaves(value: object) -> list[object]:
+    if isinstance(value, dict):
+        return [leaf for item in value.values() for leaf in _leaves(item)]
+    if isinstance(value, list):
+        return [leaf for item in value for leaf in _leaves(item)]
+    return [value]

@@ -1,0 +1,266 @@
+"""Stages: pure functions from immutable artifacts to an immutable artifact.
+
+Each takes its key, the folders of its inputs and an empty folder; it fills that and returns figures to keep.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from immunebench import runtime
+from immunebench.entry import Entry, default_catalog
+from immunebench.errors import UsageError
+from immunebench.metrics.stage import run_anchor, run_score
+from immunebench.types import Concept, Numerics, Params, Pictures, StageError, Weights
+
+if TYPE_CHECKING:
+    from immunebench.adapter import Adapter
+    from immunebench.context import AttackHandle, Context
+    from immunebench.diffusion import LatentDiffusion
+    from immunebench.plan import StageSpec
+
+Report = Callable[[str, int, int], None]
+Meta = dict[str, Any]
+Key = Mapping[str, Any]
+Stage = Callable[[Key, Mapping[str, Path], Path, Report], Meta]
+
+_bases: dict[str, LatentDiffusion] = {}
+
+
+def run_stage(spec: StageSpec, inputs: dict[str, Path], out: Path, report: Report) -> dict[str, object]:
+    """Carry out one stage.
+
+    Parameters
+    ----------
+    spec : StageSpec
+        Its `stage` and `key` decide everything but the paths.
+    inputs : dict of str to Path
+        Folders of the artifacts that it reads, by the name of the input.
+    out : Path
+        Empty folder to fill.
+    report : callable
+        Progress: what, done, of how many.
+
+    Returns
+    -------
+    dict
+        Figures for the manifest: memory peaks in GiB, the environment, and what the stage adds.
+
+    Raises
+    ------
+    StageError
+        With the status that the cells above it get.
+    """
+    if spec.stage not in STAGES:
+        raise UsageError("unknown stage", value=spec.stage, choices=STAGES)
+    stage = STAGES[spec.stage]
+    if "numerics" not in spec.key:
+        # No base runs here, but a judge may: its threads must not depend on the machine either.
+        if spec.stage != "pictures":
+            runtime.prepare_process(Numerics())
+        return dict(stage(spec.key, inputs, out, report))
+    numerics = Numerics.of(spec.key["numerics"])  # type: ignore[arg-type]
+    runtime.prepare_process(numerics)
+    with runtime.memory_guard(numerics) as memory:
+        meta = stage(spec.key, inputs, out, report)
+    return {**meta, **memory.as_dict(), "environment": runtime.environment(numerics.device)}
+
+
+def load_base(key: Key) -> LatentDiffusion:
+    """Return the base that a key names, in its untouched state; kept for the next stage of this process."""
+    from immunebench.diffusion import LatentDiffusion
+
+    numerics = Numerics.of(key["numerics"])
+    fixed = replace(numerics, sampler="", sampling_steps=0, guidance=0.0, memory_gib=0.0, threads=0, batch=0)
+    name = f"{key['base']} {json.dumps(key.get('base_files'), sort_keys=True)} {fixed!r}"
+    if name not in _bases:
+        _bases.clear()
+        _bases[name] = LatentDiffusion.load(default_catalog().base_folder(key["base"]), numerics)
+    model = _bases[name]
+    model.numerics = numerics
+    model.restore()
+    return model
+
+
+def fill(template: str, *, token: str, noun: str = "", content: str = "") -> str:
+    """Fill a caption: `{content}` is the picture's own words, their `{subject}` the placeholder and noun.
+
+    >>> fill("{content} as a painting", token="sks", noun="mug", content="a {subject} near the sea")
+    'a sks mug near the sea as a painting'
+    """
+    content = content.replace("{subject}", f"{token} {noun}".strip())
+    return template.replace("{content}", content).replace("{token}", token).replace("{noun}", noun)
+
+
+def recaption(pictures: Pictures, template: str, *, token: str, noun: str) -> Pictures:
+    """Caption every picture from a template; see `fill`."""
+    captions = (fill(template, token=token, noun=noun, content=content) for content in pictures.captions)
+    return Pictures(pictures.pixels, tuple(captions))
+
+
+def pictures(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
+    """Draw or read a split of a concept from its source."""
+    source = default_catalog().models.sources[key["source"]]
+    module, _, function = source.loader.partition(":")
+    load = getattr(importlib.import_module(module), function)
+    pixels, captions = load(key["concept"], key["split"], key["count"])
+    Pictures(pixels, tuple(captions)).save(out)
+    return {"pictures": len(pixels)}
+
+
+def protect(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
+    """Run a defense's hook once and check what it returns."""
+    entry = default_catalog().defense(key["entry"])
+    hook = key["hook"]
+    model = _released(key, inputs)
+    ctx = _context(key, inputs, out, report, model)
+    concept = _concept(key["concept"], Pictures.load(inputs["owner"]))
+    params = Params({**key["params"], "budget": key["budget"]})
+    if hook == "protect_model":
+        weights = _call(entry, hook, model, (concept,), params, ctx)
+        if not isinstance(weights, Weights):
+            raise StageError("error", f"{entry.id}: {hook} returned {type(weights).__name__}, not Weights")
+        _named(entry, lambda: model.check(weights))
+        weights.save(out / "weights.safetensors")
+    else:
+        published = Pictures.load(inputs["published"])
+        protected = _call(entry, hook, model, concept, published, params, ctx)
+        check_pictures(entry.id, published, protected, params.budget)
+        protected.save(out)
+    ctx.write_log()
+    return {}
+
+
+def check_pictures(entry: str, published: Pictures, protected: object, budget: int | None) -> None:
+    """Hold an image defense to its declared budget, on the 8-bit pixels that are saved.
+
+    Raises
+    ------
+    StageError
+        If the result is no `Pictures` of the same shape and captions, or a pixel moved by more than `budget`.
+    """
+    if not isinstance(protected, Pictures):
+        raise StageError(
+            "error", f"{entry}: protect_images returned {type(protected).__name__}, not Pictures"
+        )
+    if protected.pixels.shape != published.pixels.shape:
+        raise StageError(
+            "error", f"{entry}: pictures of shape {protected.pixels.shape}, not {published.pixels.shape}"
+        )
+    if protected.captions != published.captions:
+        raise StageError("error", f"{entry}: protect_images changed the captions")
+    if budget is None:
+        return
+    change = np.abs(protected.pixels.astype(np.int16) - published.pixels.astype(np.int16))
+    if change.max() > budget:
+        raise StageError(
+            "error", f"{entry}: Linf of {change.max()}/255 exceeds the declared budget of {budget}/255"
+        )
+
+
+def adapt(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
+    """Run an attack on pictures, from the released weights where there are some."""
+    entry = default_catalog().attack(key["entry"])
+    model = _released(key, inputs)
+    ctx = _context(key, inputs, out, report, model)
+    images = recaption(Pictures.load(inputs["images"]), key["caption"], token=key["token"], noun=key["noun"])
+    params = Params(key["params"])
+    _call(entry, "adapt", model, images, params, ctx)
+    missing = sorted(set(params.saves) - set(ctx.saved))
+    if missing:
+        raise StageError("error", f"{entry.id}: no adapter was saved at step {missing[0]}")
+    ctx.write_log()
+    return {"steps": params.steps}
+
+
+def generate(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
+    """Draw `per_prompt` pictures for each prompt, each from its own noise."""
+    from immunebench.adapter import merge
+
+    model = _released(key, inputs)
+    if "adapter" in inputs:
+        merge(model, inputs["adapter"] / f"adapter-{key['step']:05d}.safetensors")
+    prompts = key["prompts"]
+    places = [(p, i) for p in range(len(prompts)) for i in range(key["per_prompt"])]
+    drawn = model.sample(
+        [prompts[p] for p, _ in places],
+        [runtime.derive_seed("noise", json.dumps(key["noise_key"]), p, i) for p, i in places],
+        progress=lambda done: report("generate", done, len(places)),
+    )
+    drawn.save(out, [f"p{p:02d}-{i:02d}" for p, i in places])
+    (out / "prompts.json").write_text(
+        json.dumps({"prompts": prompts, "per_prompt": key["per_prompt"]}, indent=1) + "\n"
+    )
+    return {"pictures": len(drawn)}
+
+
+STAGES: dict[str, Stage] = {
+    "pictures": pictures,
+    "protect": protect,
+    "adapt": adapt,
+    "generate": generate,
+    "score": run_score,
+    "anchor": run_anchor,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Attack:
+    entry: Entry
+    params: Params
+    ctx: Context
+
+    def attach(self, model: LatentDiffusion) -> Adapter:
+        module = importlib.import_module(self.entry.function("adapt").__module__)
+        adapter: Adapter = module.attach(model, self.params, self.ctx)
+        return adapter
+
+
+def _context(
+    key: Key, inputs: Mapping[str, Path], out: Path, report: Report, model: LatentDiffusion
+) -> Context:
+    from immunebench.context import Context
+
+    attacks: dict[str, AttackHandle] = {}
+    public = Pictures.load(inputs["public"]) if "public" in inputs else None
+    ctx = Context(model.numerics, key["seed"], out, report, attacks, public)
+    for name, attack in key.get("against", {}).items():
+        attacks[name] = _Attack(default_catalog().attack(attack["entry"]), Params(attack["params"]), ctx)
+    return ctx
+
+
+def _concept(view: Key, owner: Pictures) -> Concept:
+    token, noun = view["token"], view["noun"]
+    captioned = recaption(owner, view["caption"], token=token, noun=noun)
+    return Concept(view["id"], view["family"], noun, token, captioned.captions[0], captioned)
+
+
+def _released(key: Key, inputs: Mapping[str, Path]) -> LatentDiffusion:
+    model = load_base(key)
+    if "weights" in inputs:
+        model.apply(Weights.load(inputs["weights"] / "weights.safetensors"))
+    return model
+
+
+def _call(entry: Entry, hook: str, *arguments: object) -> Any:
+    return _named(entry, lambda: entry.function(hook)(*arguments))
+
+
+def _named(entry: Entry, call: Callable[[], Any]) -> Any:
+    """Say in one line which entry failed; memory errors pass, for the guard to judge."""
+    try:
+        return call()
+    except StageError as error:
+        raise StageError(error.kind, f"{entry.id}: {error}") from error
+    except Exception as error:
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            raise
+        text = " ".join(str(error).split())
+        raise StageError("error", f"{entry.id}: {type(error).__name__}: {text}") from error

@@ -1,0 +1,264 @@
+"""Attacks and defenses as stages run them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from immunebench import stages
+from immunebench.adapter import Adapter
+from immunebench.entry import Catalog, load_catalog
+from immunebench.plan import StageSpec
+from immunebench.types import Concept, Params, Pictures, StageError, Weights
+from tiny import tiny_context, tiny_folder, tiny_model, tiny_pictures
+
+NUMERICS = {
+    "device": "cpu",
+    "memory_gib": 64,
+    "threads": 1,
+    "resolution": 32,
+    "batch": 4,
+    "sampling_steps": 2,
+}
+CONCEPT = {
+    "id": "object-mug",
+    "family": "object",
+    "noun": "mug",
+    "caption": "a {token} {noun}",
+    "token": "oqx",
+}
+LORA = {"rank": 2, "steps": 3, "batch": 4, "lr": 1e-2, "weight_decay": 1e-2, "saves": [1, 3]}
+IMMA = {
+    "tensors": "attention", "inner": True, "inner_reset": "never", "phase": "global", "steps": 4, "batch": 4,
+    "lr_in": 1e-2, "lr_out": 1e-3, "retain": 0.0, "against": "lora",
+}  # fmt: skip
+AGAINST = {"lora": {"entry": "lora", "entry_files": {}, "params": LORA}}
+BAD = """
+import torch
+from immunebench import Weights
+
+def protect_model(model, concepts, params, ctx):
+    name, w = next(iter(model.unet_tensors().items()))
+    if params.how == "raise":
+        raise ValueError("two\\nlines")
+    if params.how == "type":
+        return {name: w}
+    wrong = {"nan": {name: w * float("nan")}, "shape": {name: w[:1]}, "name": {name + "x": w}}
+    return Weights(wrong[params.how])
+"""
+
+
+@pytest.fixture
+def catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
+    """The checkout's entries, a tiny base and a defense that misbehaves."""
+    house = tmp_path / "house"
+    bad = house / "defenses" / "bad"
+    bad.mkdir(parents=True)
+    manifest = Path(__file__).parents[1].joinpath("defenses/destroy/defense.toml").read_text()
+    manifest = manifest.partition("[params]")[0].replace('"destroy"', '"bad"')
+    (bad / "defense.toml").write_text(manifest + '[params]\nhow = "nan"\n')
+    (bad / "defense.py").write_text(BAD)
+    models = tiny_folder().parent / "models.toml"
+    models.write_text(
+        '[bases.tiny]\npath = "base"\nformat = "diffusers"\nrevision = "1"\njudge = "none"\n'
+        'unrelated_prompts = ["a", "b"]\n[judges]\n'
+        '[sources.mini]\nloader = "immunebench.mini.world:concept_pictures"\nversion = 1\n'
+    )
+    found = load_catalog(house, models=models)
+    monkeypatch.setattr(stages, "default_catalog", lambda: found)
+    return found
+
+
+def run(stage: str, key: dict[str, Any], inputs: dict[str, Path], out: Path) -> dict[str, object]:
+    out.mkdir()
+    common = {"base": "tiny", "base_files": {}, "numerics": NUMERICS, "seed": 5}
+    spec = StageSpec(stage, {**common, **key}, dict.fromkeys(inputs, "0" * 64))
+    return stages.run_stage(spec, inputs, out, lambda what, done, total: None)
+
+
+def protect(catalog: Catalog, folder: Path, entry: str, params: dict[str, Any], **key: Any) -> Path:
+    """Run a defense on the tiny base and return its artifact."""
+    given = folder / "given"
+    if not given.exists():
+        given.mkdir()
+        tiny_pictures(8, "a {subject} near the sea").save(given)
+    manifest = catalog.defense(entry)
+    out = folder / f"out-{len(list(folder.iterdir()))}"
+    full = {
+        "entry": entry, "params": params, "hook": manifest.hooks[0], "budget": manifest.budget,
+        "against": {}, "concept": CONCEPT, **key,
+    }  # fmt: skip
+    run("protect", full, {"owner": given, "published": given}, out)
+    return out
+
+
+def test_every_entry_of_the_checkout_is_sound(catalog: Catalog) -> None:
+    assert [broken for broken in catalog.broken if broken.kind != "task"] == []
+    assert catalog.defense("imma").id == "imma-lora"
+    assert {
+        "none",
+        "none-replicate",
+        "noise-4",
+        "blank",
+        "destroy-mild",
+        "imma-lora-max",
+    } <= catalog.defenses.keys()
+
+
+def test_captions_are_filled() -> None:
+    content = "a {subject} near the sea"
+    assert stages.fill("{content}", token="sks", noun="mug", content=content) == "a sks mug near the sea"
+    assert stages.fill("a {noun} in {token} style", token="oqx", noun="picture") == "a picture in oqx style"
+
+
+def test_lora_trains_saves_and_generates(catalog: Catalog, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    tiny_pictures(6, "a {subject} near the sea").save(images)
+    key = {"entry": "lora", "params": LORA, "caption": "{content}", "token": "sks", "noun": "mug"}
+    meta = run("adapt", key, {"images": images}, tmp_path / "a")
+    run("adapt", key, {"images": images}, tmp_path / "b")
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert names == ["adapter-00001.safetensors", "adapter-00003.safetensors", "adapter.json", "log.json"]
+    assert all((tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in names)
+    assert json.loads((tmp_path / "a" / "adapter.json").read_text())["steps"] == [1, 3]
+    assert meta["peak_process_gib"] > 0  # type: ignore[operator]
+
+    drawing = {"prompts": ["a sks mug", "a tree"], "per_prompt": 2, "noise_key": ["object-mug", 0], "step": 3}
+    run("generate", drawing, {"adapter": tmp_path / "a"}, tmp_path / "drawn")
+    run("generate", {**drawing, "step": None}, {}, tmp_path / "floor")
+    drawn, floor = Pictures.load(tmp_path / "drawn"), Pictures.load(tmp_path / "floor")
+    assert drawn.captions == ("a sks mug", "a sks mug", "a tree", "a tree")
+    assert (tmp_path / "drawn" / "p01-01.png").exists()
+    assert not np.array_equal(drawn.pixels, floor.pixels)
+
+
+def test_noise_keeps_its_budget_and_blank_does_not(catalog: Catalog, tmp_path: Path) -> None:
+    published = tiny_pictures(8)
+    for entry, budget in (("noise", 8), ("noise-16", 16)):
+        out = protect(catalog, tmp_path, entry, {}, budget=budget)
+        change = Pictures.load(out).pixels.astype(int) - published.pixels
+        assert np.abs(change).max() == budget
+        assert abs(change.mean()) < 0.2
+    with pytest.raises(StageError, match=r"blank: Linf of \d+/255 exceeds the declared budget of 8/255"):
+        protect(catalog, tmp_path, "blank", {})
+
+
+def test_destroy_adds_noise_in_proportion(catalog: Catalog, tmp_path: Path) -> None:
+    out = protect(catalog, tmp_path, "destroy", {"tensors": "cross-attention", "strength": 0.5})
+    released = Weights.load(out / "weights.safetensors").tensors
+    base = tiny_model().unet_tensors("cross-attention")
+    assert released.keys() == base.keys()
+    name = max(released, key=lambda n: released[n].numel())
+    ratio = (released[name] - base[name]).std() / base[name].std()
+    assert abs(ratio.item() - 0.5) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("nan", "not finite"),
+        ("shape", "the base has"),
+        ("name", "no tensor"),
+        ("type", "returned dict, not Weights"),
+        ("raise", "bad: ValueError: two lines"),
+    ],
+)
+def test_a_defense_that_misbehaves_is_one_clear_line(
+    catalog: Catalog, tmp_path: Path, how: str, message: str
+) -> None:
+    with pytest.raises(StageError, match=message) as caught:
+        protect(catalog, tmp_path, "bad", {"how": how})
+    assert caught.value.kind == "error"
+    assert str(caught.value).startswith("bad: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_imma_writes_its_weights_and_its_log(catalog: Catalog, tmp_path: Path) -> None:
+    out = protect(catalog, tmp_path, "imma-lora", IMMA, against=AGAINST)
+    released = Weights.load(out / "weights.safetensors").tensors
+    assert len(released) == 70
+    log = json.loads((out / "log.json").read_text())
+    shifts = [row["shift"] for row in log]
+    assert shifts[0] == 0 < shifts[1] == shifts[2] < shifts[3]
+    assert all(row["loss"] > 0 for row in log)
+
+
+def test_imma_without_inner_steps_only_ascends(catalog: Catalog, tmp_path: Path) -> None:
+    out = protect(catalog, tmp_path, "imma-lora", {**IMMA, "inner": False}, against=AGAINST)
+    shifts = [row["shift"] for row in json.loads((out / "log.json").read_text())]
+    assert 0 < shifts[0] < shifts[1] < shifts[2] < shifts[3]
+
+
+def test_imma_may_reset_the_attacker_and_restart_each_epoch(catalog: Catalog, tmp_path: Path) -> None:
+    faithful = protect(catalog, tmp_path, "imma-lora", IMMA, against=AGAINST)
+    reset = protect(catalog, tmp_path, "imma-lora", {**IMMA, "inner_reset": "each_cycle"}, against=AGAINST)
+    assert (faithful / "weights.safetensors").read_bytes() != (reset / "weights.safetensors").read_bytes()
+    epochs = {**IMMA, "phase": "per_epoch", "batch": 3}
+    out = protect(catalog, tmp_path, "imma-lora", epochs, against=AGAINST)
+    shifts = [row["shift"] for row in json.loads((out / "log.json").read_text())]
+    assert shifts[1] == shifts[2] == shifts[3]
+
+
+def test_imma_with_a_retain_term_needs_public_pictures(catalog: Catalog, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="no public pictures"):
+        protect(catalog, tmp_path, "imma-lora", {**IMMA, "retain": 1.0}, against=AGAINST)
+
+
+def test_the_first_updates_are_those_of_the_published_equations(catalog: Catalog, tmp_path: Path) -> None:
+    """Compare with a transcription on dense weights W + B A, without adapters, wrappers or engine loops."""
+    model = tiny_model()
+    owner = tiny_pictures(8)
+    ctx = tiny_context(model, tmp_path, seed=3)
+    ctx.attacks = {"lora": _Lora()}
+    concept = Concept("object-mug", "object", "mug", "oqx", owner.captions[0], owner)
+    hook = catalog.defense("imma-lora").function("protect_model")
+    released = hook(model, (concept,), Params(IMMA), ctx).tensors
+    found = {name: tensor.detach().clone() for name, tensor in released.items()}
+
+    model = tiny_model()
+    start = Adapter.attach(model, rank=2, seed=1).snapshot()
+    model.restore()
+    again = tiny_context(model, tmp_path, seed=3)
+    batches = [batch for _, batch in again.steps(4, model, model.prepare(owner))]
+    theta = {name: t.detach().clone().requires_grad_() for name, t in model.unet_tensors().items()}
+    phi = {name: t.clone().requires_grad_() for name, t in start.items()}
+    moments = [(list(phi.values()), 1e-2, 1.0), (list(theta.values()), 1e-3, -1.0)]
+    memory = [[(torch.zeros_like(p), torch.zeros_like(p)) for p in side] for side, _, _ in moments]
+    for k, batch in enumerate(batches):
+        side, lr, sign = moments[k % 2]
+        dense: dict[str, Tensor] = {}
+        for name, w in theta.items():
+            module = name.removesuffix(".weight")
+            a, b = (phi.get(f"{module}.lora_{x}.default.weight") for x in "AB")
+            dense[name] = w if a is None or b is None else w + b @ a
+        alpha = model.noising.alphas_cumprod[batch.timesteps].view(-1, 1, 1, 1)
+        z_t = alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * batch.noise
+        prediction = functional_call(model.unet, dense, (z_t, batch.timesteps, batch.condition)).sample
+        gradients = torch.autograd.grad(sign * ((prediction - batch.noise) ** 2).mean(), side)
+        norm = torch.stack([g.norm() for g in gradients]).norm()
+        t = k // 2 + 1
+        for p, g, (m, v) in zip(side, gradients, memory[k % 2], strict=True):
+            g = g * min(1.0, 1.0 / (norm.item() + 1e-6))
+            m.mul_(0.9).add_(0.1 * g)
+            v.mul_(0.999).add_(0.001 * g * g)
+            with torch.no_grad():
+                p.mul_(1 - lr * 1e-2)
+                p.sub_(lr * (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8))
+    assert found.keys() == theta.keys()
+    # AdamW's first step is lr * sign(g): where g is near 0, float noise decides.
+    close = [torch.isclose(found[n], theta[n], rtol=0, atol=2e-5).float().mean().item() for n in theta]
+    assert np.mean(close) > 0.999
+    assert all(torch.allclose(found[n], theta[n], rtol=0, atol=4.1e-3) for n in theta)
+
+
+class _Lora:
+    def attach(self, model: Any) -> Adapter:
+        return Adapter.attach(model, rank=2, seed=1)

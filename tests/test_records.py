@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import house
+from immunebench.entry import load_catalog
+from immunebench.errors import UsageError
+from immunebench.plan import Plan, make_plan
+from immunebench.records import Record, build_record, json_schema, read_records, write_records
+
+KEY = "style-a/shield/lora/cpu/0"
+
+
+class FakeStore:
+    """Artifacts whose scores are what the test says."""
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self.folder = folder
+        self.scores: dict[str, dict[str, Any]] = {}
+        self.failures: dict[str, dict[str, Any]] = {}
+        self.present = set(plan.stages)
+        self.stages = plan.stages
+
+    def path(self, digest: str) -> Path | None:
+        if digest not in self.present:
+            return None
+        path = self.folder / digest
+        path.mkdir(exist_ok=True)
+        (path / "scores.json").write_text(json.dumps(self.scores.get(digest, {"metrics": {}})))
+        return path
+
+    def manifest(self, digest: str) -> dict[str, Any] | None:
+        if digest not in self.present:
+            return None
+        stage = self.stages[digest].stage
+        cost = {"seconds": 2.0, "peak_process_gib": 0.5}
+        return {"stage": stage, "cost": cost, "meta": {}, "versions": {"torch": "2"}, "created": "2026-01-01"}
+
+    def failure(self, digest: str) -> dict[str, Any] | None:
+        return self.failures.get(digest)
+
+
+def values(*numbers: float) -> dict[str, Any]:
+    mean = sum(numbers) / len(numbers)
+    return {"metrics": {"image_similarity@1": {"values": list(numbers), "mean": mean}}}
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Plan:
+    root = tmp_path / "house"
+    house.house(root)
+    catalog = load_catalog(root, models=root / "models.toml")
+    return make_plan(catalog.suite("tiny"), catalog, defense="shield")
+
+
+@pytest.fixture
+def store(made: Plan, tmp_path: Path) -> FakeStore:
+    (tmp_path / "store").mkdir()
+    fake = FakeStore(made, tmp_path / "store")
+    graph = made.roots[KEY]
+    fake.scores = {
+        graph.curve[1]: values(0.25),
+        graph.curve[2]: values(0.25, 0.75),
+        graph.ceiling[2]: values(1.0, 0.5),
+        graph.floor: values(0.125),
+        graph.anchor: {"m_same": 0.9, "m_other": 0.1},
+        graph.utility.g: {"metrics": {"caption_accuracy@1": {"values": [1, 0], "mean": 0.5}}},
+        graph.utility.g_base: {"metrics": {"caption_accuracy@1": {"values": [1, 1], "mean": 1.0}}},
+        graph.utility.s: values(0.5),
+        graph.utility.floor: values(0.25),
+        graph.utility.ceiling: values(0.75),
+    }
+    return fake
+
+
+def record(made: Plan, store: FakeStore) -> Record:
+    (cell,) = made.cells
+    return build_record(cell, made.roots[KEY], store)
+
+
+def test_a_record_reads_every_number_from_its_own_artifact(made: Plan, store: FakeStore) -> None:
+    got = record(made, store)
+    assert (got.status, got.reason, got.failure) == ("ok", "", None)
+    score = got.scores["image_similarity@1"]
+    assert (score.values, score.n, score.mean, score.per_step) == ((0.25, 0.75), 2, 0.5, {1: 0.25, 2: 0.5})
+    assert got.baseline.floor is not None and got.baseline.ceiling is not None
+    assert got.baseline.floor.scores["image_similarity@1"].mean == 0.125
+    assert got.baseline.ceiling.scores["image_similarity@1"].values == (1.0, 0.5)
+    assert got.anchors is not None
+    assert (got.anchors.m_same, got.anchors.m_other) == (0.9, 0.1)
+    assert (got.utility.g, got.utility.g_base, got.utility.g0) == (0.5, 1.0, 0.25)
+    assert got.utility.benign is not None
+    assert got.utility.benign.model_dump() == {"s": 0.5, "floor": 0.25, "ceiling": 0.75}
+    assert got.fidelity is None
+    assert got.params["steps"] == 5
+    assert got.comparability == "tiny@1.0/style-a@1/lora@3/image_similarity@1/cpu@1"
+    # One protection and one adaptation, two steps drawn and scored; utility and baselines are not its own.
+    seconds = {stage: cost.seconds for stage, cost in got.cost.items()}
+    assert seconds == {"pictures": 6.0, "protect": 2.0, "adapt": 2.0, "generate": 4.0, "score": 4.0}
+
+
+def test_records_survive_the_file_and_two_writes_are_equal(
+    made: Plan, store: FakeStore, tmp_path: Path
+) -> None:
+    got = record(made, store)
+    path = tmp_path / "results/tiny/shield@1.jsonl"
+    write_records(path, [got])
+    first = path.read_bytes()
+    write_records(path, read_records(path))
+    assert path.read_bytes() == first
+    assert read_records(path.parent) == [got]
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    with pytest.raises(ValueError, match="two records"):
+        write_records(path, [got, got])
+
+
+def test_a_number_that_is_not_finite_is_never_written(made: Plan, store: FakeStore, tmp_path: Path) -> None:
+    store.scores[made.roots[KEY].anchor] = {"m_same": float("inf"), "m_other": 0.1}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_records(tmp_path / "x.jsonl", [record(made, store)])
+    assert not (tmp_path / "x.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("where", "part", "status"), [("protect", "defense", "oom"), ("adapt", "attack", "timeout")]
+)
+def test_a_failure_names_its_stage_and_part(
+    made: Plan, store: FakeStore, where: str, part: str, status: str
+) -> None:
+    graph = made.roots[KEY]
+    last = graph.curve[2]
+    adapt = made.stages[made.stages[last].inputs["generated"]].inputs["adapter"]
+    digest = graph.protect["protect_model"] if where == "protect" else adapt
+    store.present -= {digest, *graph.curve.values()}
+    store.failures[digest] = {"kind": status, "message": "why", "stage": where}
+    got = record(made, store)
+    assert got.failure is not None
+    assert (got.status, got.failure.stage, got.failure.part, got.reason) == (status, where, part, "why")
+    assert got.scores == {}
+    assert got.baseline.ceiling is not None
+
+
+def test_a_cell_that_never_ran_is_skipped(made: Plan, store: FakeStore) -> None:
+    store.present = set()
+    got = record(made, store)
+    assert (got.status, got.reason) == ("skipped", "not run")
+
+
+def test_a_wrong_line_is_named(tmp_path: Path) -> None:
+    path = house.write(tmp_path / "x.jsonl", "{}\n")
+    with pytest.raises(UsageError, match=r"x.jsonl:1: \w+: is required and missing"):
+        read_records(path)
+
+
+def test_the_schema_describes_every_field() -> None:
+    schema = json_schema()
+    assert {"cell", "scores", "baseline", "anchors", "utility", "cost", "code"} <= schema["properties"].keys()
+    json.dumps(schema, allow_nan=False)
