@@ -51,10 +51,10 @@ def test_stages_of_the_undefended_cell_are_those_counted_by_hand(root: Path) -> 
 @pytest.mark.parametrize(
     ("defense", "more"),
     [
-        # The owner's pictures and the protection; then the attack and the benign attack from its weights.
-        ("shield", {"pictures": 1, "protect": 1, "adapt": 2, "generate": 4, "score": 4}),
+        # The owner's pictures, public ones and the protection; then the attack and the benign attack from its weights.
+        ("shield", {"pictures": 2, "protect": 1, "adapt": 2, "generate": 4, "score": 4}),
         # Only the published pictures change, so utility is the base's; fidelity is one score.
-        ("noise", {"pictures": 1, "protect": 1, "adapt": 1, "generate": 2, "score": 3}),
+        ("noise", {"pictures": 2, "protect": 1, "adapt": 1, "generate": 2, "score": 3}),
         ("none-replicate", {"adapt": 1, "generate": 2, "score": 2}),
     ],
 )
@@ -67,8 +67,8 @@ def test_a_defense_adds_its_own_stages_and_plans_the_ceiling(
 
 
 def test_the_whole_suite_shares_what_is_equal(root: Path) -> None:
-    # The owner's pictures are asked for by shield and by noise and are one stage.
-    total = {"pictures": 7, "protect": 2, "adapt": 6, "generate": 14, "score": 15, "anchor": 1}
+    # The owner's pictures and the public ones are asked for by shield and by noise and are one stage each.
+    total = {"pictures": 8, "protect": 2, "adapt": 6, "generate": 14, "score": 15, "anchor": 1}
     assert counts(plan(root)) == total
 
 
@@ -85,7 +85,7 @@ def test_inputs_come_before_their_users_and_are_all_there(root: Path) -> None:
 def test_the_released_artifact_knows_no_attack_picture_and_no_entry_folder(root: Path) -> None:
     made = plan(root, defense="shield")
     (spec,) = (s for s in made.stages.values() if s.stage == "protect")
-    assert set(spec.inputs) == {"owner"}
+    assert set(spec.inputs) == {"owner", "public"}
     assert made.stages[spec.inputs["owner"]].key["split"] == "owner"
     text = canonical_json(spec.key)
     assert "sks" not in text
@@ -169,7 +169,7 @@ def test_the_estimate_counts_what_the_store_lacks(root: Path) -> None:
             return made.stages[digest].stage in ("pictures", "protect")
 
     full, rest = made.estimate(), made.estimate(Half())
-    assert rest.stages["pictures"].cached == 7
+    assert rest.stages["pictures"].cached == 8
     assert rest.stages["pictures"].seconds == 0
     expected = sum(c.seconds for s, c in full.stages.items() if s not in ("pictures", "protect"))
     assert rest.seconds == pytest.approx(expected)

@@ -100,7 +100,7 @@ def test_a_record_reads_every_number_from_its_own_artifact(made: Plan, store: Fa
     assert got.comparability == "tiny@1.0/style-a@1/lora@3/image_similarity@1/cpu@1"
     # One protection and one adaptation, two steps drawn and scored; utility and baselines are not its own.
     seconds = {stage: cost.seconds for stage, cost in got.cost.items()}
-    assert seconds == {"pictures": 6.0, "protect": 2.0, "adapt": 2.0, "generate": 4.0, "score": 4.0}
+    assert seconds == {"pictures": 8.0, "protect": 2.0, "adapt": 2.0, "generate": 4.0, "score": 4.0}
 
 
 def test_records_survive_the_file_and_two_writes_are_equal(

@@ -415,7 +415,7 @@ class LatentDiffusion:
 
 @contextmanager
 def training(
-    parameters: Iterator[nn.Parameter] | Sequence[nn.Parameter] | Mapping[str, nn.Parameter],
+    parameters: Mapping[str, nn.Parameter],
 ) -> Iterator[None]:
     """Switch gradients on for these parameters only while the block runs."""
     chosen = list(parameters.values())

@@ -95,6 +95,10 @@ def make_plan(
     return Plan(suite, tuple(cells), builder.stages, roots)
 
 
+#: What a source calls its innocent pictures, and how many of them a defense is given.
+PUBLIC, PUBLIC_PICTURES = "public", 64
+
+
 class Builder:
     """Adds stages to one graph; a stage that is there already is not added again."""
 
@@ -214,8 +218,11 @@ class Builder:
         return {"weights": self.hook(entry, "protect_model", task, seed, self.owner(task))}
 
     def owner(self, task: Task) -> dict[str, str]:
-        """Add the pictures that a defense sees of the concept."""
-        return {"owner": self.pictures(task, task.concept.name, "owner", task.pictures.owner)}
+        """Add the pictures that a defense sees: its own of the concept, and innocent ones."""
+        return {
+            "owner": self.pictures(task, task.concept.name, "owner", task.pictures.owner),
+            "public": self.pictures(task, PUBLIC, "owner", PUBLIC_PICTURES),
+        }
 
     def protect(
         self, entry: Entry, task: Task, seed: int, start: Model, published: str

@@ -69,6 +69,8 @@ def contact_sheet(reference: Pixels, undefended: Pixels, defended: Pixels, path:
     ValueError
         If one of them is empty.
     """
+    from PIL import Image
+
     rows = {"reference": reference, "undefended": undefended, "defended": defended}
     if min(len(pictures) for pictures in rows.values()) == 0:
         raise ValueError("a contact sheet needs at least one picture in each row")
@@ -76,7 +78,7 @@ def contact_sheet(reference: Pixels, undefended: Pixels, defended: Pixels, path:
     for columns, colours in _ATTEMPTS:
         image = _draw(rows, title, min(columns, *map(len, rows.values())))
         buffer = io.BytesIO()
-        image.quantize(colours, dither=0).save(buffer, "PNG", optimize=True)
+        image.quantize(colours, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
         data = buffer.getvalue()
         if len(data) <= MAX_BYTES:
             break

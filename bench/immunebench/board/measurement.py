@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from immunebench.board import rules
 
 if TYPE_CHECKING:
-    from immunebench.records import Record, Score
+    from immunebench.records import Baseline, Record, Score
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ def measurement(record: Record) -> Measurement:
         status=record.status,
         failed_part=record.failure.part if record.failure is not None else "",
         m_def=score.values if score is not None else (),
-        m_none=_values(baseline.ceiling and baseline.ceiling.scores.get(record.metric)),
-        m_floor=_values(baseline.floor and baseline.floor.scores.get(record.metric)),
+        m_none=_values(_score(baseline.ceiling, record.metric)),
+        m_floor=_values(_score(baseline.floor, record.metric)),
         curve=score.per_step if score is not None else {},
         m_same=anchors.m_same if anchors is not None else 0.0,
         m_other=anchors.m_other if anchors is not None else 0.0,
@@ -132,6 +132,10 @@ def measurement(record: Record) -> Measurement:
         budget=cell.budget,
         seconds={stage: cost.seconds for stage, cost in record.cost.items()},
     )
+
+
+def _score(baseline: Baseline | None, metric: str) -> Score | None:
+    return None if baseline is None else baseline.scores.get(metric)
 
 
 def _values(score: Score | None) -> tuple[float, ...]:

@@ -24,9 +24,13 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 def main() -> None:
     """Parse the command line and train one base to the end, or until ``--minutes`` are over."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--base", choices=sorted(RECIPES), default="mini")
-    parser.add_argument("--work", type=Path, default=Path(".training"), help="checkpoints and rendered pictures")
+    parser.add_argument(
+        "--work", type=Path, default=Path(".training"), help="checkpoints and rendered pictures"
+    )
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the pipeline folder goes")
     parser.add_argument("--until", choices=("vae", "end"), default="end", help="stop after the autoencoder")
     parser.add_argument("--minutes", type=float, help="save and stop after this long; call again to go on")
@@ -58,12 +62,19 @@ def main() -> None:
 
     def snapshot(network: denoiser.Trained, step: int) -> None:
         pipeline = export.save_pipeline(target, autoencoder.cpu(), network.cpu(), tokenizer)
-        export.sample_grid(pipeline, folder / "samples.png")
+        if step == recipe.unet_steps:
+            export.sample_grid(pipeline, folder / "samples.png")
         network.to(device)
 
-    _, step = denoiser.train(recipe, latents, captions, tokenizer, folder, device, compiled=options.compile,
+    network, step = denoiser.train(recipe, latents, captions, tokenizer, folder, device, compiled=options.compile,
                              snapshot=snapshot, stop_at=stop_at)  # fmt: skip
-    export.loss_curves({"autoencoder": folder / "vae-loss.jsonl", "denoiser": folder / "denoiser-loss.jsonl"}, folder / "loss.png")
+    if step == recipe.unet_steps:
+        autoencoder = vae.refine_decoder(recipe, autoencoder.to(device), latents, pixels, folder, device)
+        snapshot(network, step)
+        export.reconstruction_grid(autoencoder, folder / "reconstructions.png")
+    names = {"autoencoder": "vae", "denoiser": "denoiser", "decoder": "decoder"}
+    curves = {title: folder / f"{name}-loss.jsonl" for title, name in names.items()}
+    export.loss_curves({title: file for title, file in curves.items() if file.exists()}, folder / "loss.png")
     note = {"base": options.base, "recipe": asdict(recipe), "denoiser_steps_done": step, "device": str(device),
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads", "torch": torch.__version__,
             "minutes_this_call": round((time.monotonic() - begin) / 60, 1)}  # fmt: skip

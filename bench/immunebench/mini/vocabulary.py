@@ -14,7 +14,24 @@ Kind = Literal["known", "near", "far"]
 Role = Literal["suite", "dev", "benign", "spare"]
 
 #: Words of the vocabulary that no caption uses: an attacker's or a defender's placeholder is one token.
-RARE_TOKENS = ("sks", "oqx", "zvf", "wqd", "jbx", "kyv", "pgz", "vrq", "xud", "fyj", "qmh", "bxz", "hjw", "ukq", "dzv", "ncq")
+RARE_TOKENS = (
+    "sks",
+    "oqx",
+    "zvf",
+    "wqd",
+    "jbx",
+    "kyv",
+    "pgz",
+    "vrq",
+    "xud",
+    "fyj",
+    "qmh",
+    "bxz",
+    "hjw",
+    "ukq",
+    "dzv",
+    "ncq",
+)
 
 
 @dataclass(frozen=True)

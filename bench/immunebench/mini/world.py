@@ -90,14 +90,23 @@ def random_look(rng: np.random.Generator) -> Look:
             "none" if rng.random() < 0.6 else str(rng.choice(objects.MARKINGS[1:])),
             (float(rng.uniform(-1, 1)), float(rng.uniform(-1, 1)), float(rng.uniform(-1, 1))),
         )
-        if all((look.colour, look.pattern, look.marking) != (i.colour, i.pattern, i.marking) for _, i in INSTANCES.values()):
+        if all(
+            (look.colour, look.pattern, look.marking) != (i.colour, i.pattern, i.marking)
+            for _, i in INSTANCES.values()
+        ):
             return look
 
 
 def look_words(look: Look, name: str) -> str:
     """Words of an appearance, e.g. ``red mug with white stripes``."""
     text = f"{look.colour} {name}"
-    pattern = {"striped": "stripes", "spotted": "spots", "checked": "checks", "zigzag": "zigzags", "banded": "bands"}
+    pattern = {
+        "striped": "stripes",
+        "spotted": "spots",
+        "checked": "checks",
+        "zigzag": "zigzags",
+        "banded": "bands",
+    }
     if look.pattern != "plain":
         text += f" with {look.accent} {pattern[look.pattern]}"
     if look.marking != "none":
@@ -129,7 +138,9 @@ def object_scene(
     return canvas, labels, look
 
 
-def object_content(labels: dict[str, Any], look: Look, subject: str, words: np.random.Generator | None = None) -> str:
+def object_content(
+    labels: dict[str, Any], look: Look, subject: str, words: np.random.Generator | None = None
+) -> str:
     """Caption words of an object picture; with ``words``, attributes are left out at random."""
 
     def keep(p: float) -> bool:
@@ -151,11 +162,15 @@ def _style_of(name: str) -> tuple[styles.Style, dict[str, float] | None]:
         base, params = styles.HELD_OUT_PARAMS[name]
         return styles.STYLES[base], dict(params)
     if name in styles.UNSEEN_STYLES:
-        return styles.UNSEEN_STYLES[name], {k: (lo + hi) / 2 for k, (lo, hi) in styles.UNSEEN_STYLES[name].ranges.items()}
+        return styles.UNSEEN_STYLES[name], {
+            k: (lo + hi) / 2 for k, (lo, hi) in styles.UNSEEN_STYLES[name].ranges.items()
+        }
     return styles.STYLES[name], None
 
 
-def paint(name: str, rgb: NDArray[np.float32], parts: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+def paint(
+    name: str, rgb: NDArray[np.float32], parts: NDArray[np.uint8], rng: np.random.Generator
+) -> NDArray[np.uint8]:
     """Render a flat drawing (128, 128, 3) in a style, known or held out, to uint8 (64, 64, 3)."""
     style, params = _style_of(name)
     return styles.render(style, styles.draw_params(style, rng) if params is None else params, rgb, parts, rng)
@@ -183,7 +198,9 @@ def draw(
         style = "plain" if rng.random() < 0.2 else str(rng.choice(STYLE_NAMES))
     if person is None:
         person = name is None and rng.random() < 0.25
-    words = [generator(WORLD_VERSION, "words", split, group, index, n) for n in range(wordings)] or [None]
+    words: list[np.random.Generator | None] = [None]
+    if wordings:
+        words = [generator(WORLD_VERSION, "words", split, group, index, n) for n in range(wordings)]
     if person:
         identity = portraits.Identity.random(rng)
         view = portraits.View.random(rng)
@@ -238,7 +255,9 @@ def concept_picture(concept: str, split: Split, index: int) -> Picture:
         return Picture(paint(name, *canvas.arrays(), rng), content, name, {**labels, "style": name})
     thing, fixed = INSTANCES.get(concept, (name, None))
     canvas, labels, look = object_scene(thing, fixed, rng)
-    content = object_content(labels, Look(look.colour, look.accent, "plain", "none", look.shape), "{subject}", words)
+    content = object_content(
+        labels, Look(look.colour, look.accent, "plain", "none", look.shape), "{subject}", words
+    )
     content = content.replace(f"{look.colour} {{subject}}", "{subject}")
     return Picture(paint("plain", *canvas.arrays(), rng), content, "plain", {**labels, "style": "plain"})
 
@@ -246,11 +265,15 @@ def concept_picture(concept: str, split: Split, index: int) -> Picture:
 def concept_pictures(concept: str, split: str, count: int) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """``count`` pictures of a split of a concept: uint8 (count, 64, 64, 3) and their content captions.
 
-    This is the picture source named ``mini`` in ``models.toml``.
+    This is the picture source named ``mini`` in ``models.toml``. The concept ``public`` stands for innocent pictures
+    of the known world; their captions name the style too.
     """
     if split not in SPLITS:
         raise KeyError(split)
-    drawn = [concept_picture(concept, split, index) for index in range(count)]  # type: ignore[arg-type]
+    if concept == "public":
+        public = [draw(split, index, group="public") for index in range(count)]
+        return np.stack([p.pixels for p in public]), tuple(p.caption for p in public)
+    drawn = [concept_picture(concept, split, index) for index in range(count)]
     return np.stack([p.pixels for p in drawn]), tuple(p.content for p in drawn)
 
 
@@ -270,10 +293,14 @@ def dataset(split: Split, count: int, *, group: str = "world") -> Dataset:
         rows["caption"].append(picture.caption)
         rows["object"].append(picture.labels["object"])
         rows["style"].append(picture.style)
-    features = Features({"image": Image(), **{key: Value("string") for key in ("caption", "object", "style")}})
+    features = Features(
+        {"image": Image(), **{key: Value("string") for key in ("caption", "object", "style")}}
+    )
     return Dataset.from_dict(rows, features=features)
 
 
 def from_dataset(rows: Dataset) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """Pixels (n, H, W, 3) uint8 and captions of a :class:`datasets.Dataset` with columns ``image`` and ``caption``."""
-    return np.stack([np.asarray(row["image"].convert("RGB")) for row in rows]), tuple(row["caption"] for row in rows)
+    return np.stack([np.asarray(row["image"].convert("RGB")) for row in rows]), tuple(
+        row["caption"] for row in rows
+    )

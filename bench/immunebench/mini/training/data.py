@@ -27,7 +27,9 @@ def _chunk(job: tuple[str, int]) -> tuple[NDArray[np.uint8], list[list[str]]]:
     return np.stack(pixels), captions
 
 
-def render(folder: Path, group: str, count: int, workers: int = 2) -> tuple[NDArray[np.uint8], list[list[str]]]:
+def render(
+    folder: Path, group: str, count: int, workers: int = 2
+) -> tuple[NDArray[np.uint8], list[list[str]]]:
     """Training pictures uint8 (count, 64, 64, 3) and their wordings; rendered on the first call, then read back.
 
     Parameters
@@ -43,7 +45,10 @@ def render(folder: Path, group: str, count: int, workers: int = 2) -> tuple[NDAr
         jobs = [(group, start) for start in range(0, count, _CHUNK)]
         parts: list[NDArray[np.uint8]] = []
         captions: list[list[str]] = []
-        with ProcessPoolExecutor(workers) as pool, Progress("render", len(jobs) * _CHUNK, "pictures") as progress:
+        with (
+            ProcessPoolExecutor(workers) as pool,
+            Progress("render", len(jobs) * _CHUNK, "pictures") as progress,
+        ):
             for pixels, wordings in pool.map(_chunk, jobs):
                 parts.append(pixels)
                 captions.extend(wordings)

@@ -59,7 +59,9 @@ class Trained(nn.Module):
 def tokenise(tokenizer: CLIPTokenizer, captions: list[list[str]]) -> torch.Tensor:
     """Token ids (n, wordings, length)."""
     flat = [caption for wordings in captions for caption in wordings]
-    ids = tokenizer(flat, padding="max_length", truncation=True, max_length=tokenizer.model_max_length).input_ids
+    ids = tokenizer(
+        flat, padding="max_length", truncation=True, max_length=tokenizer.model_max_length
+    ).input_ids
     return torch.tensor(ids, dtype=torch.int64).view(len(captions), -1, tokenizer.model_max_length)
 
 
@@ -94,7 +96,8 @@ def train(
         average.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("ema.")})
     else:
         average.load_state_dict(network.state_dict())
-    params, averaged = list(network.parameters()), list(average.parameters())
+    params = list(network.parameters())
+    averaged: list[torch.Tensor] = list(average.parameters())
     optimiser = torch.optim.AdamW(params, lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=1e-2)
     _restore_moments(optimiser, params, tensors, step)
     if compiled:
@@ -127,7 +130,7 @@ def train(
             optimiser.zero_grad(set_to_none=True)
             step += 1
             decay = min(recipe.ema, (1 + step) / (10 + step))
-            torch._foreach_lerp_(averaged, params, 1 - decay)
+            torch._foreach_lerp_(averaged, list[torch.Tensor](params), 1 - decay)
             progress.advance(loss=error.mean().item())
             if step % 50 == 0:
                 curve.add(step, loss=progress.means["loss"])
@@ -146,8 +149,12 @@ def train(
 
 
 def _moments(optimiser: torch.optim.Optimizer, params: list[nn.Parameter]) -> dict[str, torch.Tensor]:
-    return {f"{name}.{i:04d}": optimiser.state[p][name] for i, p in enumerate(params) for name in ("exp_avg", "exp_avg_sq")
-            if p in optimiser.state}  # fmt: skip
+    return {
+        f"{name}.{i:04d}": optimiser.state[p][name]
+        for i, p in enumerate(params)
+        for name in ("exp_avg", "exp_avg_sq")
+        if p in optimiser.state
+    }
 
 
 def _restore_moments(

@@ -19,7 +19,9 @@ from immunebench.mini.training.vae import to_input
 matplotlib.use("Agg")
 
 
-def save_pipeline(folder: Path, vae: AutoencoderKL, trained: Trained, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
+def save_pipeline(
+    folder: Path, vae: AutoencoderKL, trained: Trained, tokenizer: CLIPTokenizer
+) -> StableDiffusionPipeline:
     """Write an fp16 safetensors pipeline folder; returns the pipeline as saved (loaded back in float32)."""
     pipeline = StableDiffusionPipeline(
         vae=vae, text_encoder=trained.text, tokenizer=tokenizer, unet=trained.unet, scheduler=scheduler(),
@@ -42,12 +44,18 @@ def sample_grid(pipeline: StableDiffusionPipeline, file: Path, *, per_row: int =
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     styles = world.STYLE_NAMES
-    prompts = [f"a {name} in {style} style" for style in styles for name in (*world.OBJECT_NAMES[: per_row - 1], "portrait of a person")]
+    prompts = [
+        f"a {name} in {style} style"
+        for style in styles
+        for name in (*world.OBJECT_NAMES[: per_row - 1], "portrait of a person")
+    ]
     tiles: list[np.ndarray] = []
     for start in range(0, len(prompts), per_row):
         generators = [torch.Generator().manual_seed(start + i) for i in range(per_row)]
-        images = pipeline(prompts[start : start + per_row], height=64, width=64, num_inference_steps=20, guidance_scale=4.0,
-                          generator=generators, output_type="np").images  # fmt: skip
+        row = prompts[start : start + per_row]
+        images = pipeline(
+            row, height=64, width=64, num_inference_steps=20, guidance_scale=4.0, generator=generators, output_type="np"
+        ).images
         tiles.append(np.concatenate([(image * 255).round().astype(np.uint8) for image in images], axis=1))
     _save_enlarged(np.concatenate(tiles), file)
 
@@ -62,7 +70,9 @@ def reconstruction_grid(vae: AutoencoderKL, file: Path, count: int = 12) -> None
 
 
 def _save_enlarged(tile: np.ndarray, file: Path) -> None:
-    Image.fromarray(tile).resize((tile.shape[1] * 2, tile.shape[0] * 2), Image.Resampling.NEAREST).save(file, optimize=True)
+    Image.fromarray(tile).resize((tile.shape[1] * 2, tile.shape[0] * 2), Image.Resampling.NEAREST).save(
+        file, optimize=True
+    )
 
 
 def loss_curves(files: dict[str, Path], file: Path) -> None:

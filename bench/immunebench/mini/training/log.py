@@ -16,7 +16,9 @@ from safetensors.torch import load_file, save_file
 class Progress:
     """Prints one line every few seconds: done of planned, rate, time left, and the running mean of named values."""
 
-    def __init__(self, name: str, total: int, unit: str = "steps", *, done: int = 0, every: float = 15.0) -> None:
+    def __init__(
+        self, name: str, total: int, unit: str = "steps", *, done: int = 0, every: float = 15.0
+    ) -> None:
         self.name, self.total, self.unit, self.every = name, total, unit, every
         self.done = self.first = done
         self.begin = self.last = time.monotonic()
@@ -25,7 +27,9 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None:
             self._print()
 
@@ -42,7 +46,10 @@ class Progress:
         rate = (self.done - self.first) / max(self.last - self.begin, 1e-9)
         left = (self.total - self.done) / max(rate, 1e-9)
         shown = "  ".join(f"{key} {value:.4f}" for key, value in self.means.items())
-        print(f"{self.name}: {self.done}/{self.total} {self.unit}  {rate:.2f}/s  {left / 60:.1f} min left  {shown}", flush=True)
+        print(
+            f"{self.name}: {self.done}/{self.total} {self.unit}  {rate:.2f}/s  {left / 60:.1f} min left  {shown}",
+            flush=True,
+        )
 
 
 class Curve:
@@ -66,7 +73,11 @@ def _rows(file: Path) -> list[dict[str, float]]:
 def save_checkpoint(file: Path, step: int, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write tensors and the step atomically."""
     temporary = file.with_suffix(".partial")
-    save_file({key: value.detach().contiguous().clone() for key, value in tensors.items()}, temporary, {"step": str(step)})
+    save_file(
+        {key: value.detach().contiguous().clone() for key, value in tensors.items()},
+        temporary,
+        {"step": str(step)},
+    )
     temporary.replace(file)
 
 

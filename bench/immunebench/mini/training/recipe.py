@@ -28,11 +28,12 @@ class Recipe:
     vae_channels: tuple[int, ...] = (32, 64, 64)
     vae_steps: int = 5_200
     vae_batch: int = 10
+    decoder_steps: int = 2_500
     vae_learning_rate: float = 1.0e-3
     unet_channels: tuple[int, ...] = (64, 128)
     text_width: int = 128
     text_layers: int = 2
-    unet_steps: int = 9_000
+    unet_steps: int = 5_500
     unet_batch: int = 32
     learning_rate: float = 1.0e-3
     ema: float = 0.999

@@ -17,7 +17,7 @@ def cosine(step: int, total: int, *, warmup: int, floor: float = 0.02) -> float:
 
 def autocast(device: torch.device) -> AbstractContextManager[None]:
     """bfloat16 for matrix products; weights stay in float32."""
-    return torch.autocast(device.type, torch.bfloat16)  # type: ignore[return-value]
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 def min_snr(alphas_cumprod: torch.Tensor, gamma: float = 5.0) -> torch.Tensor:

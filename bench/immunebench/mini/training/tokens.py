@@ -25,8 +25,18 @@ def train_tokenizer(captions: Iterable[str], folder: Path, size: int = 1400) -> 
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=None))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace()])
-    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False)
-    reserve = [*RARE_TOKENS, *(entry.noun for entry in CONCEPTS.values()), "painting", "picture", "photo", "artist", "thing"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
+    )
+    reserve = [
+        *RARE_TOKENS,
+        *(entry.noun for entry in CONCEPTS.values()),
+        "painting",
+        "picture",
+        "photo",
+        "artist",
+        "thing",
+    ]
     tokenizer.train_from_iterator([*captions, *(" ".join(reserve) for _ in range(500))], trainer)
     learned = json.loads(tokenizer.to_str())["model"]
     merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in learned["merges"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -44,42 +45,97 @@ def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Ten
 def train(recipe: Recipe, pixels: NDArray[np.uint8], folder: Path, device: torch.device) -> AutoencoderKL:
     """Train or resume the autoencoder; sets ``scaling_factor`` so that latents have unit variance."""
     vae = build(recipe).to(device)
-    checkpoint = folder / "vae.safetensors"
+    curve_file = folder / "vae-loss.jsonl"
+
+    def loss_of(rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+        x = to_input(pixels[rows], device)
+        with autocast(device):
+            posterior = vae.encode(x).latent_dist
+            output = vae.decode(posterior.sample()).sample.float()
+        return reconstruction_loss(output, x), 2e-5 * posterior.kl().float().mean() / 64
+
+    _descend(
+        recipe,
+        "autoencoder",
+        vae,
+        recipe.vae_steps,
+        len(pixels),
+        loss_of,
+        folder / "vae.safetensors",
+        curve_file,
+        device,
+    )
+    vae = vae.eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
+    vae.register_to_config(scaling_factor=float(1 / encode(vae, pixels[:1024], device, unscaled=True).std()))
+    return vae
+
+
+def refine_decoder(
+    recipe: Recipe,
+    vae: AutoencoderKL,
+    latents: torch.Tensor,
+    pixels: NDArray[np.uint8],
+    folder: Path,
+    device: torch.device,
+) -> AutoencoderKL:
+    """Go on with the decoder alone, from the cached latents that the denoiser learned: latents stay what they are.
+
+    Parameters
+    ----------
+    latents
+        float (n, 4, 16, 16), scaled, of ``pixels`` (n, 64, 64, 3).
+    """
+    decoder = torch.nn.ModuleDict(
+        {"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}
+    ).requires_grad_(True)
+
+    def loss_of(rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+        z = latents[torch.from_numpy(rows)].to(device) / vae.config.scaling_factor
+        with autocast(device):
+            output = vae.decode(z).sample.float()
+        return reconstruction_loss(output, to_input(pixels[rows], device)), torch.zeros((), device=device)
+
+    _descend(recipe, "decoder", decoder, recipe.decoder_steps, len(pixels), loss_of, folder / "decoder.safetensors",
+             folder / "decoder-loss.jsonl", device)  # fmt: skip
+    return vae.eval().requires_grad_(False)
+
+
+def _descend(
+    recipe: Recipe, name: str, module: torch.nn.Module, steps: int, count: int,
+    loss_of: Callable[[NDArray[np.int64]], tuple[torch.Tensor, torch.Tensor]], checkpoint: Path, curve_file: Path,
+    device: torch.device,
+) -> None:  # fmt: skip
+    """Train ``module`` to ``steps``, resumed from its checkpoint; batch and noise depend on the step alone."""
     step, tensors = load_checkpoint(checkpoint)
     if tensors:
-        vae.load_state_dict(tensors)
-    optimiser = torch.optim.AdamW(vae.parameters(), lr=recipe.vae_learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
-    vae = vae.to(memory_format=torch.channels_last)
-    curve = Curve(folder / "vae-loss.jsonl", step)
-    with Progress("autoencoder", recipe.vae_steps, done=step) as progress:
-        while step < recipe.vae_steps:
-            rng = np.random.default_rng([recipe.seed, 1, step])
+        module.load_state_dict(tensors)
+    optimiser = torch.optim.AdamW(
+        module.parameters(), lr=recipe.vae_learning_rate, betas=(0.9, 0.99), weight_decay=1e-3
+    )
+    curve = Curve(curve_file, step)
+    with Progress(name, steps, done=step) as progress:
+        while step < steps:
+            rng = np.random.default_rng([recipe.seed, len(name), step])
             torch.manual_seed(int(rng.integers(2**31)))
-            x = to_input(pixels[rng.integers(len(pixels), size=recipe.vae_batch)], device)
             for group in optimiser.param_groups:
-                group["lr"] = recipe.vae_learning_rate * cosine(step, recipe.vae_steps, warmup=100)
-            with autocast(device):
-                posterior = vae.encode(x.contiguous(memory_format=torch.channels_last)).latent_dist
-                output = vae.decode(posterior.sample()).sample.float()
-            loss = reconstruction_loss(output, x)
-            total = loss + 2e-5 * posterior.kl().float().mean() / 64
-            total.backward()
-            torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+                group["lr"] = recipe.vae_learning_rate * cosine(step, steps, warmup=100)
+            loss, prior = loss_of(rng.integers(count, size=recipe.vae_batch))
+            torch.autograd.backward(loss + prior)
+            torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             step += 1
             progress.advance(loss=loss.item())
             if step % 50 == 0:
                 curve.add(step, loss=progress.means["loss"])
-            if step % 500 == 0 or step == recipe.vae_steps:
-                save_checkpoint(checkpoint, step, vae.state_dict())
-    vae = vae.eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
-    vae.register_to_config(scaling_factor=float(1 / encode(vae, pixels[:1024], device, unscaled=True).std()))
-    return vae
+            if step % 500 == 0 or step == steps:
+                save_checkpoint(checkpoint, step, module.state_dict())
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, pixels: NDArray[np.uint8], device: torch.device, *, unscaled: bool = False) -> torch.Tensor:
+def encode(
+    vae: AutoencoderKL, pixels: NDArray[np.uint8], device: torch.device, *, unscaled: bool = False
+) -> torch.Tensor:
     """Latent means (n, 4, H/4, W/4) on the CPU, scaled unless ``unscaled``."""
     factor = 1.0 if unscaled else vae.config.scaling_factor
     parts = [vae.encode(to_input(pixels[i : i + 256], device)).latent_dist.mode().cpu() * factor

@@ -1,0 +1,197 @@
+"""Metrics: one table, readable without torch, and one function that computes any of them.
+
+A metric is a plain function in a module of this package. Its row says which arguments it takes, so that a
+stage or a notebook hands over what it has and gets one value a picture.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from immunebench.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from immunebench.types import Pictures
+
+    Pixels = NDArray[np.uint8]
+    Floats = NDArray[np.float32]
+
+Direction = Literal["higher", "lower"]
+
+
+class Judge(Protocol):
+    """What metrics ask of a judge; pictures are uint8 (n, H, W, 3)."""
+
+    def embed_images(self, pixels: Pixels) -> Floats:
+        """Unit embeddings (n, d)."""
+
+    def embed_texts(self, texts: Sequence[str]) -> Floats:
+        """Unit embeddings (n, d) in the space of the pictures'."""
+
+    def embed_faces(self, pixels: Pixels) -> tuple[Floats, Floats]:
+        """Unit face embeddings (n, d) and the probability (n,) that there is a face."""
+
+    def concept_probability(self, pixels: Pixels, name: str) -> Floats:
+        """Probability (n,) that a picture shows a concept."""
+
+    def perceptual(self, a: Pixels, b: Pixels) -> Floats:
+        """Perceptual distance (n,) between pictures of equal index."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One row of the table.
+
+    Attributes
+    ----------
+    id, version
+        ``id@version`` names the metric in records; the version moves whenever a value could.
+    direction
+        Whether a higher or a lower value means more alike or more accurate.
+    range
+        Least and greatest value; None where there is no bound.
+    needs
+        Arguments of the function by name: ``judge``, ``pixels``, ``reference``, ``training``, ``captions``,
+        ``own``, ``concept``.
+    function
+        ``module:name``.
+    weights
+        Names of weights that must be fetched first; see :mod:`immunebench.weights`.
+    """
+
+    id: str
+    version: int
+    direction: Direction
+    range: tuple[float | None, float | None]
+    needs: tuple[str, ...]
+    function: str
+    weights: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """``id@version``."""
+        return f"{self.id}@{self.version}"
+
+    def load(self) -> Callable[..., Any]:
+        """Import the function."""
+        module, _, name = self.function.partition(":")
+        return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+
+
+_JUDGED, _TO_REFERENCE, _PAIR = ("judge", "pixels"), ("judge", "pixels", "reference"), ("pixels", "reference")
+_HERE = "immunebench.metrics"
+_ROWS = (
+    Metric("image_similarity", 1, "higher", (-1, 1), _TO_REFERENCE, f"{_HERE}.similarity:image_similarity"),
+    Metric(
+        "nearest_training",
+        1,
+        "higher",
+        (-1, 1),
+        (*_JUDGED, "training"),
+        f"{_HERE}.similarity:nearest_training",
+    ),
+    Metric(
+        "concept_probability",
+        1,
+        "higher",
+        (0, 1),
+        (*_JUDGED, "concept"),
+        f"{_HERE}.similarity:concept_probability",
+    ),
+    Metric(
+        "caption_accuracy",
+        1,
+        "higher",
+        (0, 1),
+        (*_JUDGED, "own", "captions"),
+        f"{_HERE}.similarity:caption_accuracy",
+    ),
+    Metric("ism0", 1, "higher", (-1, 1), _TO_REFERENCE, f"{_HERE}.identity:ism0"),
+    Metric("ism", 1, "higher", (-1, 1), _TO_REFERENCE, f"{_HERE}.identity:ism"),
+    Metric("fdfr", 1, "lower", (0, 1), _JUDGED, f"{_HERE}.identity:fdfr"),
+    Metric("perceptual", 1, "lower", (0, None), _TO_REFERENCE, f"{_HERE}.perceptual:perceptual"),
+    Metric("lpips", 1, "lower", (0, None), _PAIR, f"{_HERE}.perceptual:lpips_alex", ("lpips-alex",)),
+    Metric("linf", 1, "lower", (0, 255), _PAIR, f"{_HERE}.pixels:linf"),
+    Metric("psnr", 1, "higher", (0, None), _PAIR, f"{_HERE}.pixels:psnr"),
+    Metric("ssim", 1, "higher", (-1, 1), _PAIR, f"{_HERE}.pixels:ssim"),
+)
+METRICS: dict[str, Metric] = {metric.id: metric for metric in _ROWS}
+
+
+def find(metric: str) -> Metric:
+    """The row of a metric.
+
+    Raises
+    ------
+    UsageError
+        There is no such metric; the nearest one is named.
+    """
+    if metric not in METRICS:
+        raise UsageError("unknown metric", field="metrics", value=metric, choices=METRICS)
+    return METRICS[metric]
+
+
+def score(
+    metrics: Iterable[str],
+    judge: Judge | None,
+    generated: Pictures,
+    reference: Pictures | None = None,
+    *,
+    training: Pictures | None = None,
+    captions: Sequence[str] = (),
+    concept: str | None = None,
+) -> dict[str, list[float]]:
+    """Compute metrics on pictures, one value a picture.
+
+    Parameters
+    ----------
+    metrics
+        Ids out of :data:`METRICS`.
+    judge
+        Loaded judge; None if no metric asks one.
+    generated
+        Pictures to score; their captions are the prompts that made them.
+    reference
+        Pictures to compare with: a set of any size, or for paired metrics one a generated picture.
+    training
+        The attacker's pictures.
+    captions
+        Candidates of ``caption_accuracy``; they contain every generated picture's own.
+    concept
+        Name of a concept that the judge knows, with or without its family.
+
+    Returns
+    -------
+    dict
+        Values by ``id@version``.
+
+    Raises
+    ------
+    UsageError
+        Unknown metric, missing argument or missing weights, all found before anything is computed.
+    """
+    available: Mapping[str, object] = {
+        "judge": judge,
+        "pixels": generated.pixels,
+        "reference": None if reference is None else reference.pixels,
+        "training": None if training is None else training.pixels,
+        "captions": tuple(captions) or None,
+        "own": generated.captions,
+        "concept": None if concept is None else concept.rpartition("/")[2],
+    }
+    rows = [find(metric) for metric in metrics]
+    for row in rows:
+        for need in row.needs:
+            if available[need] is None:
+                raise UsageError(f"metric {row.id} needs", value=need)
+        for name in row.weights:
+            from immunebench.weights import require
+
+            require(name, asked_by=f"metric {row.id}")
+    return {row.key: [float(v) for v in row.load()(*(available[need] for need in row.needs))] for row in rows}

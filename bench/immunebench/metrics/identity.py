@@ -1,0 +1,42 @@
+"""Likeness of a person, after Anti-DreamBooth (Van Le et al. 2023, section 5.1): ISM and FDFR."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from immunebench.errors import UsageError
+
+if TYPE_CHECKING:
+    from immunebench.metrics import Floats, Judge, Pixels
+
+#: A face is there from this probability on.
+DETECTED = 0.5
+
+
+def _identity(judge: Judge, reference: Pixels) -> Floats:
+    """Mean embedding (d,) of the faces found in the reference."""
+    faces, presence = judge.embed_faces(reference)
+    if not (presence >= DETECTED).any():
+        raise UsageError("the reference shows no face", field="ism", value=len(reference))
+    mean: Floats = faces[presence >= DETECTED].mean(0)
+    return mean
+
+
+def ism0(judge: Judge, pixels: Pixels, reference: Pixels) -> Floats:
+    """Identity score matching with 0 where no face is found: mean cosine to the reference's faces, (n,)."""
+    faces, presence = judge.embed_faces(pixels)
+    found: Floats = np.where(presence >= DETECTED, faces @ _identity(judge, reference), np.float32(0))
+    return found
+
+
+def ism(judge: Judge, pixels: Pixels, reference: Pixels) -> Floats:
+    """The same over pictures with a face only, (m,), m <= n; empty where no picture has one."""
+    faces, presence = judge.embed_faces(pixels)
+    return faces[presence >= DETECTED] @ _identity(judge, reference)
+
+
+def fdfr(judge: Judge, pixels: Pixels) -> Floats:
+    """1 where no face is found, else 0, (n,); its mean is the face detection failure rate."""
+    return np.asarray(judge.embed_faces(pixels)[1] < DETECTED, np.float32)

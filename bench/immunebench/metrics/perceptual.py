@@ -1,0 +1,59 @@
+"""Perceptual distances between pictures of equal index: the judge's own, and LPIPS with AlexNet."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from immunebench.metrics.pixels import check_pair
+from immunebench.weights import require
+
+if TYPE_CHECKING:
+    from immunebench.metrics import Floats, Judge, Pixels
+
+_BATCH = 32
+
+
+def perceptual(judge: Judge, a: Pixels, b: Pixels) -> Floats:
+    """The judge's perceptual distance, (n,), at least 0."""
+    check_pair(a, b)
+    return judge.perceptual(a, b)
+
+
+def lpips_alex(a: Pixels, b: Pixels) -> Floats:
+    """LPIPS 0.1 with AlexNet (Zhang et al. 2018), (n,), at least 0; from the ``lpips`` package.
+
+    Raises
+    ------
+    UsageError
+        The weights have not been fetched.
+    """
+    import torch
+
+    check_pair(a, b)
+    network = _lpips()
+
+    def tensor(pixels: Pixels) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    with torch.inference_mode():
+        parts = [
+            network(tensor(a[i : i + _BATCH]), tensor(b[i : i + _BATCH])).reshape(-1)
+            for i in range(0, len(a), _BATCH)
+        ]
+    return np.asarray(torch.cat(parts).numpy())
+
+
+@cache
+def _lpips() -> Any:
+    import lpips
+    from safetensors.torch import load_file
+
+    network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    # The package names a layer slice1.0; weights are kept under torchvision's names, features.0.
+    backbone = load_file(require("lpips-alex"))
+    own = network.net.state_dict()
+    network.net.load_state_dict({key: backbone["features" + key[len("slice1") :]] for key in own})
+    return network.eval().requires_grad_(False)
