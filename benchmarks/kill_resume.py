@@ -68,9 +68,7 @@ def compare(wanted: dict[str, dict[str, Any]], got: dict[str, dict[str, Any]], w
 
 def main() -> int:
     """Run the comparison; return the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", nargs="?", default="mini-smoke")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--workers", type=int, default=2)

@@ -56,9 +56,7 @@ class Clock:
         self.last = now
 
 
-def engine_step(
-    model: LatentDiffusion, adapter: Adapter, ctx: Context, pictures: Pictures
-) -> Iterator[Split]:
+def engine_step(model: LatentDiffusion, adapter: Adapter, ctx: Context, pictures: Pictures) -> Iterator[Split]:
     """Yield the split of each step of the LoRA attack as `attacks/lora` runs it."""
     optimiser = ctx.adamw(adapter.parameters, lr=1e-6)
     data = model.prepare(pictures)
@@ -131,9 +129,7 @@ def naive_step(model: LatentDiffusion, adapter: Adapter, ctx: Context, pictures:
         yield clock.split
 
 
-def bare_step(
-    model: LatentDiffusion, trained: dict[str, torch.nn.Parameter], batch: Batch
-) -> Iterator[Split]:
+def bare_step(model: LatentDiffusion, trained: dict[str, torch.nn.Parameter], batch: Batch) -> Iterator[Split]:
     """Yield the split of each forward, backward and AdamW step on one fixed batch."""
     parameters = list(trained.values())
     optimiser = torch.optim.AdamW(parameters, lr=1e-7, foreach=True)
@@ -205,9 +201,7 @@ def random_base(folder: Path) -> Path:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, help="diffusers pipeline folder")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--batch", type=int, default=4)

@@ -288,9 +288,7 @@ def test_the_sentence_follows_the_numbers() -> None:
     useless = aggregate([none(), cell(m=0.1, g=0.05)])
     assert winner(useless) is None
     assert "too little to be ranked" in finding(useless)
-    assert finding(aggregate([none(), cell(), cell("destroy", 0.1)])).startswith(
-        "No result: destroy: U is 1.000"
-    )
+    assert finding(aggregate([none(), cell(), cell("destroy", 0.1)])).startswith("No result: destroy: U is 1.000")
     faint: dict[str, Any] = {"m_none": (0.2, 0.2), "m_floor": (0.1, 0.1)}
     measured = aggregate([none(m_def=(0.2, 0.2), **faint), cell(**faint)])
     assert "learns too little to measure" in finding(measured)

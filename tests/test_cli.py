@@ -160,9 +160,7 @@ def test_doctor_judges_profiles() -> None:
     assert result.exit_code in (0, 1) and "qualifies" in json.loads(result.stdout)["profiles"]["cpu"]
 
 
-def test_main_prints_one_line_and_exits_2(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_main_prints_one_line_and_exits_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["immunebench", "run", "nothing"])
     with pytest.raises(SystemExit, match="2"):
         cli.main()

@@ -148,9 +148,7 @@ def run_sleepers(root: Path, specs: dict[str, Toy], workers: int) -> None:
 def test_two_runs_share_one_store(tmp_path: Path) -> None:
     log = tmp_path / "log"
     specs = [Toy("adapt", {"value": i, "do": "sleep", "seconds": 0.2, "log": str(log)}) for i in range(6)]
-    other = multiprocessing.get_context("spawn").Process(
-        target=run_sleepers, args=(tmp_path / "s", graph(*specs), 1)
-    )
+    other = multiprocessing.get_context("spawn").Process(target=run_sleepers, args=(tmp_path / "s", graph(*specs), 1))
     other.start()
     store = Store(tmp_path / "s")
     outcome = execute(graph(*specs), store, Processes(store, 1, TOY))
@@ -161,9 +159,7 @@ def test_two_runs_share_one_store(tmp_path: Path) -> None:
 
 def test_kill_9_leaves_nothing_partial_and_resumes(tmp_path: Path) -> None:
     specs = [Toy("adapt", {"value": i, "do": "sleep", "seconds": 0.3}) for i in range(5)]
-    other = multiprocessing.get_context("spawn").Process(
-        target=run_sleepers, args=(tmp_path, graph(*specs), 2)
-    )
+    other = multiprocessing.get_context("spawn").Process(target=run_sleepers, args=(tmp_path, graph(*specs), 2))
     other.start()
     store = Store(tmp_path)
     for _ in range(1000):

@@ -75,8 +75,7 @@ def test_no_judge_is_trained_on_a_held_out_concept() -> None:
         assert (look.colour, look.pattern, look.marking) not in instances
     known = set(portraits.PEOPLE.values())
     assert not any(
-        judge_data.someone("train", i) in known
-        for i in range(judge_data.COUNTS["people"] // judge_data.GROUP)
+        judge_data.someone("train", i) in known for i in range(judge_data.COUNTS["people"] // judge_data.GROUP)
     )
 
 
@@ -112,9 +111,7 @@ def test_every_kind_of_nothing_can_be_drawn() -> None:
 def test_networks_answer_in_their_shapes(name: str) -> None:
     network = build(name, 1000).eval()
     out = network(torch.zeros(2, 3, 64, 64))
-    shapes = {"clip": [(2, 128)], "identity": [(2, 128), (2,)]}.get(
-        name, [(2, len(OBJECTS)), (2, len(STYLES))]
-    )
+    shapes = {"clip": [(2, 128)], "identity": [(2, 128), (2,)]}.get(name, [(2, len(OBJECTS)), (2, len(STYLES))])
     assert [tuple(part.shape) for part in (out if isinstance(out, tuple) else (out,))] == shapes
 
 
@@ -149,8 +146,7 @@ def test_the_judge_names_held_out_pictures(judge: MiniJudge) -> None:
 def test_a_concept_is_nearer_to_itself_than_to_others(judge: MiniJudge) -> None:
     names = ("object/mug", "object/robot", "style/solano", "style/weave")
     sets = [
-        [judge.embed_images(world.concept_pictures(n, s, 8)[0]).mean(0) for s in ("reference", "extra")]
-        for n in names
+        [judge.embed_images(world.concept_pictures(n, s, 8)[0]).mean(0) for s in ("reference", "extra")] for n in names
     ]
     likeness = np.array([[a[0] @ b[1] for b in sets] for a in sets])
     assert (likeness.argmax(1) == np.arange(len(names))).all()

@@ -171,9 +171,7 @@ def test_destroy_adds_noise_in_proportion(catalog: Catalog, tmp_path: Path) -> N
         ("raise", "bad: ValueError: two lines"),
     ],
 )
-def test_a_defense_that_misbehaves_is_one_clear_line(
-    catalog: Catalog, tmp_path: Path, how: str, message: str
-) -> None:
+def test_a_defense_that_misbehaves_is_one_clear_line(catalog: Catalog, tmp_path: Path, how: str, message: str) -> None:
     with pytest.raises(StageError, match=message) as caught:
         protect(catalog, tmp_path, "bad", {"how": how})
     assert caught.value.kind == "error"

@@ -108,13 +108,9 @@ def test_an_unknown_metric_names_the_nearest() -> None:
         score(["image_similarty"], None, flat(RED))
 
 
-def test_missing_weights_are_named_before_anything_is_computed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_missing_weights_are_named_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("IMMUNEBENCH_WEIGHTS", str(tmp_path))
-    with pytest.raises(
-        UsageError, match=r"metric lpips: weights lpips-alex are not there.*weights fetch lpips-alex"
-    ):
+    with pytest.raises(UsageError, match=r"metric lpips: weights lpips-alex are not there.*weights fetch lpips-alex"):
         score(["linf", "lpips"], None, flat(RED), flat(RED))
 
 
@@ -146,9 +142,7 @@ def naive_ssim(a: Pixels, b: Pixels) -> float:
                 mu, mv = (window * u).sum(), (window * v).sum()
                 var_u, var_v = (window * u * u).sum() - mu**2, (window * v * v).sum() - mv**2
                 cov = (window * u * v).sum() - mu * mv
-                values.append(
-                    (2 * mu * mv + c1) * (2 * cov + c2) / ((mu**2 + mv**2 + c1) * (var_u + var_v + c2))
-                )
+                values.append((2 * mu * mv + c1) * (2 * cov + c2) / ((mu**2 + mv**2 + c1) * (var_u + var_v + c2)))
     return float(np.mean(values))
 
 
@@ -197,9 +191,7 @@ def test_lpips_agrees_with_the_formula_on_the_same_features() -> None:
     def features(pixels: Pixels) -> list[torch.Tensor]:
         x = (torch.from_numpy(pixels).float() / 127.5 - 1 - shift) / scale
         x, out = x.permute(0, 3, 1, 2), []
-        for index, (layer, stride, pad) in enumerate(
-            ((0, 4, 2), (3, 1, 2), (6, 1, 1), (8, 1, 1), (10, 1, 1))
-        ):
+        for index, (layer, stride, pad) in enumerate(((0, 4, 2), (3, 1, 2), (6, 1, 1), (8, 1, 1), (10, 1, 1))):
             x = F.max_pool2d(x, 3, 2) if index in (1, 2) else x
             x = F.relu(F.conv2d(x, w[f"features.{layer}.weight"], w[f"features.{layer}.bias"], stride, pad))
             out.append(x)
@@ -207,9 +199,7 @@ def test_lpips_agrees_with_the_formula_on_the_same_features() -> None:
 
     total = torch.zeros(3)
     for head, x, y in zip(_lpips().lins, features(a), features(b), strict=True):
-        difference = (
-            x / (x.norm(dim=1, keepdim=True) + 1e-10) - y / (y.norm(dim=1, keepdim=True) + 1e-10)
-        ).square()
+        difference = (x / (x.norm(dim=1, keepdim=True) + 1e-10) - y / (y.norm(dim=1, keepdim=True) + 1e-10)).square()
         total += (difference * head.model[-1].weight).sum(1).mean((1, 2))
     assert found == pytest.approx(total.numpy(), rel=1e-4, abs=1e-7)
 
@@ -240,10 +230,7 @@ def test_unknown_weights_are_refused() -> None:
 
 
 def test_the_table_needs_no_torch() -> None:
-    code = (
-        "import sys, immunebench.metrics, immunebench.weights;"
-        "print('torch' in sys.modules, 'numpy' in sys.modules)"
-    )
+    code = "import sys, immunebench.metrics, immunebench.weights;print('torch' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
 

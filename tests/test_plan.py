@@ -58,9 +58,7 @@ def test_stages_of_the_undefended_cell_are_those_counted_by_hand(root: Path) -> 
         ("none-replicate", {"adapt": 1, "generate": 2, "score": 2}),
     ],
 )
-def test_a_defense_adds_its_own_stages_and_plans_the_ceiling(
-    root: Path, defense: str, more: dict[str, int]
-) -> None:
+def test_a_defense_adds_its_own_stages_and_plans_the_ceiling(root: Path, defense: str, more: dict[str, int]) -> None:
     expected = dict(Counter(NONE) + Counter(more))
     assert counts(plan(root, defense=defense)) == expected
     assert counts(plan(root, defense=["none", defense])) == expected
@@ -100,9 +98,7 @@ def test_pairs_share_seed_and_noise_and_the_replicate_another_seed(root: Path) -
         picture = made.stages[made.roots[f"style-a/{defense}/lora/cpu/0"].pictures[2]]
         return picture, made.stages[picture.inputs["adapter"]]
 
-    (none, none_adapt), (shield, shield_adapt), (other, other_adapt) = map(
-        drawn, ("none", "shield", "none-replicate")
-    )
+    (none, none_adapt), (shield, shield_adapt), (other, other_adapt) = map(drawn, ("none", "shield", "none-replicate"))
     assert none.key["noise_key"] == shield.key["noise_key"] == other.key["noise_key"] == ["style-a", 0]
     assert none_adapt.key["seed"] == shield_adapt.key["seed"] != other_adapt.key["seed"]
     assert "weights" in shield.inputs
@@ -145,9 +141,7 @@ def test_a_changed_line_of_code_changes_only_what_depends_on_it(root: Path) -> N
         ({"seed": -1}, "--seed: must not be negative, not -1"),
     ],
 )
-def test_a_wrong_filter_is_named_with_the_nearest(
-    root: Path, wanted: dict[str, object], expected: str
-) -> None:
+def test_a_wrong_filter_is_named_with_the_nearest(root: Path, wanted: dict[str, object], expected: str) -> None:
     with pytest.raises(UsageError) as caught:
         plan(root, **wanted)
     assert str(caught.value).endswith(expected)

@@ -103,9 +103,7 @@ def test_a_record_reads_every_number_from_its_own_artifact(made: Plan, store: Fa
     assert seconds == {"pictures": 8.0, "protect": 2.0, "adapt": 2.0, "generate": 4.0, "score": 4.0}
 
 
-def test_records_survive_the_file_and_two_writes_are_equal(
-    made: Plan, store: FakeStore, tmp_path: Path
-) -> None:
+def test_records_survive_the_file_and_two_writes_are_equal(made: Plan, store: FakeStore, tmp_path: Path) -> None:
     got = record(made, store)
     path = tmp_path / "results/tiny/shield@1.jsonl"
     write_records(path, [got])
@@ -125,12 +123,8 @@ def test_a_number_that_is_not_finite_is_never_written(made: Plan, store: FakeSto
     assert not (tmp_path / "x.jsonl").exists()
 
 
-@pytest.mark.parametrize(
-    ("where", "part", "status"), [("protect", "defense", "oom"), ("adapt", "attack", "timeout")]
-)
-def test_a_failure_names_its_stage_and_part(
-    made: Plan, store: FakeStore, where: str, part: str, status: str
-) -> None:
+@pytest.mark.parametrize(("where", "part", "status"), [("protect", "defense", "oom"), ("adapt", "attack", "timeout")])
+def test_a_failure_names_its_stage_and_part(made: Plan, store: FakeStore, where: str, part: str, status: str) -> None:
     graph = made.roots[KEY]
     last = graph.curve[2]
     adapt = made.stages[made.stages[last].inputs["generated"]].inputs["adapter"]

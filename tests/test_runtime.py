@@ -12,9 +12,7 @@ from immunebench.types import Numerics, StageError
 
 
 def test_seeds_depend_on_every_part_and_on_nothing_else() -> None:
-    seeds = {
-        runtime.derive_seed(*parts) for parts in [(0, "adapt"), (0, "sample"), (1, "adapt"), (0, "adap", "t")]
-    }
+    seeds = {runtime.derive_seed(*parts) for parts in [(0, "adapt"), (0, "sample"), (1, "adapt"), (0, "adap", "t")]}
     assert len(seeds) == 4
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert runtime.derive_seed(0, "adapt", "style-solano") == 6205679065392208978

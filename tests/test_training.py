@@ -37,9 +37,7 @@ def test_an_interrupted_run_ends_where_an_undisturbed_one_does(tokenizer, tmp_pa
     whole.mkdir()
     parts.mkdir()
     expected, _ = denoiser.train(RECIPE, latents, captions, tokenizer, whole, device)
-    steps = [
-        denoiser.train(RECIPE, latents, captions, tokenizer, parts, device, stop_at=0.0)[1] for _ in range(3)
-    ]
+    steps = [denoiser.train(RECIPE, latents, captions, tokenizer, parts, device, stop_at=0.0)[1] for _ in range(3)]
     resumed, step = denoiser.train(RECIPE, latents, captions, tokenizer, parts, device)
     assert steps == [1, 2, 3] and step == 4
     for name, tensor in expected.state_dict().items():

@@ -85,9 +85,7 @@ def test_held_out_words_occur_in_no_training_caption() -> None:
 def test_no_known_object_looks_like_a_held_out_instance() -> None:
     rng = np.random.default_rng(1)
     fixed = {(i.colour, i.pattern, i.marking) for _, i in world.INSTANCES.values()}
-    assert not fixed & {
-        (k.colour, k.pattern, k.marking) for k in (world.random_look(rng) for _ in range(3000))
-    }
+    assert not fixed & {(k.colour, k.pattern, k.marking) for k in (world.random_look(rng) for _ in range(3000))}
 
 
 def test_the_table_of_concepts_holds_what_the_tasks_need() -> None:

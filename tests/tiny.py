@@ -53,9 +53,7 @@ def random_base(
     words += letters + [f"{letter}</w>" for letter in letters]
     (vocabulary / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
     (vocabulary / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = CLIPTokenizer(
-        str(vocabulary / "vocab.json"), str(vocabulary / "merges.txt"), model_max_length=length
-    )
+    tokenizer = CLIPTokenizer(str(vocabulary / "vocab.json"), str(vocabulary / "merges.txt"), model_max_length=length)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         text_encoder = CLIPTextModel(
@@ -85,9 +83,7 @@ def random_base(
     return folder
 
 
-def tiny_pictures(
-    count: int, caption: str = "a picture of sks", *, seed: int = 0, side: int = 32
-) -> Pictures:
+def tiny_pictures(count: int, caption: str = "a picture of sks", *, seed: int = 0, side: int = 32) -> Pictures:
     """Seeded smooth colour gradients."""
     rng = np.random.default_rng(seed)
     ramp = np.linspace(0, 1, side)[:, None, None] * rng.uniform(0, 200, (count, 1, 1, 3))

@@ -33,9 +33,7 @@ def graph(*specs: Toy) -> dict[str, Toy]:
     return {spec.digest: spec for spec in specs}
 
 
-def add(
-    spec: Toy, inputs: dict[str, Path], out: Path, report: Callable[[str, int, int], None]
-) -> dict[str, object]:
+def add(spec: Toy, inputs: dict[str, Path], out: Path, report: Callable[[str, int, int], None]) -> dict[str, object]:
     """Write the key's value plus the inputs' values; obey `key["do"]`."""
     match spec.key.get("do"):
         case "raise":

@@ -35,9 +35,7 @@ class Adapter:
     targets: tuple[str, ...] = TARGETS
 
     @classmethod
-    def attach(
-        cls, model: LatentDiffusion, *, rank: int, seed: int, targets: Sequence[str] = TARGETS
-    ) -> Adapter:
+    def attach(cls, model: LatentDiffusion, *, rank: int, seed: int, targets: Sequence[str] = TARGETS) -> Adapter:
         """Put a fresh adapter on a model: A ~ N(0, 1/r^2), B = 0, so that the model is unchanged at first.
 
         Parameters
@@ -57,9 +55,7 @@ class Adapter:
 
         if _adapter_parameters(model.unet):
             raise StageError("error", "the model carries an adapter already")
-        config = LoraConfig(
-            r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(targets)
-        )
+        config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(targets))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             model.unet.add_adapter(config)
@@ -104,9 +100,7 @@ class Adapter:
         from peft.utils import get_peft_model_state_dict
         from safetensors.torch import save_file
 
-        layers: dict[str, Tensor] = convert_state_dict_to_diffusers(
-            get_peft_model_state_dict(self.model.unet)
-        )
+        layers: dict[str, Tensor] = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.model.unet))
         if not all(bool(torch.isfinite(t).all()) for t in layers.values()):
             raise StageError("error", "the adapter holds a value that is not finite")
         tensors = {f"unet.{name}": t.detach().cpu().contiguous() for name, t in layers.items()}

@@ -211,14 +211,10 @@ def measure(
     with progress, _spoken(progress), _stoppable():
         executor = make_executor(store, workers, processes=processes, run_stage=run_stage)
         try:
-            execute.execute(
-                plan.stages, store, executor, retry_failed=retry_failed, tell=tell, outcome=outcome
-            )
+            execute.execute(plan.stages, store, executor, retry_failed=retry_failed, tell=tell, outcome=outcome)
         except KeyboardInterrupt:
             there = len(outcome.present)
-            progress.say(
-                f"stopped: {there} of {len(plan.stages)} stages are in the store; the same command goes on"
-            )
+            progress.say(f"stopped: {there} of {len(plan.stages)} stages are in the store; the same command goes on")
             raise
         progress.say(progress.summary())
     return [records[cell.key] for cell in plan.cells]
@@ -241,9 +237,7 @@ def stage_names(plan: Plan) -> dict[str, str]:
     names: dict[str, str] = {}
     for cell in plan.cells:
         for digest in plan.roots[cell.key].stages:
-            names.setdefault(
-                digest, f"{plan.stages[digest].stage} for {cell.task}/{cell.defense}/{cell.chain}"
-            )
+            names.setdefault(digest, f"{plan.stages[digest].stage} for {cell.task}/{cell.defense}/{cell.chain}")
     return names
 
 

@@ -54,9 +54,7 @@ def main() -> None:
 
 @app.command("list")
 def list_(
-    kind: Annotated[
-        str | None, typer.Argument(help="suites, tasks, defenses, attacks, profiles or bases.")
-    ] = None,
+    kind: Annotated[str | None, typer.Argument(help="suites, tasks, defenses, attacks, profiles or bases.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List what there is to measure.
@@ -85,13 +83,9 @@ def run(
     profile: ProfileName = None,
     results: ResultsDir = Path("results"),
     store: StoreDir = None,
-    workers: Annotated[
-        int, typer.Option("--workers", help="Stages at a time, one process and thread each.")
-    ] = 1,
+    workers: Annotated[int, typer.Option("--workers", help="Stages at a time, one process and thread each.")] = 1,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed stages again.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show cells, stages, time and disk; run nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show cells, stages, time and disk; run nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a suite, or a part of it; what the store has is reused, so a stopped run goes on where it was.
@@ -235,9 +229,7 @@ def doctor(store: StoreDir = None, as_json: AsJson = False) -> None:
 def board(
     suite: Annotated[str, typer.Argument(help="Suite whose results are read.")] = "mini-demo",
     results: ResultsDir = Path("results"),
-    markdown: Annotated[
-        Path | None, typer.Option("--markdown", help="Write the page to this file too.")
-    ] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the page to this file too.")] = None,
 ) -> None:
     """Print the scored table of a suite's results.
 
@@ -307,9 +299,7 @@ def weights_list(context: typer.Context, as_json: AsJson = False) -> None:
 
     rows = weights.available()
     if as_json:
-        _print_json(
-            [{"name": r.name, "purpose": r.purpose, "state": r.state, "file": str(r.file)} for r in rows]
-        )
+        _print_json([{"name": r.name, "purpose": r.purpose, "state": r.state, "file": str(r.file)} for r in rows])
     else:
         _columns([["weights", "state", "for"], *([r.name, r.state, r.purpose] for r in rows)])
 
@@ -364,12 +354,8 @@ def _inventory(catalog: Catalog) -> dict[str, list[dict[str, Any]]]:
             }
             for e in table.values()
         ]
-    found["profiles"] = [
-        {"id": p.id, "title": p.title, "version": p.version} for p in catalog.profiles.values()
-    ]
-    found["bases"] = [
-        {"id": n, "title": b.path, "revision": b.revision} for n, b in catalog.models.bases.items()
-    ]
+    found["profiles"] = [{"id": p.id, "title": p.title, "version": p.version} for p in catalog.profiles.values()]
+    found["bases"] = [{"id": n, "title": b.path, "revision": b.revision} for n, b in catalog.models.bases.items()]
     found["broken"] = [{"id": f"{b.kind} {b.id}", "title": b.reason} for b in catalog.broken]
     return found
 
@@ -391,8 +377,7 @@ def _dry_run(plan: Plan, cells: list[dict[str, object]], estimate: Any, workers:
     print()
     head = ["stage", "planned", "reused", "time of one worker", "disk"]
     rows = [
-        [name, str(c.planned), str(c.cached), duration(c.seconds), size(c.bytes)]
-        for name, c in estimate.stages.items()
+        [name, str(c.planned), str(c.cached), duration(c.seconds), size(c.bytes)] for name, c in estimate.stages.items()
     ]
     _columns([head, *rows])
     reused = sum(c.cached for c in estimate.stages.values())

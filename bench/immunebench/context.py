@@ -49,9 +49,7 @@ class AdamW:
         self, parameters: Mapping[str, nn.Parameter], lr: float, weight_decay: float, numerics: Numerics
     ) -> None:
         if numerics.optimiser_state not in ("float32", "fp32"):
-            raise StageError(
-                "error", f"profile: optimiser_state: {numerics.optimiser_state!r} is not offered"
-            )
+            raise StageError("error", f"profile: optimiser_state: {numerics.optimiser_state!r} is not offered")
         self.parameters = list(parameters.values())
         self._adamw = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=weight_decay, foreach=True)
         half = numerics.device == "cuda" and dtype(numerics.frozen_dtype) is torch.float16

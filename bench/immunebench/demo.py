@@ -146,9 +146,7 @@ def render(board: Board, blocks: Sequence[Block], path: Path) -> str:
                         font(12),
                         anchor="mm",
                     )
-            _task_score(
-                draw, board.row(name), block.task, (left + columns * (_SIDE + _GAP) + 4, top + _ROW // 2)
-            )
+            _task_score(draw, board.row(name), block.task, (left + columns * (_SIDE + _GAP) + 4, top + _ROW // 2))
     for x, block in enumerate(blocks):
         _columns(draw, block, _MARGIN + _PANEL + x * block_width, columns)
     foot = "; ".join(board.notes) + ". Each column of generated pictures has one prompt and one noise."

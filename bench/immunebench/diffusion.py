@@ -109,9 +109,7 @@ class LatentDiffusion:
         self.tokenizer = tokenizer
         processors = {"eager": AttnProcessor, "sdpa": AttnProcessor2_0}
         if numerics.attention not in processors:
-            raise StageError(
-                "error", f"profile: attention: unknown backend {numerics.attention!r}; eager or sdpa"
-            )
+            raise StageError("error", f"profile: attention: unknown backend {numerics.attention!r}; eager or sdpa")
         self.unet.set_attn_processor(processors[numerics.attention]())
         if numerics.checkpointing:
             self.unet.enable_gradient_checkpointing()
@@ -208,9 +206,7 @@ class LatentDiffusion:
 
     # ---------------------------------------------------------------- the objective
 
-    def draw(
-        self, data: Latents, indices: Sequence[int] | NDArray[np.int64], generator: torch.Generator
-    ) -> Batch:
+    def draw(self, data: Latents, indices: Sequence[int] | NDArray[np.int64], generator: torch.Generator) -> Batch:
         """Draw noise and time steps for the pictures named by `indices`.
 
         Parameters
@@ -360,11 +356,7 @@ class LatentDiffusion:
         if which == "all":
             return own
         needle = ".attn" if which == "attention" else ".attn2."
-        return {
-            name: p
-            for name, p in own.items()
-            if needle in name and any(x in name for x in ATTENTION_PROJECTIONS)
-        }
+        return {name: p for name, p in own.items() if needle in name and any(x in name for x in ATTENTION_PROJECTIONS)}
 
     def check(self, weights: Weights) -> None:
         """Hold weights against the base.

@@ -221,9 +221,7 @@ class Catalog:
         spec = self.find("base", self.models.bases, base, file=file, field="base")
         folder = _inside(self.models_path.parent, self.models_path.parent / spec.path)
         if folder is None or not folder.is_dir():
-            raise UsageError(
-                "no such folder", file=self.models_path, field=f"bases.{base}.path", value=spec.path
-            )
+            raise UsageError("no such folder", file=self.models_path, field=f"bases.{base}.path", value=spec.path)
         return folder
 
     def judge_files(self, judge: str) -> dict[str, str]:
@@ -239,9 +237,7 @@ class Catalog:
         for name in spec.files:
             path = _inside(self.models_path.parent, self.models_path.parent / name)
             if path is None or not path.is_file():
-                raise UsageError(
-                    "no such file", file=self.models_path, field=f"judges.{judge}.files", value=name
-                )
+                raise UsageError("no such file", file=self.models_path, field=f"judges.{judge}.files", value=name)
             found[name] = sha256(path)
         return found
 
@@ -441,15 +437,11 @@ def _drop_dangling(catalog: Catalog) -> None:
     for entry in list(catalog.defenses.values()):
         if entry.against is not None:
             field = "against" if entry.variant is None else f"variants.{entry.variant}.against"
-            _require(
-                catalog, "defense", entry.id, entry.path, catalog.defenses, "attack", entry.against, field
-            )
+            _require(catalog, "defense", entry.id, entry.path, catalog.defenses, "attack", entry.against, field)
     for task in list(catalog.tasks.values()):
         path = catalog.paths["task", task.id]
         _require(catalog, "task", task.id, path, catalog.tasks, "base", task.base, "base")
-        _require(
-            catalog, "task", task.id, path, catalog.tasks, "source", task.concept.source, "concept.source"
-        )
+        _require(catalog, "task", task.id, path, catalog.tasks, "source", task.concept.source, "concept.source")
 
 
 def _require(

@@ -59,7 +59,5 @@ class UsageError(Exception):
         return f" (valid: {shown})"
 
 
-def _rebuild(
-    message: str, file: str | None, field: str | None, value: object, choices: tuple[str, ...]
-) -> UsageError:
+def _rebuild(message: str, file: str | None, field: str | None, value: object, choices: tuple[str, ...]) -> UsageError:
     return UsageError(message, file=file, field=field, value=value, choices=choices)

@@ -84,9 +84,7 @@ def units(spec: StageSpec) -> float:
         return pictures * (_number(numerics.get("sampling_steps")) if isinstance(numerics, dict) else 1)
     params = key.get("params")
     if isinstance(params, dict):
-        return _number(params.get("steps", 0)) * (
-            _number(params.get("batch", 1)) if spec.stage == "adapt" else 1
-        )
+        return _number(params.get("steps", 0)) * (_number(params.get("batch", 1)) if spec.stage == "adapt" else 1)
     return float(len(spec.inputs)) * 16
 
 

@@ -136,8 +136,7 @@ class Builder:
                 images = self.purify(purifier, task, images, seed)
             adapter = self.adapt(attack, task, task.attacker, task.concept.noun, images, model, seed)
             drawn = {
-                step: self.generate(task, prompts, model, [task.id, cell.seed], adapter, step, steps)
-                for step in steps
+                step: self.generate(task, prompts, model, [task.id, cell.seed], adapter, step, steps) for step in steps
             }
             return drawn, {step: self.score(task, made, compared) for step, made in drawn.items()}
 
@@ -162,18 +161,14 @@ class Builder:
             stages=(),
         )
         parts = {part: frozenset(self.closure(roots)) for part, roots in _roots(graph).items()}
-        return replace(
-            graph, parts=parts, stages=self.closure(itertools.chain.from_iterable(_roots(graph).values()))
-        )
+        return replace(graph, parts=parts, stages=self.closure(itertools.chain.from_iterable(_roots(graph).values())))
 
     def attacks(self, chain: str) -> tuple[list[Entry], Entry]:
         """Resolve ``purifier+...+attack``."""
         entries = [self.catalog.attack(name, file=self.file, field="chains") for name in chain.split("+")]
         wanted = [("purify",)] * (len(entries) - 1) + [("adapt",)]
         if [entry.hooks for entry in entries] != wanted:
-            raise UsageError(
-                "is no chain of purifiers and one attack:", file=self.file, field="chains", value=chain
-            )
+            raise UsageError("is no chain of purifiers and one attack:", file=self.file, field="chains", value=chain)
         return entries[:-1], entries[-1]
 
     def saves(self, attack: Entry, task: Task) -> tuple[int, ...]:
@@ -274,9 +269,7 @@ class Builder:
         key: Values = {**_code(entry, task.base), **self.base(task.base), "numerics": numerics, "seed": seed}
         return self.add("purify", key, {"images": images})
 
-    def adapt(
-        self, entry: Entry, task: Task, words: Wording, noun: str, images: str, model: Model, seed: int
-    ) -> str:
+    def adapt(self, entry: Entry, task: Task, words: Wording, noun: str, images: str, model: Model, seed: int) -> str:
         """Add an adaptation."""
         key: Values = {
             **_code(entry, task.base),
@@ -312,9 +305,7 @@ class Builder:
         }
         return self.add("generate", key, {**model, **({} if adapter is None else {"adapter": adapter})})
 
-    def judged(
-        self, task: Task, metrics: Iterable[str], captions: Sequence[str] = (), concept: str = ""
-    ) -> Values:
+    def judged(self, task: Task, metrics: Iterable[str], captions: Sequence[str] = (), concept: str = "") -> Values:
         """Return the key that every scoring stage has: metrics, judge and what it is asked."""
         judge = self.catalog.models.bases[task.base].judge
         return {
@@ -460,9 +451,7 @@ def _many(value: str | Sequence[str] | None) -> list[str]:
     return [] if value is None else [value] if isinstance(value, str) else list(value)
 
 
-def _select(
-    option: str, wanted: str | Sequence[str] | None, known: Sequence[str], file: Path | None
-) -> list[str]:
+def _select(option: str, wanted: str | Sequence[str] | None, known: Sequence[str], file: Path | None) -> list[str]:
     chosen = _many(wanted)
     for name in chosen:
         if name not in known:

@@ -109,9 +109,7 @@ class Progress:
         elif event.kind in ("made", "progress") and time.monotonic() - self._said > _EVERY:
             self._said = time.monotonic()
             detail = (
-                f"{event.text} {event.done}/{event.total}"
-                if event.kind == "progress"
-                else f"{event.seconds:.1f} s"
+                f"{event.text} {event.done}/{event.total}" if event.kind == "progress" else f"{event.seconds:.1f} s"
             )
             self.say(f"{self.summary()} | {name}: {detail}")
 

@@ -200,8 +200,7 @@ class Reader:
         """Return the scores of one artifact, by metric."""
         found = (self.json(digest, "scores.json") or {}).get("metrics", {})
         return {
-            name: Measured(values=tuple(s["values"]), n=len(s["values"]), mean=s["mean"])
-            for name, s in found.items()
+            name: Measured(values=tuple(s["values"]), n=len(s["values"]), mean=s["mean"]) for name, s in found.items()
         }
 
     def curve(self, curve: dict[int, str]) -> dict[str, Score]:

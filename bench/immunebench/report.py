@@ -110,8 +110,7 @@ def machine_lines(machine: Machine, verdicts: list[Verdict]) -> list[str]:
     out += [f"gpu      {gpu.name}, {gpu.memory_gib:g} GiB" for gpu in machine.gpus] or ["gpu      none"]
     out += [f"library  {name} {version}" for name, version in machine.versions.items() if name != "python"]
     out += [
-        f"base     {name}: {'there' if there else 'its files are missing'}"
-        for name, there in machine.weights.items()
+        f"base     {name}: {'there' if there else 'its files are missing'}" for name, there in machine.weights.items()
     ]
     out += [f"broken   {line}" for line in machine.broken]
     for verdict in verdicts:

@@ -147,22 +147,16 @@ def check_pictures(entry: str, published: Pictures, protected: object, budget: i
         If the result is no `Pictures` of the same shape and captions, or a pixel moved by more than `budget`.
     """
     if not isinstance(protected, Pictures):
-        raise StageError(
-            "error", f"{entry}: protect_images returned {type(protected).__name__}, not Pictures"
-        )
+        raise StageError("error", f"{entry}: protect_images returned {type(protected).__name__}, not Pictures")
     if protected.pixels.shape != published.pixels.shape:
-        raise StageError(
-            "error", f"{entry}: pictures of shape {protected.pixels.shape}, not {published.pixels.shape}"
-        )
+        raise StageError("error", f"{entry}: pictures of shape {protected.pixels.shape}, not {published.pixels.shape}")
     if protected.captions != published.captions:
         raise StageError("error", f"{entry}: protect_images changed the captions")
     if budget is None:
         return
     change = np.abs(protected.pixels.astype(np.int16) - published.pixels.astype(np.int16))
     if change.max() > budget:
-        raise StageError(
-            "error", f"{entry}: Linf of {change.max()}/255 exceeds the declared budget of {budget}/255"
-        )
+        raise StageError("error", f"{entry}: Linf of {change.max()}/255 exceeds the declared budget of {budget}/255")
 
 
 def adapt(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
@@ -223,9 +217,7 @@ class _Attack:
         return adapter
 
 
-def _context(
-    key: Key, inputs: Mapping[str, Path], out: Path, report: Report, model: LatentDiffusion
-) -> Context:
+def _context(key: Key, inputs: Mapping[str, Path], out: Path, report: Report, model: LatentDiffusion) -> Context:
     from immunebench.context import Context
 
     attacks: dict[str, AttackHandle] = {}

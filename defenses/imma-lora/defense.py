@@ -10,9 +10,7 @@ from immunebench.context import distance
 from immunebench.diffusion import training
 
 
-def protect_model(
-    model: LatentDiffusion, concepts: tuple[Concept, ...], params: Params, ctx: Context
-) -> Weights:
+def protect_model(model: LatentDiffusion, concepts: tuple[Concept, ...], params: Params, ctx: Context) -> Weights:
     """Alternate one descent step of the simulated attacker and one ascent step of the publisher.
 
     max over theta_S of L(theta, phi*)  such that  phi* = argmin over phi of L(theta, phi), where L is the

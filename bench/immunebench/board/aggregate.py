@@ -67,14 +67,10 @@ def _check_comparable(cells: Iterable[Measurement]) -> None:
     for cell in cells:
         key = f"{cell.profile} {cell.key}".strip()
         if keys.setdefault(cell.where, key) != key:
-            raise BoardError(
-                f"{cell.task}/{cell.chain}: records of '{keys[cell.where]}' and '{key}' do not compare"
-            )
+            raise BoardError(f"{cell.task}/{cell.chain}: records of '{keys[cell.where]}' and '{key}' do not compare")
         name = (cell.defense, cell.task, cell.chain, cell.seed)
         if name in seen:
-            raise BoardError(
-                f"two records of {cell.task}/{cell.defense}/{cell.chain}/{cell.profile}/{cell.seed}"
-            )
+            raise BoardError(f"two records of {cell.task}/{cell.defense}/{cell.chain}/{cell.profile}/{cell.seed}")
         seen.add(name)
 
 
@@ -93,16 +89,11 @@ def _required(
     # `none` serves every track and may carry further seeds, so it asks nothing of other rows
     peers = {
         defense: [
-            other
-            for other in own
-            if other == defense or ("none" not in (other, defense) and kinds[other] == kind)
+            other for other in own if other == defense or ("none" not in (other, defense) and kinds[other] == kind)
         ]
         for defense, kind in kinds.items()
     }
-    return {
-        defense: set[tuple[str, str, int]]().union(*(own[other] for other in peers[defense]))
-        for defense in peers
-    }
+    return {defense: set[tuple[str, str, int]]().union(*(own[other] for other in peers[defense])) for defense in peers}
 
 
 def _notes(cells: Sequence[Measurement], power: Sequence[Power]) -> Iterable[str]:

@@ -40,9 +40,7 @@ def _verdict(best: Row, board: Board) -> str:
         text += f", too little to be ranked (gate {rules.UTILITY_GATE:.0%})"
     if best.incomplete:
         text += ", on incomplete records"
-    noises = [
-        row.p for row in board.rows if row.control and row.defense.startswith("noise") and row.p is not None
-    ]
+    noises = [row.p for row in board.rows if row.control and row.defense.startswith("noise") and row.p is not None]
     if noises and max(noises) >= p:
         text += ", no better than random noise"
     return text

@@ -82,22 +82,16 @@ def _task_scores(
         seeds = {seed for *where, seed in required if where == [task, chain]}
         own = [cell for cell in tried if cell.where == (task, chain)]
         complete = seeds <= {cell.seed for cell in own}
-        found.append(
-            score_task(power.get((task, chain)), (task, families.get(task, ""), chain), own, complete)
-        )
+        found.append(score_task(power.get((task, chain)), (task, families.get(task, ""), chain), own, complete))
     return tuple(found)
 
 
 def _incomplete(task_scores: Iterable[TaskScore], utilities: Iterable[TaskUtility]) -> tuple[str, ...]:
     missing = [f"{s.task}/{s.chain}: {s.reason}" for s in task_scores if s.status == "incomplete"]
-    return tuple(
-        missing + [f"{utility.task}: U is not measured" for utility in utilities if utility.u is None]
-    )
+    return tuple(missing + [f"{utility.task}: U is not measured" for utility in utilities if utility.u is None])
 
 
-def _flags(
-    cells: Sequence[Measurement], task_scores: Iterable[TaskScore], u: float | None
-) -> tuple[str, ...]:
+def _flags(cells: Sequence[Measurement], task_scores: Iterable[TaskScore], u: float | None) -> tuple[str, ...]:
     flags = []
     if u is not None and u < rules.UTILITY_GATE and any(cell.changes_model for cell in cells):
         flags.append("utility gate")
@@ -123,9 +117,7 @@ def _by_task(task_scores: Iterable[TaskScore]) -> dict[str, list[TaskScore]]:
     return dict(groups)
 
 
-def _families(
-    task_scores: Iterable[TaskScore], over_chains: Callable[[list[float]], float]
-) -> dict[str, float]:
+def _families(task_scores: Iterable[TaskScore], over_chains: Callable[[list[float]], float]) -> dict[str, float]:
     """Mean over tasks of P over chains, per family; a family with an incomplete score is left out."""
     groups: dict[str, list[float | None]] = defaultdict(list)
     for group in _by_task(task_scores).values():
@@ -135,9 +127,7 @@ def _families(
     return {family: scores.mean(ps) for family, ps in sorted(complete.items())}
 
 
-def _over_families(
-    task_scores: Sequence[TaskScore], over_chains: Callable[[list[float]], float]
-) -> float | None:
+def _over_families(task_scores: Sequence[TaskScore], over_chains: Callable[[list[float]], float]) -> float | None:
     families = _families(task_scores, over_chains)
     if not families or any(score.status == "incomplete" for score in task_scores):
         return None

@@ -76,19 +76,14 @@ def score_task(
     failed = [cell for cell in cells if not cell.measured]
     # a failed cell counts as undefended: it moves P towards 0 and never leaves the denominator
     defended = scores.mean(
-        [
-            scores.mean(_anchored(cell, cell.m_def)) if cell.measured else _ceiling(cell, power)
-            for cell in cells
-        ]
+        [scores.mean(_anchored(cell, cell.m_def)) if cell.measured else _ceiling(cell, power) for cell in cells]
     )
     floor = scores.mean([_mean(cell, cell.m_floor, power.floor) for cell in cells])
     ceiling = scores.mean([_ceiling(cell, power) for cell in cells])
     p_raw = scores.protection(defended, floor, ceiling)
     status = "ok"
     if failed:
-        status = (
-            "defense failed" if any(cell.failed_part == "defense" for cell in failed) else "attack failed"
-        )
+        status = "defense failed" if any(cell.failed_part == "defense" for cell in failed) else "attack failed"
     p_best_step = p_curve = None
     curve = _mean_curve(measured)
     if curve and not failed:
@@ -124,11 +119,7 @@ def score_utility(task: str, cells: Sequence[Measurement]) -> TaskUtility:
     model = any(cell.changes_model for cell in cells)
     images = any(cell.changes_images for cell in cells)
     u_gen = _retained([(cell.g, cell.g0, cell.g_base) for cell in cells]) if model else None
-    u_ben = (
-        _retained([(cell.benign, cell.benign_floor, cell.benign_ceiling) for cell in cells])
-        if model
-        else None
-    )
+    u_ben = _retained([(cell.benign, cell.benign_floor, cell.benign_ceiling) for cell in cells]) if model else None
     changes = [cell.fidelity for cell in cells if cell.fidelity is not None]
     fidelity = scores.mean(changes) if images and changes else None
     # a benign concept that the base itself cannot learn says nothing about the defense; a missing number does

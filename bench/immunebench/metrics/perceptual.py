@@ -40,8 +40,7 @@ def lpips_alex(a: Pixels, b: Pixels) -> Floats:
 
     with torch.inference_mode():
         parts = [
-            network(tensor(a[i : i + _BATCH]), tensor(b[i : i + _BATCH])).reshape(-1)
-            for i in range(0, len(a), _BATCH)
+            network(tensor(a[i : i + _BATCH]), tensor(b[i : i + _BATCH])).reshape(-1) for i in range(0, len(a), _BATCH)
         ]
     return np.asarray(torch.cat(parts).numpy())
 

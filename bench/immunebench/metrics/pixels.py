@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 def check_pair(a: Pixels, b: Pixels) -> None:
     """Raise a UsageError unless both are uint8 of one shape."""
     if a.shape != b.shape or a.dtype != np.uint8 or b.dtype != np.uint8:
-        raise UsageError(
-            f"paired pictures must be uint8 of one shape, not {a.dtype} {a.shape} and {b.dtype} {b.shape}"
-        )
+        raise UsageError(f"paired pictures must be uint8 of one shape, not {a.dtype} {a.shape} and {b.dtype} {b.shape}")
 
 
 def linf(a: Pixels, b: Pixels) -> Floats:

@@ -34,9 +34,7 @@ def _metrics(key: Key) -> list[str]:
     """Ids out of a key; a version that this code does not compute is refused."""
     for row in key["metrics"]:
         if find(row["id"]).version != row["version"]:
-            raise UsageError(
-                f"metric {row['id']} has version {METRICS[row['id']].version} here", value=row["version"]
-            )
+            raise UsageError(f"metric {row['id']} has version {METRICS[row['id']].version} here", value=row["version"])
     return [row["id"] for row in key["metrics"]]
 
 
@@ -69,8 +67,7 @@ def run_score(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -
     found = _score(key, _metrics(key), pictures, reference, training=loaded.get("training"))
     report("score", len(pictures), len(pictures))
     table = {
-        name: {"values": values, "mean": float(np.mean(values)) if values else 0.0}
-        for name, values in found.items()
+        name: {"values": values, "mean": float(np.mean(values)) if values else 0.0} for name, values in found.items()
     }
     (out / "scores.json").write_text(json.dumps({"metrics": table}, indent=1, allow_nan=False) + "\n")
     return {}

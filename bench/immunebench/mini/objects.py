@@ -91,9 +91,7 @@ def _oval(cx: float, cy: float, rx: float, ry: float) -> list[tuple[float, float
     return [(cx + rx * c, cy + ry * s) for c, s in _circle()]
 
 
-def _arc(
-    cx: float, cy: float, rx: float, ry: float, a0: float, a1: float, n: int = 14
-) -> list[tuple[float, float]]:
+def _arc(cx: float, cy: float, rx: float, ry: float, a0: float, a1: float, n: int = 14) -> list[tuple[float, float]]:
     """Points along an ellipse from angle `a0` to `a1` in degrees (0 right, 90 down)."""
     return [
         (
@@ -176,10 +174,7 @@ class Pen:
     def at(self, points: Points) -> list[tuple[float, float]]:
         """Map unit coordinates to pixels."""
         m, cx, cy = self._m, self._cx, self._cy
-        return [
-            (cx + m[0] * (u - 0.5) + m[1] * (v - 0.5), cy + m[2] * (u - 0.5) + m[3] * (v - 0.5))
-            for u, v in points
-        ]
+        return [(cx + m[0] * (u - 0.5) + m[1] * (v - 0.5), cy + m[2] * (u - 0.5) + m[3] * (v - 0.5)) for u, v in points]
 
     def poly(self, points: Points, colour: RGB) -> None:
         """Fill one polygon as a part of its own colour."""
@@ -360,8 +355,7 @@ def _flower(p: Pen) -> None:
     p.poly([(0.51, 0.88), (0.28, 0.66), (0.16, 0.68), (0.26, 0.84)], LEAF)
     p.poly([(0.51, 0.92), (0.72, 0.72), (0.85, 0.74), (0.76, 0.88)], LEAF)
     spots = [
-        (0.5 + 0.22 * math.cos(turn + k * 6.2832 / n), y + 0.22 * math.sin(turn + k * 6.2832 / n))
-        for k in range(n)
+        (0.5 + 0.22 * math.cos(turn + k * 6.2832 / n), y + 0.22 * math.sin(turn + k * 6.2832 / n)) for k in range(n)
     ]
     p.body(*[_oval(u, v, r, r) for u, v in spots])
     q = 0.15 + 0.01 * p.c
@@ -405,9 +399,7 @@ def _mug(p: Pen) -> None:
     p.oval(x, top + 0.01, w * 0.84, 0.06, (72, 42, 26))
     for u in (-0.12, 0.1):
         s = p.wobble(0.02)
-        p.stroke(
-            [(x + u, top - 0.07), (x + u + 0.04 + s, top - 0.13), (x + u, top - 0.19)], (226, 226, 226), 0.025
-        )
+        p.stroke([(x + u, top - 0.07), (x + u + 0.04 + s, top - 0.13), (x + u, top - 0.19)], (226, 226, 226), 0.025)
     p.mark(x, 0.62, 0.15)
 
 
@@ -550,9 +542,7 @@ def _robot(p: Pen) -> None:
     p.oval(0.5, 0.03, 0.04, 0.04, (226, 60, 50))
     for side in (-1, 1):
         up = 0.12 * p.c + p.wobble(0.03)
-        p.stroke(
-            [(0.5 + side * w, 0.48), (0.5 + side * 0.41, 0.56), (0.5 + side * 0.43, 0.7 - up)], METAL, 0.075
-        )
+        p.stroke([(0.5 + side * w, 0.48), (0.5 + side * 0.41, 0.56), (0.5 + side * 0.43, 0.7 - up)], METAL, 0.075)
         p.oval(0.5 + side * 0.43, 0.71 - up, 0.065, 0.065, p.accent)
         p.bar(0.5 + side * 0.14 - 0.06, 0.78, 0.5 + side * 0.14 + 0.06, 0.93, METAL)
         p.bar(0.5 + side * 0.15 - 0.1, 0.92, 0.5 + side * 0.15 + 0.1, 1.0, p.accent)
@@ -575,10 +565,7 @@ def _windmill(p: Pen) -> None:
     turn, r = math.radians(45.0) + p.wobble(0.3), 0.44 + 0.03 * p.c
     for k in range(4):
         c, s = math.cos(turn + k * math.pi / 2), math.sin(turn + k * math.pi / 2)
-        sail = [
-            (0.5 + c * d - s * o, 0.33 + s * d + c * o)
-            for d, o in ((0.1, 0.0), (0.1, 0.12), (r, 0.12), (r, 0.0))
-        ]
+        sail = [(0.5 + c * d - s * o, 0.33 + s * d + c * o) for d, o in ((0.1, 0.0), (0.1, 0.12), (r, 0.12), (r, 0.0))]
         p.poly(sail, WHITE)
         p.stroke([(0.5, 0.33), (0.5 + c * r, 0.33 + s * r)], WOOD, 0.03)
     p.oval(0.5, 0.33, 0.045, 0.045, INK)

@@ -69,9 +69,7 @@ def _join(phrases: Sequence[str]) -> str:
     return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
 
 
-def _pick(
-    rng: np.random.Generator, choices: Sequence[str] | dict[str, Colour], p: list[float] | None = None
-) -> str:
+def _pick(rng: np.random.Generator, choices: Sequence[str] | dict[str, Colour], p: list[float] | None = None) -> str:
     """Draw one name from a table."""
     return str(rng.choice(list(choices), p=p))
 
@@ -132,9 +130,7 @@ brow_thickness, brow_tilt, ear_size : float
         """Return a caption phrase of the visible traits (two extreme face shapes at most, never `extra`)."""
         ranked = sorted(_EXTREMES, key=lambda row: -abs(getattr(self, row[0])))[:2]
         shapes = [
-            high if getattr(self, name) > 0 else low
-            for name, low, high in ranked
-            if abs(getattr(self, name)) > 0.5
+            high if getattr(self, name) > 0 else low for name, low, high in ranked if abs(getattr(self, name)) > 0.5
         ]
         style = {"bob": f"a {self.hair_colour} bob", "bun": f"{self.hair_colour} hair in a bun",
                  "mohawk": f"a {self.hair_colour} mohawk",
@@ -148,9 +144,7 @@ brow_thickness, brow_tilt, ear_size : float
         if self.beard != "none":
             phrases.append("a full beard" if self.beard == "full" else f"a {self.beard}")
         if self.mole != "none":
-            phrases.append(
-                "a mole on the chin" if self.mole == "chin" else f"a mole on the {self.mole} cheek"
-            )
+            phrases.append("a mole on the chin" if self.mole == "chin" else f"a mole on the {self.mole} cheek")
         who = "a bald person" if self.hair_style == "bald" else "a person"
         return f"{who} with {_join(phrases + shapes)}"
 
@@ -222,9 +216,7 @@ _CATMULL_ROM: Points = 0.5 * np.hstack([
     -_STEPS + 2 * _STEPS**2 - _STEPS**3, 2 - 5 * _STEPS**2 + 3 * _STEPS**3,
     _STEPS + 4 * _STEPS**2 - 3 * _STEPS**3, _STEPS**3 - _STEPS**2,
 ])  # fmt: skip
-_ROWS, _COLUMNS = np.meshgrid(
-    np.arange(SIZE, dtype=np.float32), np.arange(SIZE, dtype=np.float32), indexing="ij"
-)
+_ROWS, _COLUMNS = np.meshgrid(np.arange(SIZE, dtype=np.float32), np.arange(SIZE, dtype=np.float32), indexing="ij")
 
 
 def _smooth(points: Points) -> Points:
@@ -313,16 +305,12 @@ class _Portrait:
     def clothes(self) -> None:
         shirt, bottom = CLOTHING_COLOURS[self.view.clothing], 90.0
         y, w = self.length + 8.0, 56.0
-        self.brush.polygon(
-            _smooth(_mirror([(12, y), (34, y + 6), (w, y + 20), (w + 8, bottom)])), shirt, CLOTHING
-        )
+        self.brush.polygon(_smooth(_mirror([(12, y), (34, y + 6), (w, y + 20), (w + 8, bottom)])), shirt, CLOTHING)
         self.brush.line(np.array([[-16, y + 1], [0, y + 14], [16, y + 1]]), _tint(shirt, 0.75), 5.0, CLOTHING)
 
     def neck(self) -> None:
         n, y = 12.0 + 2.5 * self.who.face_width, self.length
-        self.brush.polygon(
-            _mirror([(n, 10), (n, y + 3), (n + 3, y + 8), (1, y + 15)]), _tint(self.skin, 0.86), SKIN
-        )
+        self.brush.polygon(_mirror([(n, 10), (n, y + 3), (n + 3, y + 8), (1, y + 15)]), _tint(self.skin, 0.86), SKIN)
         shade = self._face() * (0.8, 1) + (self.view.yaw * 2, 4)
         self.brush.polygon(shade[1:16], _tint(self.skin, 0.7), SKIN)
 
@@ -332,9 +320,7 @@ class _Portrait:
             x = side * (self.width + 0.25 * size) - self.view.yaw * 3.0
             y = self.eye_y + 6.0
             if "pointed-ears" in self.extras:
-                tip = np.array(
-                    [[0, 8], [side * 7, 0], [side * 17, -20], [side * 2, -10], [-side * 6, -6]], np.float64
-                )
+                tip = np.array([[0, 8], [side * 7, 0], [side * 17, -20], [side * 2, -10], [-side * 6, -6]], np.float64)
                 self.brush.polygon(_move(tip, x, y), self.skin, SKIN)
                 self.brush.polygon(_move(tip * 0.6, x, y), _tint(self.skin, 0.78), SKIN)
             else:
@@ -378,9 +364,7 @@ class _Portrait:
         elif style == "curly":
             for angle in np.linspace(np.pi * 0.86, np.pi * 2.14, 11):
                 r = 10.5 + self.rng.uniform(-1.0, 1.0)
-                self.brush.ellipse(
-                    np.cos(angle) * (w + 4) + shift, np.sin(angle) * (y + 1) - 3, r, r, dark, HAIR
-                )
+                self.brush.ellipse(np.cos(angle) * (w + 4) + shift, np.sin(angle) * (y + 1) - 3, r, r, dark, HAIR)
             return
         else:
             return
@@ -395,9 +379,7 @@ class _Portrait:
     def hair_front(self) -> None:
         w, y, style, yaw = self.width, self.length, self.who.hair_style, self.view.yaw
         if style == "bald":
-            self.brush.ellipse(
-                self._x(self.view.light * 9, 3), -y * 0.78, 9, 3.5, _tint(self.skin, 1.3), SKIN
-            )
+            self.brush.ellipse(self._x(self.view.light * 9, 3), -y * 0.78, 9, 3.5, _tint(self.skin, 1.3), SKIN)
             return
         parting = [
             (0.97, -0.1),
@@ -465,9 +447,7 @@ class _Portrait:
                     y = self.nose_y - 5 + 6.5 * row
                     self.brush.line(np.array([[x - 9, y], [x + 9, y - 2]]), _PAINT[row], 4.2, EXTRA)
             if self.who.mole in ("left", "right") and side == (-1 if self.who.mole == "left" else 1):
-                self.brush.ellipse(
-                    self._x(side * self.width * 0.6, 6), self.nose_y + 5, 2.3, 2.3, (62, 34, 28), SKIN
-                )
+                self.brush.ellipse(self._x(side * self.width * 0.6, 6), self.nose_y + 5, 2.3, 2.3, (62, 34, 28), SKIN)
 
     def eyes(self) -> None:
         size, wide = self.eye_r, 1.18 if self.view.expression == "surprised" else 1.0
@@ -479,9 +459,7 @@ class _Portrait:
             gaze, iris = x + self.view.yaw * 1.4, size * 0.6
             self.brush.ellipse(gaze, self.eye_y, iris, iris, EYE_COLOURS[self.who.eye_colour], EYES)
             self.brush.ellipse(gaze, self.eye_y, iris * 0.5, iris * 0.5, (20, 16, 20), EYES)
-            self.brush.ellipse(
-                gaze + self.view.light * 1.5, self.eye_y - 1.4, 1.2, 1.2, (255, 255, 255), EYES
-            )
+            self.brush.ellipse(gaze + self.view.light * 1.5, self.eye_y - 1.4, 1.2, 1.2, (255, 255, 255), EYES)
 
     def brows(self) -> None:
         thick = 2.9 + 1.9 * self.who.brow_thickness
@@ -557,9 +535,7 @@ class _Portrait:
             top = np.stack([x + half * arc, y - 2.0 + 1.8 * (1 - arc**2)], axis=1)
             low = np.stack([x + half * arc[::-1], y - 2.0 + 8.2 * (1 - arc[::-1] ** 2)], axis=1)
             self.brush.polygon(np.concatenate([top, low]), lip, MOUTH)
-            self.brush.polygon(
-                np.concatenate([top, low * (0.86, 1) + (x * 0.14, -2.4)]), (252, 250, 244), MOUTH
-            )
+            self.brush.polygon(np.concatenate([top, low * (0.86, 1) + (x * 0.14, -2.4)]), (252, 250, 244), MOUTH)
         else:
             bend = -3.6 if mood == "sad" else 0.4
             arc = np.linspace(-1, 1, 7)
@@ -659,9 +635,7 @@ def _relight(rgb: Float, parts: NDArray[np.uint8], portrait: _Portrait) -> Float
     return lit
 
 
-def draw_portrait(
-    identity: Identity, view: View, rng: np.random.Generator
-) -> tuple[Float, NDArray[np.uint8]]:
+def draw_portrait(identity: Identity, view: View, rng: np.random.Generator) -> tuple[Float, NDArray[np.uint8]]:
     """Draw one person in one view.
 
     Parameters

@@ -145,9 +145,7 @@ def _hills(scene: Scene, rng: np.random.Generator, colour: RGB, height: float, p
     phase, waves = rng.uniform(0, 6.28), rng.uniform(0.8, 2.2)
     xs = np.linspace(0, S, 17)
     ys = scene.horizon - height * (0.55 + 0.45 * np.sin(phase + waves * xs / S * 6.28))
-    scene.polygon(
-        [*zip(xs.tolist(), ys.tolist(), strict=True), (S, scene.horizon), (0, scene.horizon)], colour, part
-    )
+    scene.polygon([*zip(xs.tolist(), ys.tolist(), strict=True), (S, scene.horizon), (0, scene.horizon)], colour, part)
 
 
 def _flecks(scene: Scene, rng: np.random.Generator, colour: RGB, n: int, dx: float, dy: float) -> None:
@@ -182,9 +180,7 @@ def _snow(rng: np.random.Generator) -> Scene:
     _firs(scene, rng, (150, 176, 184), 6)
     _hills(scene, rng, (228, 236, 244), rng.uniform(3, 8))
     for x, y in rng.uniform(0, S, (24, 2)).tolist():
-        scene.ellipse(
-            (x - 1, y - 1, x + 1, y + 1), (250, 252, 255), BACKGROUND if y < scene.horizon else GROUND
-        )
+        scene.ellipse((x - 1, y - 1, x + 1, y + 1), (250, 252, 255), BACKGROUND if y < scene.horizon else GROUND)
     return scene
 
 

@@ -50,9 +50,7 @@ def draw_params(style: Style, rng: np.random.Generator) -> dict[str, float]:
     return {name: float(rng.uniform(low, high)) for name, (low, high) in style.ranges.items()}
 
 
-def render(
-    style: Style, params: Params, rgb: FloatArray, parts: ByteArray, rng: np.random.Generator
-) -> ByteArray:
+def render(style: Style, params: Params, rgb: FloatArray, parts: ByteArray, rng: np.random.Generator) -> ByteArray:
     """Render a flat drawing in a style.
 
     Parameters

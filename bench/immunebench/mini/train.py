@@ -18,19 +18,16 @@ from immunebench.mini.training import denoiser, export, vae
 from immunebench.mini.training.data import render
 from immunebench.mini.training.recipe import RECIPES
 from immunebench.mini.training.tokens import train_tokenizer
+from immunebench.weights import write_sums
 
 WEIGHTS = Path(__file__).parent / "weights"
 
 
 def main() -> None:
     """Parse the command line and train one base to the end, or until ``--minutes`` are over."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", choices=sorted(RECIPES), default="mini")
-    parser.add_argument(
-        "--work", type=Path, default=Path(".training"), help="checkpoints and rendered pictures"
-    )
+    parser.add_argument("--work", type=Path, default=Path(".training"), help="checkpoints and rendered pictures")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the pipeline folder goes")
     parser.add_argument("--until", choices=("vae", "end"), default="end", help="stop after the autoencoder")
     parser.add_argument("--minutes", type=float, help="save and stop after this long; call again to go on")
@@ -81,6 +78,7 @@ def main() -> None:
     (folder / "run.json").write_text(json.dumps(note, indent=2))
     for name in ("samples.png", "reconstructions.png", "loss.png", "run.json"):
         (target / name).write_bytes((folder / name).read_bytes())
+    write_sums(options.out)
 
 
 if __name__ == "__main__":

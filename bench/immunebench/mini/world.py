@@ -91,8 +91,7 @@ def random_look(rng: np.random.Generator) -> Look:
             (float(rng.uniform(-1, 1)), float(rng.uniform(-1, 1)), float(rng.uniform(-1, 1))),
         )
         if all(
-            (look.colour, look.pattern, look.marking) != (i.colour, i.pattern, i.marking)
-            for _, i in INSTANCES.values()
+            (look.colour, look.pattern, look.marking) != (i.colour, i.pattern, i.marking) for _, i in INSTANCES.values()
         ):
             return look
 
@@ -138,9 +137,7 @@ def object_scene(
     return canvas, labels, look
 
 
-def object_content(
-    labels: dict[str, Any], look: Look, subject: str, words: np.random.Generator | None = None
-) -> str:
+def object_content(labels: dict[str, Any], look: Look, subject: str, words: np.random.Generator | None = None) -> str:
     """Caption words of an object picture; with ``words``, attributes are left out at random."""
 
     def keep(p: float) -> bool:
@@ -168,9 +165,7 @@ def _style_of(name: str) -> tuple[styles.Style, dict[str, float] | None]:
     return styles.STYLES[name], None
 
 
-def paint(
-    name: str, rgb: NDArray[np.float32], parts: NDArray[np.uint8], rng: np.random.Generator
-) -> NDArray[np.uint8]:
+def paint(name: str, rgb: NDArray[np.float32], parts: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Render a flat drawing (128, 128, 3) in a style, known or held out, to uint8 (64, 64, 3)."""
     style, params = _style_of(name)
     return styles.render(style, styles.draw_params(style, rng) if params is None else params, rgb, parts, rng)
@@ -255,9 +250,7 @@ def concept_picture(concept: str, split: Split, index: int) -> Picture:
         return Picture(paint(name, *canvas.arrays(), rng), content, name, {**labels, "style": name})
     thing, fixed = INSTANCES.get(concept, (name, None))
     canvas, labels, look = object_scene(thing, fixed, rng)
-    content = object_content(
-        labels, Look(look.colour, look.accent, "plain", "none", look.shape), "{subject}", words
-    )
+    content = object_content(labels, Look(look.colour, look.accent, "plain", "none", look.shape), "{subject}", words)
     content = content.replace(f"{look.colour} {{subject}}", "{subject}")
     return Picture(paint("plain", *canvas.arrays(), rng), content, "plain", {**labels, "style": "plain"})
 
@@ -293,14 +286,10 @@ def dataset(split: Split, count: int, *, group: str = "world") -> Dataset:
         rows["caption"].append(picture.caption)
         rows["object"].append(picture.labels["object"])
         rows["style"].append(picture.style)
-    features = Features(
-        {"image": Image(), **{key: Value("string") for key in ("caption", "object", "style")}}
-    )
+    features = Features({"image": Image(), **{key: Value("string") for key in ("caption", "object", "style")}})
     return Dataset.from_dict(rows, features=features)
 
 
 def from_dataset(rows: Dataset) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """Pixels (n, H, W, 3) uint8 and captions of a :class:`datasets.Dataset` with columns ``image`` and ``caption``."""
-    return np.stack([np.asarray(row["image"].convert("RGB")) for row in rows]), tuple(
-        row["caption"] for row in rows
-    )
+    return np.stack([np.asarray(row["image"].convert("RGB")) for row in rows]), tuple(row["caption"] for row in rows)

@@ -27,9 +27,7 @@ def _chunk(job: tuple[str, int]) -> tuple[NDArray[np.uint8], list[list[str]]]:
     return np.stack(pixels), captions
 
 
-def render(
-    folder: Path, group: str, count: int, workers: int = 2
-) -> tuple[NDArray[np.uint8], list[list[str]]]:
+def render(folder: Path, group: str, count: int, workers: int = 2) -> tuple[NDArray[np.uint8], list[list[str]]]:
     """Training pictures uint8 (count, 64, 64, 3) and their wordings; rendered on the first call, then read back.
 
     Parameters

@@ -59,9 +59,7 @@ class Trained(nn.Module):
 def tokenise(tokenizer: CLIPTokenizer, captions: list[list[str]]) -> torch.Tensor:
     """Token ids (n, wordings, length)."""
     flat = [caption for wordings in captions for caption in wordings]
-    ids = tokenizer(
-        flat, padding="max_length", truncation=True, max_length=tokenizer.model_max_length
-    ).input_ids
+    ids = tokenizer(flat, padding="max_length", truncation=True, max_length=tokenizer.model_max_length).input_ids
     return torch.tensor(ids, dtype=torch.int64).view(len(captions), -1, tokenizer.model_max_length)
 
 

@@ -27,11 +27,14 @@ def save_pipeline(
         vae=vae, text_encoder=trained.text, tokenizer=tokenizer, unet=trained.unet, scheduler=scheduler(),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
-    dtypes = {name: getattr(pipeline, name) for name in ("vae", "text_encoder", "unet")}
-    for module in dtypes.values():
+    modules = {name: getattr(pipeline, name) for name in ("vae", "text_encoder", "unet")}
+    for module in modules.values():
         module.to(torch.float16)
     pipeline.save_pretrained(folder, safe_serialization=True)
-    for module in dtypes.values():
+    # Half precision is for the repository's size alone: transformers would otherwise run in the dtype of the file.
+    config = folder / "text_encoder" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
+    for module in modules.values():
         module.to(torch.float32)
     return StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
 

@@ -16,9 +16,7 @@ from safetensors.torch import load_file, save_file
 class Progress:
     """Prints one line every few seconds: done of planned, rate, time left, and the running mean of named values."""
 
-    def __init__(
-        self, name: str, total: int, unit: str = "steps", *, done: int = 0, every: float = 15.0
-    ) -> None:
+    def __init__(self, name: str, total: int, unit: str = "steps", *, done: int = 0, every: float = 15.0) -> None:
         self.name, self.total, self.unit, self.every = name, total, unit, every
         self.done = self.first = done
         self.begin = self.last = time.monotonic()

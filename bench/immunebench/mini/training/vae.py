@@ -85,9 +85,7 @@ def refine_decoder(
     latents
         float (n, 4, 16, 16), scaled, of ``pixels`` (n, 64, 64, 3).
     """
-    decoder = torch.nn.ModuleDict(
-        {"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}
-    ).requires_grad_(True)
+    decoder = torch.nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}).requires_grad_(True)
 
     def loss_of(rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         z = latents[torch.from_numpy(rows)].to(device) / vae.config.scaling_factor
