@@ -78,7 +78,7 @@ def test_both_judges_name_what_the_base_draws(judge: judges.MiniJudge) -> None:
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkout's entries with an attack of 40 steps, and a suite of one task."""
+    """The checkout's entries with an attack of 30 steps, and a suite of one task."""
     root = tmp_path_factory.mktemp("house")
     for folder in ("tasks", "defenses", "attacks"):
         shutil.copytree(HOUSE / folder, root / folder)
@@ -87,11 +87,11 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = manifest.read_text()
     preset = text.index("[presets.mini]")
     (root / "attacks" / "lora" / "attack.toml").write_text(
-        text[:preset] + "[presets.mini]\nsteps = 40\nbatch = 4\nlr = 2e-3\nsaves = [20, 40]\n"
+        text[:preset] + "[presets.mini]\nsteps = 30\nbatch = 4\nlr = 2e-3\nsaves = [15, 30]\n"
     )
     (root / "quick.toml").write_text(
         'id = "quick"\nversion = "1.0"\ntitle = "One task, quickly"\nprofile = "cpu"\nseeds = [0]\n'
-        'tasks = ["style-rays"]\ndefenses = ["none", "destroy-strong", "blank"]\nchains = ["lora"]\nprompts = 4\n'
+        'tasks = ["style-solano"]\ndefenses = ["none", "destroy-strong", "blank"]\nchains = ["lora"]\nprompts = 4\n'
         "pictures = 1\ncurve_pictures = 2\nunrelated_pictures = 1\n"
     )
     return root

@@ -8,7 +8,7 @@ import signal
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 def run(
     suite: str | Path,
     *,
-    task: str | None = None,
-    defense: str | None = None,
-    attack: str | None = None,
-    seed: int | None = None,
+    task: str | Sequence[str] | None = None,
+    defense: str | Sequence[str] | None = None,
+    attack: str | Sequence[str] | None = None,
+    seed: int | Sequence[int] | None = None,
     profile: str | None = None,
     results: Path | str | None = None,
     store: Path | str | None = None,
@@ -51,7 +51,7 @@ def run(
     suite
         Id of a suite, or path of a suite's TOML file.
     task, defense, attack, seed, profile
-        Only these of the suite; a defense and a profile may be any known one.
+        Only these of the suite, one or several; a defense and a profile may be any known one.
     results, store
         Folders; default ``results`` and ``$IMMUNEBENCH_STORE``, else ``~/.cache/immunebench/store``.
     workers
@@ -86,10 +86,10 @@ def plan_suite(
     suite: str | Path,
     *,
     catalog: Catalog | None = None,
-    task: str | None = None,
-    defense: str | None = None,
-    attack: str | None = None,
-    seed: int | None = None,
+    task: str | Sequence[str] | None = None,
+    defense: str | Sequence[str] | None = None,
+    attack: str | Sequence[str] | None = None,
+    seed: int | Sequence[int] | None = None,
     profile: str | None = None,
 ) -> Plan:
     """Plan a suite of the catalogue, or a part of it; see `run` for the parameters and errors."""

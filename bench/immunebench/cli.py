@@ -36,10 +36,14 @@ StoreDir = Annotated[
     typer.Option("--store", help="Store; default $IMMUNEBENCH_STORE, else ~/.cache/immunebench/store."),
 ]
 ResultsDir = Annotated[Path, typer.Option("--results", help="Folder of results.")]
-TaskName = Annotated[str | None, typer.Option("--task", help="Only this task.")]
-DefenseName = Annotated[str | None, typer.Option("--defense", help="This defense instead of the suite's.")]
-AttackName = Annotated[str | None, typer.Option("--attack", help="Only this chain.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="This seed instead of the suite's.")]
+TaskName = Annotated[list[str] | None, typer.Option("--task", help="Only this task; may be repeated.")]
+DefenseName = Annotated[
+    list[str] | None, typer.Option("--defense", help="This defense instead of the suite's; may be repeated.")
+]
+AttackName = Annotated[list[str] | None, typer.Option("--attack", help="Only this chain; may be repeated.")]
+Seed = Annotated[
+    list[int] | None, typer.Option("--seed", help="This seed instead of the suite's; may be repeated.")
+]
 ProfileName = Annotated[str | None, typer.Option("--profile", help="This profile instead of the suite's.")]
 
 
