@@ -28,7 +28,7 @@ class Recipe:
     vae_channels: tuple[int, ...] = (32, 64, 64)
     vae_steps: int = 5_200
     vae_batch: int = 10
-    decoder_steps: int = 1_500
+    decoder_steps: int = 2_500
     vae_learning_rate: float = 1.0e-3
     unet_channels: tuple[int, ...] = (64, 128)
     text_width: int = 128
