@@ -239,14 +239,12 @@ def board(
 
     Example: immunebench board mini-demo
     """
-    from rich.console import Console
-
     from immunebench import report
     from immunebench.board import BoardError, tables
 
     try:
         scored = report.score(suite, results)
-        Console().print(tables.terminal(scored, suite))
+        tables.show(scored, suite)
     except BoardError as error:
         print(f"no board: {error}", file=sys.stderr)
         raise typer.Exit(1) from None

@@ -211,8 +211,6 @@ def _task_score(draw: ImageDraw.ImageDraw, row: Row | None, task: str, place: tu
 
 def main() -> None:
     """Run the suite ``mini-demo``; exits 0 when every cell is ok and the board stands, else 1."""
-    from rich.console import Console
-
     from immunebench import api
     from immunebench.board import BoardError, tables
     from immunebench.errors import UsageError
@@ -230,7 +228,7 @@ def main() -> None:
     sentence = write_demo(records, store, folder / "demo.png")
     scored = aggregate(map(measurement, records))
     try:
-        Console().print(tables.terminal(scored, "mini-demo"))
+        tables.show(scored, "mini-demo")
         tables.write_markdown(scored, "mini-demo", folder / "board.md")
     except BoardError as error:
         print(f"no board: {error}", file=sys.stderr)

@@ -63,7 +63,9 @@ def dtype(name: str) -> torch.dtype:
 def prepare_process(numerics: Numerics) -> None:
     """Fix the threads and the deterministic kernels that the profile promises."""
     import torch
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # The engine reports its own progress; loading bars would tear its lines.
     torch.set_num_threads(numerics.threads)
     if numerics.device == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -27,6 +27,26 @@ COLUMNS = (
 )
 
 
+#: Columns of a log or a pipe, where there is no terminal to ask.
+_WIDTH = 132
+
+
+def show(board: Board, title: str) -> None:
+    """Print the table; not cut to 80 columns where the output is no terminal.
+
+    Raises
+    ------
+    BoardError
+        If a control misbehaves.
+    """
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
+    console.print(terminal(board, title))
+
+
 def terminal(board: Board, title: str) -> RenderableType:
     """Table for a terminal, with what a reader must know below it.
 
