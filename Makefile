@@ -21,8 +21,9 @@ lint: $(INSTALLED) ## ruff and mypy --strict
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-board: $(INSTALLED) ## rebuild the leaderboard from results/
-	@$(BIN)/immunebench board
+board: $(INSTALLED) ## score every folder of results/ and write its board.md
+	@for folder in results/*/; do \
+		$(BIN)/immunebench board "$$(basename "$$folder")" --markdown "$$folder/board.md" || exit $$?; done
 
 # The install is skipped until the lock or the project file changes. An existing .venv is updated, never replaced.
 $(INSTALLED): requirements.txt pyproject.toml hatch_build.py

@@ -302,3 +302,16 @@ def test_contact_sheet_fits_and_names_its_digest(tmp_path: Path) -> None:
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
     with pytest.raises(ValueError, match="at least one picture"):
         contact_sheet(noise[:0], noise, noise, path, title="")
+
+
+def test_names_from_strangers_are_text_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    from immunebench.board import tables
+
+    tables.show(aggregate([none(), cell("[/red]x")]), "[/red]title")
+    assert "[/red]x" in capsys.readouterr().out
+
+
+def test_an_entry_over_its_budget_does_not_pass() -> None:
+    grey = cell("data", kind="data", budget=8.0, linf=128.0, changes_images=True, changes_model=False)
+    row = aggregate([none(), grey]).row("data")
+    assert row is not None and not row.passes

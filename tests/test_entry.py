@@ -150,6 +150,25 @@ def test_code_is_hashed_and_loaded_by_path_when_asked(root: Path) -> None:
         entry.function("freeze")
 
 
+def test_edited_code_is_never_the_code_loaded_before(root: Path) -> None:
+    folder = house.defense(root, "changing", "protect_model")
+    house.write(folder / "defense.py", "def protect_model(*arguments):\n    return 1\n")
+    assert read(root).defense("changing").function("protect_model")() == 1
+    house.write(folder / "defense.py", "def protect_model(*arguments):\n    return 22\n")
+    assert read(root).defense("changing").function("protect_model")() == 22
+
+
+def test_compiled_code_is_refused(root: Path) -> None:
+    folder = house.defense(root, "hidden", "protect_model")
+    (folder / "core.pyc").write_bytes(b"")
+    assert "compiled code" in reason(read(root), "hidden")
+
+
+def test_changing_pictures_without_a_budget_is_refused(root: Path) -> None:
+    house.defense(root, "boundless", "protect_images")
+    assert "budget is missing" in reason(read(root), "boundless")
+
+
 def test_bases_and_judges_are_found_or_named(root: Path) -> None:
     catalog = read(root)
     assert catalog.base_folder("tiny") == (root / "weights/tiny").resolve()

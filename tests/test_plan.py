@@ -169,3 +169,13 @@ def test_the_estimate_counts_what_the_store_lacks(root: Path) -> None:
     assert rest.seconds == pytest.approx(expected)
     # Six adaptations of 2 steps at batch 1: 2 s each to begin with, 0.03 s a step.
     assert full.stages["adapt"].seconds == pytest.approx(6 * (2 + 2 * 0.03))
+
+
+def test_missing_metric_weights_are_named_before_anything_runs(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMMUNEBENCH_WEIGHTS", str(tmp_path / "empty"))
+    suite = root / "suites" / "tiny.toml"
+    suite.write_text(suite.read_text() + 'metrics = ["lpips"]\n')
+    with pytest.raises(UsageError, match="metric lpips: weights lpips-alex are not there"):
+        plan(root)

@@ -37,8 +37,10 @@ class FakeStore:
         if digest not in self.present:
             return None
         stage = self.stages[digest].stage
+        # The stage's own guard knows its peak; the worker's is that of its whole life.
         cost = {"seconds": 2.0, "peak_process_gib": 0.5}
-        return {"stage": stage, "cost": cost, "meta": {}, "versions": {"torch": "2"}, "created": "2026-01-01"}
+        meta = {"peak_process_gib": 0.25, "peak_reserved_gib": 0.125}
+        return {"stage": stage, "cost": cost, "meta": meta, "versions": {"torch": "2"}, "created": "2026-01-01"}
 
     def failure(self, digest: str) -> dict[str, Any] | None:
         return self.failures.get(digest)
@@ -99,6 +101,7 @@ def test_a_record_reads_every_number_from_its_own_artifact(made: Plan, store: Fa
     assert got.params["steps"] == 5
     assert got.comparability == "tiny@1.0/style-a@1/lora@3/image_similarity@1/cpu@1"
     # One protection and one adaptation, two steps drawn and scored; utility and baselines are not its own.
+    assert {(c.peak_process_gib, c.peak_reserved_gib) for c in got.cost.values()} == {(0.25, 0.125)}
     seconds = {stage: cost.seconds for stage, cost in got.cost.items()}
     assert seconds == {"pictures": 8.0, "protect": 2.0, "adapt": 2.0, "generate": 4.0, "score": 4.0}
 
@@ -118,7 +121,7 @@ def test_records_survive_the_file_and_two_writes_are_equal(made: Plan, store: Fa
 
 def test_a_number_that_is_not_finite_is_never_written(made: Plan, store: FakeStore, tmp_path: Path) -> None:
     store.scores[made.roots[KEY].anchor] = {"m_same": float("inf"), "m_other": 0.1}
-    with pytest.raises(ValueError, match="not JSON compliant"):
+    with pytest.raises(ValueError, match="finite"):
         write_records(tmp_path / "x.jsonl", [record(made, store)])
     assert not (tmp_path / "x.jsonl").exists()
 

@@ -41,9 +41,7 @@ DefenseName = Annotated[
     list[str] | None, typer.Option("--defense", help="This defense instead of the suite's; may be repeated.")
 ]
 AttackName = Annotated[list[str] | None, typer.Option("--attack", help="Only this chain; may be repeated.")]
-Seed = Annotated[
-    list[int] | None, typer.Option("--seed", help="This seed instead of the suite's; may be repeated.")
-]
+Seed = Annotated[list[int] | None, typer.Option("--seed", help="This seed instead of the suite's; may be repeated.")]
 ProfileName = Annotated[str | None, typer.Option("--profile", help="This profile instead of the suite's.")]
 
 
@@ -231,13 +229,15 @@ def doctor(store: StoreDir = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def board(
-    suite: Annotated[str, typer.Argument(help="Suite whose results are read.")] = "mini-demo",
+    suite: Annotated[
+        str, typer.Argument(help="Folder of results that is read; that of a suite has its name.")
+    ] = "demo",
     results: ResultsDir = Path("results"),
     markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the page to this file too.")] = None,
 ) -> None:
     """Print the scored table of a suite's results.
 
-    Example: immunebench board mini-demo
+    Example: immunebench board mini-smoke
     """
     from immunebench import report
     from immunebench.board import BoardError, tables

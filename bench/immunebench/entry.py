@@ -16,6 +16,7 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
+import tempfile
 import tomllib
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +35,7 @@ T = TypeVar("T")
 
 # What these files say reaches a stage's key as resolved parameters, or changes no number at all.
 _NO_CODE = frozenset({".toml", ".bib", ".md", ".pyc"})
+_COMPILED = frozenset({".pyc", ".pyo", ".so", ".pyd"})
 
 
 @dataclass(frozen=True)
@@ -124,12 +126,19 @@ class Entry:
         """
         if hook not in self.hooks:
             raise UsageError("no such hook", file=self.path, field="hooks", value=hook, choices=self.hooks)
-        parent = f"immunebench_entries_{hashlib.sha256(str(self.folder).encode()).hexdigest()[:12]}"
+        # Named by content: an edited entry is another package, never the one that this process loaded before.
+        content = f"{self.folder} {sorted(digests(self.folder).items())}"
+        parent = f"immunebench_entries_{hashlib.sha256(content.encode()).hexdigest()[:12]}"
         if parent not in sys.modules:
             package = types.ModuleType(parent)
             package.__path__ = [str(self.folder)]
             sys.modules[parent] = package
-        function: Callable[..., Any] = getattr(importlib.import_module(f"{parent}.{self.kind}"), hook)
+        # Bytecode that lies in the folder is no part of the key, so only sources are read.
+        before, sys.pycache_prefix = sys.pycache_prefix, tempfile.gettempdir() + f"/{parent}"
+        try:
+            function: Callable[..., Any] = getattr(importlib.import_module(f"{parent}.{self.kind}"), hook)
+        finally:
+            sys.pycache_prefix = before
         return function
 
     def _own(self, name: str) -> Any:
@@ -414,6 +423,8 @@ def _check_folder(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_symlink() and _inside(folder, path) is None:
             raise UsageError("links to a file outside its folder", file=path)
+        if path.suffix in _COMPILED and path.parent.name != "__pycache__":
+            raise UsageError("is compiled code, which nobody can read", file=path)
 
 
 def _check_code(path: Path, manifest: DefenseManifest | AttackManifest) -> None:

@@ -23,6 +23,7 @@ from immunebench.graph import (
 from immunebench.metrics import METRICS
 from immunebench.runtime import derive_seed
 from immunebench.schema import Prompt, Suite, Task, Values, Wording, save_steps
+from immunebench.weights import require
 
 __all__ = [
     "STAGE_VERSIONS",
@@ -308,6 +309,11 @@ class Builder:
     def judged(self, task: Task, metrics: Iterable[str], captions: Sequence[str] = (), concept: str = "") -> Values:
         """Return the key that every scoring stage has: metrics, judge and what it is asked."""
         judge = self.catalog.models.bases[task.base].judge
+        metrics = list(metrics)
+        for metric in metrics:
+            _metric_version(metric, self.file)
+            for weights in METRICS[metric].weights:
+                require(weights, asked_by=f"metric {metric}")
         return {
             "metrics": [{"id": metric, "version": _metric_version(metric, self.file)} for metric in metrics],
             "judge": judge,
@@ -430,7 +436,8 @@ class Builder:
 def _roots(graph: CellGraph) -> dict[str, list[str]]:
     use = graph.utility
     return {
-        "baseline": [*graph.ceiling.values(), graph.floor, graph.anchor],
+        # What the undefended model does is nobody's fault: a failure there leaves every row incomplete alike.
+        "baseline": [*graph.ceiling.values(), graph.floor, graph.anchor, use.g_base, use.floor, use.ceiling],
         "attack": list(graph.curve.values()),
         "fidelity": [] if graph.fidelity is None else [graph.fidelity],
         "utility": [use.g, use.g_base, use.s, use.floor, use.ceiling],

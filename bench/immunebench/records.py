@@ -16,7 +16,7 @@ from pydantic import Field, JsonValue, ValidationError
 from immunebench import __version__
 from immunebench.errors import UsageError
 from immunebench.graph import Cell, CellGraph, canonical_json
-from immunebench.schema import Model, Values, usage_error
+from immunebench.schema import Id, Model, Values, usage_error
 
 Status = Literal["ok", "oom", "over_memory", "timeout", "error", "skipped"]
 Part = Literal["defense", "attack", "baseline", "utility", "fidelity"]
@@ -46,22 +46,22 @@ class ChainLink(Model):
 class CellNames(Model):
     """What was measured."""
 
-    task: str
+    task: Id
     task_version: int
-    family: str
+    family: Id
     concept: str
     concept_kind: str
-    base: str
+    base: Id
     base_revision: str
-    defense: str
+    defense: Id
     defense_version: int
     defense_title: str
     defense_kind: str
     hooks: tuple[str, ...]
     budget: int | None
-    chain: str
+    chain: str = Field(pattern=r"^[a-z0-9@.+-]+$")
     links: tuple[ChainLink, ...]
-    profile: str
+    profile: Id
     profile_version: int
     seed: int
 
@@ -153,7 +153,7 @@ class Failure(Model):
 class Sheet(Model):
     """The contact sheet of the cell, beside the records."""
 
-    file: str
+    file: str = Field(pattern=r"^sheets/[A-Za-z0-9@+._-]+\.png$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
@@ -420,14 +420,14 @@ def _cost(graph: CellGraph, store: Artifacts) -> dict[str, Cost]:
         made = store.manifest(digest)
         if made is None or digest not in graph.parts["attack"]:
             continue
-        figures = {**made.get("meta", {}), **made.get("cost", {})}
+        figures = {**made.get("cost", {}), **made.get("meta", {})}
         before = costs.get(made["stage"], Cost(seconds=0, peak_reserved_gib=0, peak_process_gib=0))
         costs[made["stage"]] = Cost(
             seconds=round(before.seconds + float(figures.get("seconds", 0)), 3),
-            peak_reserved_gib=max(before.peak_reserved_gib, float(figures.get("memory_reserved_gib", 0))),
+            peak_reserved_gib=max(before.peak_reserved_gib, float(figures.get("peak_reserved_gib", 0))),
             peak_process_gib=max(
                 before.peak_process_gib,
-                float(figures.get("memory_process_gib", figures.get("peak_process_gib", 0))),
+                float(figures.get("peak_process_gib", 0)),
             ),
         )
     return costs

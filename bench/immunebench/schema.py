@@ -39,7 +39,7 @@ Values = dict[str, JsonValue]
 class Model(BaseModel):
     """Frozen, strict, and closed to fields that it does not know."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Variant(Model):
@@ -103,6 +103,12 @@ class DefenseManifest(EntryManifest):
     replicate: bool = False
     budget: Annotated[int, Field(ge=0, le=255)] | None = None
     against: Id | None = None
+
+    @model_validator(mode="after")
+    def _pictures_have_a_budget(self) -> DefenseManifest:
+        if "protect_images" in self.hooks and self.budget is None:
+            raise ValueError("budget is missing: a defense that changes pictures declares the largest change, of 255")
+        return self
 
 
 class AttackManifest(EntryManifest):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from immunebench import runtime
-from immunebench.entry import Entry, default_catalog
+from immunebench.entry import Entry, default_catalog, digests
 from immunebench.errors import UsageError
 from immunebench.metrics.stage import run_anchor, run_score
 from immunebench.types import Concept, Numerics, Params, Pictures, StageError, Weights
@@ -68,8 +68,13 @@ def run_stage(spec: StageSpec, inputs: dict[str, Path], out: Path, report: Repor
         return dict(stage(spec.key, inputs, out, report))
     numerics = Numerics.of(spec.key["numerics"])  # type: ignore[arg-type]
     runtime.prepare_process(numerics)
-    with runtime.memory_guard(numerics) as memory:
-        meta = stage(spec.key, inputs, out, report)
+    try:
+        with runtime.memory_guard(numerics) as memory:
+            meta = stage(spec.key, inputs, out, report)
+    finally:
+        if spec.stage in ("protect", "adapt"):
+            # Foreign code held this model; nothing that it may have left on it reaches another stage.
+            _bases.clear()
     return {**meta, **memory.as_dict(), "environment": runtime.environment(numerics.device)}
 
 
@@ -118,6 +123,7 @@ def pictures(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) ->
 def protect(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
     """Run a defense's hook once and check what it returns."""
     entry = default_catalog().defense(key["entry"])
+    _unchanged(entry, key)
     hook = key["hook"]
     model = _released(key, inputs)
     ctx = _context(key, inputs, out, report, model)
@@ -162,6 +168,7 @@ def check_pictures(entry: str, published: Pictures, protected: object, budget: i
 def adapt(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
     """Run an attack on pictures, from the released weights where there are some."""
     entry = default_catalog().attack(key["entry"])
+    _unchanged(entry, key)
     model = _released(key, inputs)
     ctx = _context(key, inputs, out, report, model)
     images = recaption(Pictures.load(inputs["images"]), key["caption"], token=key["token"], noun=key["noun"])
@@ -239,6 +246,12 @@ def _released(key: Key, inputs: Mapping[str, Path]) -> LatentDiffusion:
     if "weights" in inputs:
         model.apply(Weights.load(inputs["weights"] / "weights.safetensors"))
     return model
+
+
+def _unchanged(entry: Entry, key: Key) -> None:
+    """Refuse code that is not the code of the key; an OSError, so that the next run tries again unasked."""
+    if digests(entry.folder) != key["entry_files"]:
+        raise OSError(f"{entry.id}: its files changed after the run was planned; start it again")
 
 
 def _call(entry: Entry, hook: str, *arguments: object) -> Any:

@@ -104,7 +104,9 @@ def _notes(cells: Sequence[Measurement], power: Sequence[Power]) -> Iterable[str
         f"{len(seeds)} seed{'' if len(seeds) == 1 else 's'}: no interval, no ranks"
         + (f" (at least {rules.INTERVAL_TASKS} tasks needed)" if len(tasks) < rules.INTERVAL_TASKS else "")
     )
-    absent = [name for name in ("none", "none-replicate", "noise", "destroy") if not _present(name, cells)]
+    if bases := sorted({cell.base for cell in cells} - {""}):
+        yield f"measured on the base {', '.join(bases)}"
+    absent = [name for name in ("none", "none-replicate", "noise", "destroy", "blank") if not _present(name, cells)]
     if absent:
         yield "controls not on this board: " + ", ".join(absent)
 

@@ -36,6 +36,10 @@ class Measurement:
         Empty where it could not be measured.
     curve
         Mean raw target metric per saved step of the attack.
+    base
+        Id of the base that was attacked.
+    anchored
+        Whether the task's anchors were measured.
     m_same, m_other
         Raw anchors of the task.
     g, g_base, g0
@@ -68,6 +72,8 @@ class Measurement:
     m_none: tuple[float, ...] = ()
     m_floor: tuple[float, ...] = ()
     curve: Mapping[int, float] = field(default_factory=dict)
+    base: str = ""
+    anchored: bool = True
     m_same: float = 1.0
     m_other: float = 0.0
     g: float | None = None
@@ -117,6 +123,8 @@ def measurement(record: Record) -> Measurement:
         m_none=_values(_score(baseline.ceiling, record.metric)),
         m_floor=_values(_score(baseline.floor, record.metric)),
         curve=score.per_step if score is not None else {},
+        base=cell.base,
+        anchored=anchors is not None,
         m_same=anchors.m_same if anchors is not None else 0.0,
         m_other=anchors.m_other if anchors is not None else 0.0,
         g=utility.g,

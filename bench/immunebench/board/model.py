@@ -95,8 +95,8 @@ class Row:
 
     @property
     def passes(self) -> bool:
-        """Whether the row is complete and clears the utility gate."""
-        return not self.incomplete and "utility gate" not in self.flags
+        """Whether the row is complete, clears the utility gate and keeps its budget."""
+        return not self.incomplete and not {"utility gate", "over budget"} & set(self.flags)
 
 
 @dataclass(frozen=True)

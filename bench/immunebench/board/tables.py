@@ -60,7 +60,7 @@ def terminal(board: Board, title: str) -> RenderableType:
     from rich.text import Text
 
     board.require_sound()
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", show_edge=False)
+    table = Table(title=Text(title), title_justify="left", title_style="bold", header_style="bold", show_edge=False)
     for column in COLUMNS:
         numeric = column not in ("defense", "kind", "worst chain", "remarks")
         table.add_column(column, justify="right" if numeric else "left", no_wrap=column != "remarks")
@@ -70,7 +70,8 @@ def terminal(board: Board, title: str) -> RenderableType:
             table.add_section()
             controls = True
         style = "dim" if row.control else ("bold green" if row.passes else "yellow")
-        table.add_row(*_cells(row), style=style)
+        # As text, not as markup: names come from records that strangers wrote.
+        table.add_row(*map(Text, _cells(row)), style=style)
     return Group(table, Text("\n".join(_remarks(board)), style="dim"))
 
 

@@ -26,7 +26,7 @@ def power_of(group: Sequence[Measurement]) -> Power | None:
     found: dict[int, tuple[Measurement, tuple[float, ...]]] = {}
     for cell in sorted(group, key=lambda cell: cell.defense != "none"):
         ceiling = cell.m_def if cell.defense == "none" and cell.measured else cell.m_none
-        if ceiling and cell.m_floor:
+        if ceiling and cell.m_floor and cell.anchored:
             found.setdefault(cell.seed, (cell, ceiling))
     if not found:
         return None
