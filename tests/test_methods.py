@@ -78,9 +78,19 @@ def catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
 
 def run(stage: str, key: dict[str, Any], inputs: dict[str, Path], out: Path) -> dict[str, object]:
     out.mkdir()
-    common = {"base": "tiny", "base_files": {}, "numerics": NUMERICS, "seed": 5}
+    common: dict[str, Any] = {"base": "tiny", "base_files": {}, "numerics": NUMERICS, "seed": 5}
+    if "entry" in key:
+        known = stages.default_catalog()
+        entry = known.defense(key["entry"]) if stage == "protect" else known.attack(key["entry"])
+        common["entry_files"] = dict(entry.files)
     spec = StageSpec(stage, {**common, **key}, dict.fromkeys(inputs, "0" * 64))
     return stages.run_stage(spec, inputs, out, lambda what, done, total: None)
+
+
+def test_code_that_is_not_that_of_the_key_does_not_run(catalog: Catalog, tmp_path: Path) -> None:
+    key = {"entry": "bad", "hook": "protect_model", "entry_files": {"defense.py": "0" * 64}}
+    with pytest.raises(OSError, match="files changed after the run was planned"):
+        run("protect", key, {}, tmp_path / "out")
 
 
 def protect(catalog: Catalog, folder: Path, entry: str, params: dict[str, Any], **key: Any) -> Path:
