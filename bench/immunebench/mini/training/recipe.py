@@ -43,6 +43,6 @@ class Recipe:
 #: CPU recipes. ``mini-b`` is the unknown base of transfer attacks: other seed, other widths, shorter training.
 RECIPES: dict[str, Recipe] = {
     "mini": Recipe(seed=11),
-    "mini-b": Recipe(seed=29, pictures=24_000, vae_channels=(24, 48, 64), vae_steps=1_500, unet_channels=(48, 96),
-                     unet_steps=4_000),
+    "mini-b": Recipe(seed=29, pictures=24_000, vae_channels=(24, 48, 64), vae_steps=3_600,
+                     decoder_steps=1_500, unet_channels=(48, 96), unet_steps=4_000),
 }  # fmt: skip
