@@ -20,7 +20,7 @@ import numpy as np
 
 from immunebench import api, execute
 from immunebench.board import aggregate, measurement
-from immunebench.graph import Plan, StageSpec
+from immunebench.graph import CellGraph, Plan, StageSpec
 from immunebench.records import build_record
 
 
@@ -51,13 +51,27 @@ def vary(plan: Plan, entry: str, parameters: Mapping[str, Any]) -> Plan:
     return replace(plan, stages=stages, roots=roots)
 
 
+def attacked(plan: Plan, graph: CellGraph) -> set[str]:
+    """What the similarity after the attack, before it and without a defense depends on."""
+    todo = [*graph.curve.values(), *graph.ceiling.values(), graph.floor, graph.anchor]
+    seen: set[str] = set()
+    while todo:
+        digest = todo.pop()
+        if digest not in seen:
+            seen.add(digest)
+            todo.extend(plan.stages[digest].inputs.values())
+    return seen
+
+
 def main() -> None:
     """Run every setting and print one row each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--entry", required=True, help="attack or defense whose parameters are set")
     parser.add_argument("--set", action="append", default=[], help="name=value[,name=value]; one run each")
     parser.add_argument("--defense", default="none", help="the defense that is measured, if not the entry itself")
+    parser.add_argument("--attack", default="lora", help="the chain that is measured")
     parser.add_argument("--task", action="append", help="dev task; all by default")
+    parser.add_argument("--no-utility", action="store_true", help="measure the attack alone")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--store", type=Path)
     parser.add_argument("--json", type=Path)
@@ -66,9 +80,12 @@ def main() -> None:
     plans: dict[str, Plan] = {}
     for setting in options.set or [""]:
         parameters = tomllib.loads("\n".join(setting.split(",")))
-        plan = api.plan_suite("mini-dev", task=options.task, defense=options.defense)
+        plan = api.plan_suite("mini-dev", task=options.task, defense=options.defense, attack=options.attack)
         plans[setting or "preset"] = vary(plan, options.entry, parameters)
     stages = {digest: spec for plan in plans.values() for digest, spec in plan.stages.items()}
+    if options.no_utility:
+        wanted = {digest for plan in plans.values() for graph in plan.roots.values() for digest in attacked(plan, graph)}
+        stages = {digest: spec for digest, spec in stages.items() if digest in wanted}
     outcome = execute.Outcome()
 
     def tell(event: Any) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from immunebench.adapter import Adapter
+from immunebench.adapters import LowRank
 from immunebench.context import Context, distance
 from immunebench.diffusion import Batch, LatentDiffusion, training
 from immunebench.runtime import prepare_process
@@ -56,7 +56,7 @@ class Clock:
         self.last = now
 
 
-def engine_step(model: LatentDiffusion, adapter: Adapter, ctx: Context, pictures: Pictures) -> Iterator[Split]:
+def engine_step(model: LatentDiffusion, adapter: LowRank, ctx: Context, pictures: Pictures) -> Iterator[Split]:
     """Yield the split of each step of the LoRA attack as `attacks/lora` runs it."""
     optimiser = ctx.adamw(adapter.parameters, lr=1e-6)
     data = model.prepare(pictures)
@@ -76,7 +76,7 @@ def engine_step(model: LatentDiffusion, adapter: Adapter, ctx: Context, pictures
         clock = Clock(model.numerics.device)
 
 
-def imma_step(model: LatentDiffusion, adapter: Adapter, ctx: Context, pictures: Pictures) -> Iterator[Split]:
+def imma_step(model: LatentDiffusion, adapter: LowRank, ctx: Context, pictures: Pictures) -> Iterator[Split]:
     """Yield the split of each pair of IMMA's steps, halved, as `defenses/imma-lora` runs them."""
     theta = model.unet_tensors("attention")
     theta_0 = [tensor.detach().clone() for tensor in theta.values()]
@@ -103,7 +103,7 @@ def imma_step(model: LatentDiffusion, adapter: Adapter, ctx: Context, pictures: 
             clock = Clock(model.numerics.device)
 
 
-def naive_step(model: LatentDiffusion, adapter: Adapter, ctx: Context, pictures: Pictures) -> Iterator[Split]:
+def naive_step(model: LatentDiffusion, adapter: LowRank, ctx: Context, pictures: Pictures) -> Iterator[Split]:
     """Yield the split of each step of a loop that encodes pictures and captions at each step."""
     parameters = list(adapter.parameters.values())
     optimiser = torch.optim.AdamW(parameters, lr=1e-6)
@@ -151,7 +151,7 @@ def bare_step(model: LatentDiffusion, trained: dict[str, torch.nn.Parameter], ba
         yield clock.split
 
 
-def bare_pair(model: LatentDiffusion, adapter: Adapter, batch: Batch) -> Iterator[Split]:
+def bare_pair(model: LatentDiffusion, adapter: LowRank, batch: Batch) -> Iterator[Split]:
     """Yield the mean split of a bare step on the adapter and one on the attention weights."""
     pair = [bare_step(model, p, batch) for p in (adapter.parameters, model.unet_tensors("attention"))]
     for one, other in zip(*pair, strict=True):
@@ -168,7 +168,7 @@ def measure(numerics: Numerics, folder: Path, steps: int) -> dict[str, Split]:
     pictures = Pictures(pixels, ("a picture",) * 16)
     quiet: Callable[[str, int, int], None] = lambda what, done, total: None  # noqa: E731
     ctx = Context(numerics, 0, folder, quiet)
-    adapter = Adapter.attach(model, rank=4, seed=0)
+    adapter = LowRank.attach(model, rank=4, seed=0)
     batch = model.draw(model.prepare(pictures), range(numerics.batch), ctx.generator)
     loops = {
         "bare": bare_step(model, adapter.parameters, batch),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from immunebench.adapter import Adapter, merge
+from immunebench.adapters.low_rank import LowRank, merge
 from immunebench.diffusion import LatentDiffusion, training
 from immunebench.types import Numerics, Pictures, StageError, Weights
 from tiny import tiny_base, tiny_context, tiny_folder, tiny_model, tiny_pictures
@@ -21,7 +21,7 @@ def state(model: LatentDiffusion) -> dict[str, torch.Tensor]:
 
 def trained_adapter(model: LatentDiffusion, out: Path) -> Path:
     """Save an adapter whose B is not zero and return its file."""
-    adapter = Adapter.attach(model, rank=4, seed=1)
+    adapter = LowRank.attach(model, rank=4, seed=1)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in adapter.parameters.values():
@@ -113,7 +113,7 @@ def test_tensors_are_named_as_in_the_base_with_and_without_an_adapter() -> None:
     assert len(both) == 70
     assert {name for name in both if ".attn2." in name} == cross.keys()
     assert both.keys() <= model.unet.state_dict().keys()
-    Adapter.attach(model, rank=2, seed=0)
+    LowRank.attach(model, rank=2, seed=0)
     assert model.unet_tensors("attention").keys() == both.keys()
     with pytest.raises(StageError, match="unknown 'attn'"):
         model.unet_tensors("attn")
@@ -123,7 +123,7 @@ def test_restore_is_exact_after_overlay_adapter_and_training(tmp_path: Path) -> 
     model = tiny_model()
     before = state(model)
     model.apply(Weights({name: t + 1 for name, t in model.unet_tensors("all").items()}))
-    adapter = Adapter.attach(model, rank=2, seed=0)
+    adapter = LowRank.attach(model, rank=2, seed=0)
     ctx = tiny_context(model, tmp_path)
     optimiser = ctx.adamw(adapter.parameters, lr=0.1)
     for _, batch in ctx.steps(2, model, model.prepare(tiny_pictures(4))):
@@ -155,11 +155,11 @@ def test_a_fresh_adapter_changes_nothing_and_is_seeded() -> None:
     batch = model.draw(model.prepare(tiny_pictures(2)), [0, 1], torch.Generator().manual_seed(0))
     with torch.no_grad():
         plain = model.loss(batch)
-        first = Adapter.attach(model, rank=4, seed=5)
+        first = LowRank.attach(model, rank=4, seed=5)
         torch.testing.assert_close(model.loss(batch), plain)
     drawn = first.snapshot()
-    first.detach()
-    again = Adapter.attach(model, rank=4, seed=5).snapshot()
+    model.restore()
+    again = LowRank.attach(model, rank=4, seed=5).snapshot()
     assert all(torch.equal(again[name], tensor) for name, tensor in drawn.items())
     spread = torch.cat([t.flatten() for name, t in drawn.items() if "lora_A" in name]).std()
     assert abs(spread.item() - 1 / 4) < 0.01

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from immunebench import stages
-from immunebench.adapter import Adapter
+from immunebench.adapters import LowRank
 from immunebench.entry import Catalog, load_catalog
 from immunebench.plan import StageSpec
 from immunebench.types import Concept, Params, Pictures, StageError, Weights
@@ -37,7 +37,7 @@ CONCEPT = {
 LORA = {"rank": 2, "steps": 3, "batch": 4, "lr": 1e-2, "weight_decay": 1e-2, "saves": [1, 3]}
 IMMA = {
     "tensors": "attention", "inner": True, "inner_reset": "never", "phase": "global", "steps": 4, "batch": 4,
-    "lr_in": 1e-2, "lr_out": 1e-3, "retain": 0.0, "against": "lora",
+    "lr_in": 1e-2, "lr_out": 1e-3, "retain": 0.0, "against": ["lora"], "clip": 1.0,
 }  # fmt: skip
 AGAINST = {"lora": {"entry": "lora", "entry_files": {}, "params": LORA}}
 BAD = """
@@ -232,7 +232,7 @@ def test_the_first_updates_are_those_of_the_published_equations(catalog: Catalog
     found = {name: tensor.detach().clone() for name, tensor in released.items()}
 
     model = tiny_model()
-    start = Adapter.attach(model, rank=2, seed=1).snapshot()
+    start = LowRank.attach(model, rank=2, seed=1).snapshot()
     model.restore()
     again = tiny_context(model, tmp_path, seed=3)
     batches = [batch for _, batch in again.steps(4, model, model.prepare(owner))]
@@ -268,5 +268,5 @@ def test_the_first_updates_are_those_of_the_published_equations(catalog: Catalog
 
 
 class _Lora:
-    def attach(self, model: Any) -> Adapter:
-        return Adapter.attach(model, rank=2, seed=1)
+    def attach(self, model: Any) -> LowRank:
+        return LowRank.attach(model, rank=2, seed=1)

@@ -88,7 +88,7 @@ def test_the_released_artifact_knows_no_attack_picture_and_no_entry_folder(root:
     text = canonical_json(spec.key)
     assert "sks" not in text
     assert str(root) not in text
-    assert spec.key["params"] == {"steps": 5, "lr": 0.1, "keep": True, "against": "lora"}
+    assert spec.key["params"] == {"steps": 5, "lr": 0.1, "keep": True, "against": ["lora"]}
 
 
 def test_pairs_share_seed_and_noise_and_the_replicate_another_seed(root: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from immunebench import Context, LatentDiffusion, Params, Pictures
-from immunebench.adapter import Adapter
+from immunebench.adapters import LowRank
 from immunebench.diffusion import training
 
 
-def attach(model: LatentDiffusion, params: Params, ctx: Context) -> Adapter:
+def attach(model: LatentDiffusion, params: Params, ctx: Context) -> LowRank:
     """Put what this attack trains on a model: rank r on to_q, to_k, to_v, to_out.0 of all attentions."""
-    return Adapter.attach(model, rank=params.rank, seed=ctx.seed_of("lora"))
+    return LowRank.attach(model, rank=params.rank, seed=ctx.seed_of("lora"))
 
 
 def adapt(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Context) -> None:

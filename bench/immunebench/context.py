@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from immunebench.adapter import Adapter
+from immunebench.adapters import DESCRIPTION, Adapter, saved_file
 from immunebench.diffusion import Batch, LatentDiffusion, Latents
 from immunebench.runtime import derive_seed, dtype
-from immunebench.types import Numerics, Pictures, StageError
+from immunebench.types import Numerics, Params, Pictures, StageError
 
 Report = Callable[[str, int, int], None]
 CHECK_EVERY = 25
@@ -24,6 +24,11 @@ CHECK_EVERY = 25
 
 class AttackHandle(Protocol):
     """An attack as a defense may use it: what it trains, not how."""
+
+    @property
+    def params(self) -> Params:
+        """The attack's own parameters on this base."""
+        ...
 
     def attach(self, model: LatentDiffusion) -> Adapter:
         """Put what the attacker would train on the model."""
@@ -102,6 +107,10 @@ class Context:
         The attacks that the entry's manifest names.
     public : Pictures, optional
         Innocent pictures, none of the concept's, with captions.
+    prior : Pictures, optional
+        Class pictures that the base drew, captioned with their prompts.
+    token, noun : str
+        The placeholder in the captions and the common noun of the thing.
     """
 
     numerics: Numerics
@@ -110,6 +119,9 @@ class Context:
     report: Report
     attacks: Mapping[str, AttackHandle] = field(default_factory=dict)
     public: Pictures | None = None
+    prior: Pictures | None = None
+    token: str = ""
+    noun: str = ""
     rng: np.random.Generator = field(init=False)
     generator: torch.Generator = field(init=False)
     rows: list[dict[str, Any]] = field(init=False, default_factory=list)
@@ -170,8 +182,13 @@ class Context:
         batch : Batch
         """
         order = self.orders(len(data), min(batch or self.numerics.batch, len(data)))
-        for step in range(count):
+        for step in self.counted(count, what):
             yield step, model.draw(data, next(order), self.generator)
+
+    def counted(self, count: int, what: str = "training") -> Iterator[int]:
+        """Yield 0 to `count` - 1, with progress and a look at the logged figures now and then."""
+        for step in range(count):
+            yield step
             self.report(what, step + 1, count)
             if (step + 1) % CHECK_EVERY == 0:
                 self.check()
@@ -187,7 +204,22 @@ class Context:
         """
         if self.public is None:
             raise StageError("error", "the stage has no public pictures, which a retain term needs")
-        data = model.prepare(self.public)
+        return self._endless(model, self.public, batch)
+
+    def prior_batches(self, model: LatentDiffusion, batch: int) -> Iterator[Batch]:
+        """Return endless batches of the class pictures.
+
+        Raises
+        ------
+        StageError
+            If the stage was given none.
+        """
+        if self.prior is None:
+            raise StageError("error", "the stage has no class pictures, which a prior-preservation loss needs")
+        return self._endless(model, self.prior, batch)
+
+    def _endless(self, model: LatentDiffusion, pictures: Pictures, batch: int) -> Iterator[Batch]:
+        data = model.prepare(pictures)
         orders = self.orders(len(data), min(batch, len(data)))
         return (model.draw(data, indices, self.generator) for indices in orders)
 
@@ -226,8 +258,8 @@ class Context:
     def checkpoint(self, step: int, adapter: Adapter) -> None:
         """Save the adapter as it is after `step` updates."""
         self.check()
-        adapter.save(self.out / f"adapter-{step:05d}.safetensors")
-        (self.out / "adapter.json").write_text(
+        adapter.save(self.out / saved_file(step))
+        (self.out / DESCRIPTION).write_text(
             json.dumps({**adapter.describe(), "steps": [*self.saved, step]}, indent=1) + "\n"
         )
         self.saved.append(step)

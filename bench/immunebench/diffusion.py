@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,12 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from immunebench import runtime
+from immunebench.text import Text
 from immunebench.types import Numerics, Pictures, StageError, Weights
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
+TENSORS = ("attention", "cross-attention", "no-cross-attention", "all")
 ATTENTION_PROJECTIONS = (".to_q.", ".to_k.", ".to_v.", ".to_out.")
 SAMPLERS = {
     "ddim": ("DDIMScheduler", {"clip_sample": False}),
@@ -40,10 +43,13 @@ class Latents:
         Scaled means of the VAE's posterior.
     condition : Tensor, shape (n, length, width)
         Text embeddings, one a picture.
+    captions : tuple of str
+        What they embed, for methods that train the text side.
     """
 
     latents: Tensor
     condition: Tensor
+    captions: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -61,12 +67,15 @@ class Batch:
         c.
     timesteps : Tensor of int64, shape (b,)
         t, from 0 to T - 1.
+    captions : tuple of str
+        What `condition` embeds.
     """
 
     latents: Tensor
     condition: Tensor
     noise: Tensor
     timesteps: Tensor
+    captions: tuple[str, ...] = ()
 
 
 class LatentDiffusion:
@@ -105,8 +114,7 @@ class LatentDiffusion:
         self.noising = DDPMScheduler.from_config(self.schedule)
         self.unet = unet.to(self.device).eval().requires_grad_(False)
         self.vae = vae.to(self.device).eval().requires_grad_(False)
-        self.text_encoder = text_encoder.to(self.device).eval().requires_grad_(False)
-        self.tokenizer = tokenizer
+        self.text = Text(text_encoder.to(self.device), tokenizer)
         processors = {"eager": AttnProcessor, "sdpa": AttnProcessor2_0}
         if numerics.attention not in processors:
             raise StageError("error", f"profile: attention: unknown backend {numerics.attention!r}; eager or sdpa")
@@ -182,27 +190,13 @@ class LatentDiffusion:
         pixels: NDArray[np.uint8] = x.to(torch.uint8).cpu().numpy()
         return pixels
 
-    @torch.no_grad()
     def condition(self, prompts: Sequence[str]) -> Tensor:
-        """Embed prompts; equal prompts are computed once.
-
-        Returns
-        -------
-        Tensor, shape (n, length, width)
-            fp32 on the model's device; padded and cut to the encoder's length.
-        """
-        unique = list(dict.fromkeys(prompts))
-        length = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
-        tokens = self.tokenizer(
-            unique, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        ).input_ids.to(self.device)
-        # One prompt at a time: the embedding of a prompt must not depend on its neighbours.
-        rows = torch.cat([self.text_encoder(row[None])[0] for row in tokens]).float()
-        return rows[[unique.index(prompt) for prompt in prompts]]
+        """Embed prompts, shape (n, length, width) in fp32 on the model's device; see `Text.condition`."""
+        return self.text.condition(prompts)
 
     def prepare(self, pictures: Pictures) -> Latents:
         """Encode pictures and their captions for training."""
-        return Latents(self.encode(pictures.pixels), self.condition(pictures.captions))
+        return Latents(self.encode(pictures.pixels), self.condition(pictures.captions), pictures.captions)
 
     # ---------------------------------------------------------------- the objective
 
@@ -220,7 +214,8 @@ class LatentDiffusion:
         latents = data.latents[rows]
         noise = torch.randn(latents.shape, generator=generator)
         steps = torch.randint(self.noising.config.num_train_timesteps, (len(rows),), generator=generator)
-        return Batch(latents, data.condition[rows], noise.to(self.device), steps.to(self.device))
+        captions = tuple(data.captions[int(row)] for row in rows) if data.captions else ()
+        return Batch(latents, data.condition[rows], noise.to(self.device), steps.to(self.device), captions)
 
     def predict(self, noised: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
         """Run the UNet on noised latents; fp32 in and out, whatever the frozen dtype."""
@@ -238,7 +233,8 @@ class LatentDiffusion:
             Mean over all elements; with gradient for whatever `training` switched on.
         """
         noised = self.noising.add_noise(batch.latents, batch.noise, batch.timesteps)
-        prediction = self.predict(noised, batch.timesteps, batch.condition)
+        condition = self.text.embed(batch.captions) if self.text.live else batch.condition
+        prediction = self.predict(noised, batch.timesteps, condition)
         target = batch.noise
         if self.noising.config.prediction_type == "v_prediction":
             target = self.noising.get_velocity(batch.latents, batch.noise, batch.timesteps)
@@ -286,26 +282,61 @@ class LatentDiffusion:
         order = [min(i, wanted - 1) for i in range(-(-wanted // size) * size)]
         condition = self.condition(prompts)
         unconditional = self.condition([negative])
-        side = self.numerics.resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
-        shape = (int(self.unet.config.in_channels), side, side)
+        shape = self._latent_shape()
         noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
         scale = self.numerics.guidance if guidance is None else guidance
         count = self.numerics.sampling_steps if steps is None else steps
         pixels = []
         for start in range(0, len(order), size):
             rows = order[start : start + size]
-            pixels.append(self._denoise(noise[rows], condition[rows], unconditional, scale, count))
+            pixels.append(self.decode(self._denoise(noise[rows], condition[rows], unconditional, scale, count)))
             progress(min(start + size, wanted))
         return Pictures(np.concatenate(pixels)[:wanted], tuple(prompts))
 
-    def _denoise(
-        self, noise: Tensor, condition: Tensor, unconditional: Tensor, guidance: float, steps: int
-    ) -> NDArray[np.uint8]:
+    @torch.no_grad()
+    def part_way(
+        self, condition: Tensor, left: int, generator: torch.Generator, *, steps: int, guidance: float
+    ) -> tuple[Tensor, int]:
+        """Denoise from pure noise and stop early.
+
+        Parameters
+        ----------
+        condition : Tensor, shape (b, length, width)
+        left : int
+            Sampler steps that are not taken after the one that would come next; from 0 to `steps` - 1.
+        generator : torch.Generator
+            Of the noise, on the CPU.
+        steps : int
+            Sampler steps of the whole way.
+        guidance : float
+
+        Returns
+        -------
+        z_t : Tensor, shape (b, 4, h, w)
+        t : int
+            The time step of the sampler that z_t is at.
+        """
         scheduler = self._sampler()
         scheduler.set_timesteps(steps)
-        x = noise.to(self.device) * scheduler.init_noise_sigma
+        noise = torch.randn((len(condition), *self._latent_shape()), generator=generator)
+        z = self._denoise(noise, condition, self.condition([""]), guidance, steps, steps - 1 - left)
+        return z, int(scheduler.timesteps[steps - 1 - left])
+
+    @torch.no_grad()
+    def _denoise(
+        self,
+        noise: Tensor,
+        condition: Tensor,
+        unconditional: Tensor,
+        guidance: float,
+        steps: int,
+        stop: int | None = None,
+    ) -> Tensor:
+        scheduler = self._sampler()
+        scheduler.set_timesteps(steps)
+        x: Tensor = noise.to(self.device) * scheduler.init_noise_sigma
         both = torch.cat([unconditional.expand_as(condition), condition])
-        for t in scheduler.timesteps:
+        for t in scheduler.timesteps[:stop]:
             model_input = scheduler.scale_model_input(x, t)
             when = t.to(self.device).expand(len(x))
             if guidance == 1:
@@ -314,7 +345,11 @@ class LatentDiffusion:
                 without, given = self.predict(model_input.repeat(2, 1, 1, 1), when.repeat(2), both).chunk(2)
                 prediction = without + guidance * (given - without)
             x = scheduler.step(prediction, t, x, return_dict=False)[0]
-        return self.decode(x)
+        return x
+
+    def _latent_shape(self) -> tuple[int, int, int]:
+        side = self.numerics.resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return int(self.unet.config.in_channels), side, side
 
     def _sampler(self) -> Any:
         import diffusers
@@ -332,9 +367,10 @@ class LatentDiffusion:
 
         Parameters
         ----------
-        which : {"attention", "cross-attention", "all"}
+        which : {"attention", "cross-attention", "no-cross-attention", "all"}
             `attention` is every to_q, to_k, to_v and to_out of attn1 and attn2, biases included
-            (160 tensors in SD 1.x); `cross-attention` those of attn2.
+            (160 tensors in SD 1.x); `cross-attention` those of attn2; `no-cross-attention` all but attn2, the last
+            layers and the embedding of time (the `noxattn` of ESD-u).
 
         Returns
         -------
@@ -346,8 +382,8 @@ class LatentDiffusion:
         StageError
             If the selection is unknown.
         """
-        if which not in ("attention", "cross-attention", "all"):
-            raise StageError("error", f"tensors: unknown {which!r}; one of attention, cross-attention, all")
+        if which not in TENSORS:
+            raise StageError("error", f"tensors: unknown {which!r}; one of {', '.join(TENSORS)}")
         own = {
             name.replace(".base_layer.", "."): parameter
             for name, parameter in self.unet.named_parameters()
@@ -355,6 +391,9 @@ class LatentDiffusion:
         }
         if which == "all":
             return own
+        if which == "no-cross-attention":
+            left = (".attn2.", "conv_out.", "conv_norm_out.", "time_embedding.")
+            return {name: p for name, p in own.items() if not any(x in name for x in left)}
         needle = ".attn" if which == "attention" else ".attn2."
         return {name: p for name, p in own.items() if needle in name and any(x in name for x in ATTENTION_PROJECTIONS)}
 
@@ -388,7 +427,8 @@ class LatentDiffusion:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Return the UNet to the base, bit by bit, without adapters."""
+        """Return UNet and text side to the base, bit by bit, without adapters."""
+        self.text.restore()
         if any(".lora_" in name for name, _ in self.unet.named_parameters()):
             self.unet.unload_lora()
         self.unet.requires_grad_(False)
@@ -397,6 +437,24 @@ class LatentDiffusion:
             own[name].grad = None
             own[name].data = own[name].data.to(tensor.dtype)
             own[name].copy_(tensor)
+
+    def frozen(self) -> LatentDiffusion:
+        """Return a model with a copy of the present UNet, which no later training reaches."""
+        other = copy.copy(self)
+        other.unet = copy.deepcopy(self.unet).eval().requires_grad_(False)
+        return other
+
+    def word_vectors(self, word: str) -> Tensor:
+        """Return the embedding rows of a word's tokens; see `Text.vectors`."""
+        return self.text.vectors(word)
+
+    def teach(self, word: str, rows: Tensor) -> nn.Parameter:
+        """Let a word mean new vectors; see `Text.teach`."""
+        return self.text.teach(word, rows)
+
+    def listen(self, on: bool) -> None:
+        """Embed captions at each step, taught words included, or once as the base does; see `Text.listen`."""
+        self.text.listen(on)
 
     def trainable(self, tensors: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         """Raise parameters to the trained dtype in place, so that small updates survive rounding."""

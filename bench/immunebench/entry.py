@@ -24,8 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from pydantic import JsonValue
+
 from immunebench import schema
 from immunebench.errors import UsageError
+from immunebench.layers import Layers, layered
 from immunebench.schema import AttackManifest, DefenseManifest, Models, Profile, Suite, Task, Values
 
 PACKAGE = Path(__file__).resolve().parent
@@ -77,6 +80,16 @@ class Entry:
         return self.manifest.hooks
 
     @property
+    def kind_of(self) -> str:
+        """Return the kind of a defense: ``control``, ``model``, ``data``, ``layered``, ``api`` or ``erasure``."""
+        return str(getattr(self.manifest, "kind", ""))
+
+    @property
+    def layers(self) -> tuple[Entry, ...]:
+        """Return the entry itself: a defense of one layer."""
+        return (self,)
+
+    @property
     def title(self) -> str:
         """Return the variant's title, else the manifest's."""
         return self._own("title") or self.manifest.title
@@ -93,10 +106,10 @@ class Entry:
         return own if own is not None else getattr(self.manifest, "budget", None)
 
     @property
-    def against(self) -> str | None:
-        """Return the attack that a defense simulates, if its manifest names one."""
-        own: str | None = self._own("against")
-        return own or getattr(self.manifest, "against", None)
+    def against(self) -> tuple[str, ...]:
+        """Return the attacks that a defense simulates, none where its manifest names none."""
+        named: str | tuple[str, ...] | None = self._own("against") or getattr(self.manifest, "against", None)
+        return (named,) if isinstance(named, str) else named or ()
 
     @property
     def replicate(self) -> bool:
@@ -110,11 +123,13 @@ class Entry:
         return digests(self.folder)
 
     def params(self, base: str) -> Values:
-        """Resolve ``[params]``, then ``[presets.<base>]``, then the variant's; `against` is one more."""
+        """Resolve ``[params]``, then ``[presets.<base>]``, then the variant's two, then its factors."""
         values = {**self.manifest.params, **self.manifest.presets.get(base, {})}
         if self.variant is not None:
-            values |= self.manifest.variants[self.variant].params
-        return values | ({"against": self.against} if self.against else {})
+            variant = self.manifest.variants[self.variant]
+            values |= {**variant.params, **variant.presets.get(base, {})}
+            values |= {name: _scaled(values[name], factor) for name, factor in variant.scale.items()}
+        return values | ({"against": list(self.against)} if self.against else {})
 
     def function(self, hook: str) -> Callable[..., Any]:
         """Load the code by path, under a package of its own, and return one of its functions.
@@ -145,6 +160,9 @@ class Entry:
         return None if self.variant is None else getattr(self.manifest.variants[self.variant], name)
 
 
+Defense = Entry | Layers
+
+
 @dataclass(frozen=True)
 class Broken:
     """A manifest that cannot be used, and why in one line."""
@@ -170,9 +188,12 @@ class Catalog:
     paths: dict[tuple[str, str], Path] = field(default_factory=dict)
     names: dict[tuple[str, str], str] = field(default_factory=dict)
 
-    def defense(self, name: str, *, file: Path | None = None, field: str | None = None) -> Entry:
-        """Return a defense by id or alias; see :meth:`find` for errors."""
-        return self.find("defense", self.defenses, name, file=file, field=field)
+    def defense(self, name: str, *, file: Path | None = None, field: str | None = None) -> Defense:
+        """Return a defense by id or alias, or several joined by ``+``; see :meth:`find` and `layered` for errors."""
+        parts = tuple(
+            self.find("defense", self.defenses, part, file=file, field=field) for part in (name or "-").split("+")
+        )
+        return parts[0] if len(parts) == 1 else layered(parts, name=name, file=file, field=field)
 
     def attack(self, name: str, *, file: Path | None = None, field: str | None = None) -> Entry:
         """Return an attack by id or alias; see :meth:`find` for errors."""
@@ -411,6 +432,15 @@ def _claim(catalog: Catalog, kind: str, name: str, path: Path) -> None:
     catalog.paths[kind, name] = path
 
 
+def _scaled(value: JsonValue, factor: float) -> JsonValue:
+    """Multiply a number, or each of a list; whole numbers stay whole."""
+    if isinstance(value, list):
+        return [_scaled(item, factor) for item in value]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return round(value * factor) if isinstance(value, int) else value * factor
+
+
 def _same_name(name: str, expected: str, path: Path, what: str) -> None:
     if name != expected:
         raise UsageError(f"must equal the {what}'s name {expected!r}, not", file=path, field="id", value=name)
@@ -446,11 +476,18 @@ def _check_code(path: Path, manifest: DefenseManifest | AttackManifest) -> None:
 def _drop_dangling(catalog: Catalog) -> None:
     """Break entries and tasks that name what does not exist."""
     for entry in list(catalog.defenses.values()):
-        if entry.against is not None:
-            field = "against" if entry.variant is None else f"variants.{entry.variant}.against"
-            _require(catalog, "defense", entry.id, entry.path, catalog.defenses, "attack", entry.against, field)
+        field = "against" if entry.variant is None else f"variants.{entry.variant}.against"
+        for name in entry.against:
+            _require(catalog, "defense", entry.id, entry.path, catalog.defenses, "attack", name, field)
+            simulated = catalog.attacks.get(catalog.names.get(("attack", name), name))
+            if simulated is not None and simulated.hooks != ("adapt",):
+                error = UsageError("cleans pictures, it trains nothing to defend against:", field=field, value=name)
+                catalog.broken.append(Broken("defense", entry.id, entry.path, str(error)))
+                catalog.defenses.pop(entry.id, None)
     for task in list(catalog.tasks.values()):
         path = catalog.paths["task", task.id]
+        if task.start_from is not None:
+            _require(catalog, "task", task.id, path, catalog.tasks, "defense", task.start_from, "start_from")
         _require(catalog, "task", task.id, path, catalog.tasks, "base", task.base, "base")
         _require(catalog, "task", task.id, path, catalog.tasks, "source", task.concept.source, "concept.source")
 
@@ -467,6 +504,7 @@ def _require(
 ) -> None:
     tables: dict[str, Mapping[str, object]] = {
         "attack": catalog.attacks,
+        "defense": catalog.defenses,
         "base": catalog.models.bases,
         "source": catalog.models.sources,
     }

@@ -68,13 +68,14 @@ class StageSpec:
 
 @dataclass(frozen=True)
 class UtilityGraph:
-    """What an honest user still gets; ``s``, ``floor`` and ``ceiling`` belong to the benign concept."""
+    """What an honest user still gets; ``s``, ``floor``, ``ceiling`` and ``metric`` belong to the benign concept."""
 
     g: str
     g_base: str
     s: str
     floor: str
     ceiling: str
+    metric: str
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from immunebench.board.rules import TARGET_METRIC
-from immunebench.entry import Catalog, Entry, digests
+from immunebench.entry import Catalog, Defense, Entry, digests
 from immunebench.errors import UsageError
 from immunebench.graph import (
     STAGE_VERSIONS,
@@ -77,23 +78,53 @@ def make_plan(
         A name is unknown or broken, or a file that the plan must hash is not there.
     """
     file = catalog.paths.get(("suite", suite.id))
-    tasks = _select("--task", task, suite.tasks, file)
-    chains = _select("--attack", attack, suite.chains, file)
-    defenses = [catalog.defense(name, field="--defense").id for name in _many(defense)]
-    defenses = defenses or [catalog.defense(name, file=file, field="defenses").id for name in suite.defenses]
+    tasks = _select("--task", task, suite.names("tasks"), file)
+    chains = _select("--attack", attack, suite.names("chains"), file)
     seeds = list(suite.seeds) if seed is None else [seed] if isinstance(seed, int) else list(seed)
     if any(number < 0 for number in seeds):
         raise UsageError("must not be negative, not", field="--seed", value=min(seeds))
     builder = Builder(suite, catalog, file, profile)
     cells = [
-        Cell(name, entry, chain, builder.profile.id, number)
-        for name in tasks
-        for entry in dict.fromkeys(defenses)
-        for chain in chains
+        Cell(name, entry.id, chain, builder.profile.id, number)
+        for name, entry, chain in _places(suite, catalog, _many(defense), file)
+        if name in tasks and chain in chains
         for number in dict.fromkeys(seeds)
     ]
+    if not cells:
+        raise UsageError("has no cell of this selection", file=file)
     roots = {cell.key: builder.cell(cell) for cell in cells}
     return Plan(suite, tuple(cells), builder.stages, roots)
+
+
+def _places(
+    suite: Suite, catalog: Catalog, wanted: Sequence[str], file: Path | None
+) -> Iterator[tuple[str, Defense, str]]:
+    """Yield the suite's task, defense and chain of each cell, or those of the defenses wanted instead."""
+    seen = set()
+    known = {name: catalog.defense(name, file=file, field="defenses") for name in suite.names("defenses")}
+    named = {entry.id: entry for entry in known.values()}
+    for block in suite.blocks:
+        own = [known[name] for name in block.defenses]
+        chosen = [catalog.defense(name, field="--defense") for name in wanted] if wanted else own
+        # A defense that the suite does not name takes the places of the others of its kind, or all that suit it.
+        kinds = {entry.kind_of for entry in own}
+        for entry in chosen:
+            here = entry in own or (
+                entry.id not in named and (entry.kind_of in kinds or not _has_kind(named.values(), entry))
+            )
+            for place in itertools.product(block.tasks, [entry.id], block.chains) if here else ():
+                if place not in seen and _suits(entry, catalog.task(place[0], file=file, field="tasks"), named):
+                    seen.add(place)
+                    yield place[0], entry, place[2]
+
+
+def _has_kind(entries: Iterable[Defense], entry: Defense) -> bool:
+    return any(other.kind_of == entry.kind_of for other in entries)
+
+
+def _suits(entry: Defense, task: Task, named: Mapping[str, Defense]) -> bool:
+    """Say whether a defense that was asked for belongs on a task; one that the suite names always does."""
+    return entry.id in named or entry.kind_of != "erasure" or task.family == "relearn"
 
 
 #: What a source calls its innocent pictures, and how many of them a defense is given.
@@ -111,6 +142,7 @@ class Builder:
         field_name = "profile" if profile is None else "--profile"
         self.profile = catalog.profile(chosen, file=file if profile is None else None, field=field_name)
         self.stages: dict[str, StageSpec] = {}
+        self._vocabulary: dict[str, frozenset[str]] = {}
 
     def add(self, stage: str, key: Values, inputs: Mapping[str, str]) -> str:
         """Add a stage and return its digest."""
@@ -121,12 +153,13 @@ class Builder:
         """Add everything that a cell's record needs."""
         task = self.catalog.task(cell.task, file=self.file, field="tasks")
         entry = self.catalog.defense(cell.defense)
+        self.check_words(task)
         purifiers, attack = self.attacks(cell.chain)
         prompts = self.prompts(task.evaluation.prompts, task.attacker.token, task)
         steps = self.saves(attack, task)
 
         start = self.start(task, cell.seed)
-        published = self.pictures(task, task.concept.name, "published", task.pictures.published)
+        published = self.published(task)
         reference = self.pictures(task, task.concept.name, "reference", task.pictures.reference)
         protect, released, images = self.protect(entry, task, cell.seed, start, published)
         compared = {"reference": reference}
@@ -205,13 +238,58 @@ class Builder:
         }
         return self.add("pictures", key, {})
 
+    def published(self, task: Task) -> str:
+        """Add the attacker's pictures: the task's, or the base's own of a concept that it knows."""
+        if self.suite.published == "real":
+            return self.pictures(task, task.concept.name, "published", task.pictures.published)
+        if task.family != "relearn":
+            path = self.catalog.paths["task", task.id]
+            raise UsageError("cannot be drawn by a base that never saw it", file=path, value=task.concept.name)
+        # IMMA's protocol: one prompt, drawn by the base before its concept was erased.
+        prompt = task.attacker.caption.replace("{content}", "{token}")
+        prompt = prompt.replace("{token}", task.attacker.token).replace("{noun}", task.concept.noun)
+        return self.generate(task, [prompt], {}, ["published", task.id], per_prompt=task.pictures.published)
+
+    def check_words(self, task: Task) -> None:
+        """Refuse placeholders that mean something to the base: only what is relearned has a name there.
+
+        Raises
+        ------
+        UsageError
+            With the file, the field and the word.
+        """
+        words = self.vocabulary(task.base)
+        for field, token in (("owner.token", task.owner.token), ("attacker.token", task.attacker.token)):
+            if token in words and task.family != "relearn":
+                path = self.catalog.paths["task", task.id]
+                raise UsageError(
+                    f"is a word that the base {task.base!r} knows, so no placeholder:",
+                    file=path, field=field, value=token, choices=self.catalog.models.bases[task.base].placeholders,
+                )  # fmt: skip
+
+    def vocabulary(self, base: str) -> frozenset[str]:
+        """Return the words that a base's tokenizer holds whole, without those that mean nothing to it."""
+        if base not in self._vocabulary:
+            file = self.catalog.base_folder(base) / "tokenizer" / "vocab.json"
+            entries = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+            words = {word.removesuffix("</w>") for word in entries if word.endswith("</w>")}
+            self._vocabulary[base] = frozenset(words) - set(self.catalog.models.bases[base].placeholders)
+        return self._vocabulary[base]
+
     def start(self, task: Task, seed: int) -> Model:
         """Add the start model: the base, or what ``start_from`` makes of it."""
         if task.start_from is None:
             return {}
         path = self.catalog.paths["task", task.id]
         entry = self.catalog.defense(task.start_from, file=path, field="start_from")
-        return {"weights": self.hook(entry, "protect_model", task, seed, self.owner(task))}
+        if entry.kind_of != "erasure":
+            # Any other defense begins from the start model itself: a circle.
+            raise UsageError(
+                "begins from the start model, so it cannot make it:", file=path, field="start_from",
+                value=task.start_from,
+                choices=[name for name, other in self.catalog.defenses.items() if other.kind_of == "erasure"],
+            )  # fmt: skip
+        return self.released(entry, task, seed, {})
 
     def owner(self, task: Task) -> dict[str, str]:
         """Add the pictures that a defense sees: its own of the concept, and innocent ones."""
@@ -221,23 +299,32 @@ class Builder:
         }
 
     def protect(
-        self, entry: Entry, task: Task, seed: int, start: Model, published: str
+        self, entry: Defense, task: Task, seed: int, start: Model, published: str
     ) -> tuple[dict[str, str], Model, str]:
         """Add a defense's hooks; return them, the released model and the released pictures."""
         if "freeze" in entry.hooks:
             raise UsageError("no stage runs the hook", file=entry.path, field="hooks", value="freeze")
-        # Pictures that no hook sees must not enter the plan.
-        owner = self.owner(task) if entry.hooks else {}
+        if entry.kind_of == "erasure" and task.family != "relearn":
+            raise UsageError(
+                f"erases what a base knows; task {task.id!r} is of the family {task.family!r}, not 'relearn':",
+                file=self.file, field="defenses", value=entry.id,
+            )  # fmt: skip
         # An erasure takes the place of the task's own, so it begins from the base.
-        begin = {} if entry.manifest.kind == "erasure" else start  # type: ignore[union-attr]
-        protect: dict[str, str] = {}
-        if "protect_model" in entry.hooks:
-            protect["protect_model"] = self.hook(entry, "protect_model", task, seed, {**owner, **begin})
-        model = {"weights": protect["protect_model"]} if protect else begin
-        if "protect_images" in entry.hooks:
-            inputs = {**owner, "published": published, **start}
-            protect["protect_images"] = self.hook(entry, "protect_images", task, seed, inputs)
+        model = self.released(entry, task, seed, {} if entry.kind_of == "erasure" else start)
+        protect = {"protect_model": model["weights"]} if "protect_model" in entry.hooks else {}
+        for layer in entry.layers:
+            if "protect_images" in layer.hooks:
+                inputs = {**self.owner(task), "published": published, **start}
+                protect["protect_images"] = self.hook(layer, "protect_images", task, seed, inputs)
         return protect, model, protect.get("protect_images", published)
+
+    def released(self, entry: Defense, task: Task, seed: int, model: Model) -> Model:
+        """Add the hooks that change the model, one layer after another; return what is released."""
+        for layer in entry.layers:
+            if "protect_model" in layer.hooks:
+                inputs = {**self.owner(task), **model}
+                model = {"weights": self.hook(layer, "protect_model", task, seed, inputs)}
+        return model
 
     def hook(self, entry: Entry, hook: str, task: Task, seed: int, inputs: Mapping[str, str]) -> str:
         """Add one hook of a defense."""
@@ -248,10 +335,8 @@ class Builder:
             "caption": task.owner.caption,
             "token": task.owner.token,
         }
-        against: Values = {}
-        if entry.against is not None:
-            attack = self.catalog.attack(entry.against, file=entry.path, field="against")
-            against = {attack.id: _code(attack, task.base)}
+        attacks = [self.catalog.attack(name, file=entry.path, field="against") for name in entry.against]
+        against: Values = {attack.id: _code(attack, task.base) for attack in attacks}
         key: Values = {
             **_code(entry, task.base),
             "hook": hook,
@@ -281,7 +366,19 @@ class Builder:
             "noun": noun,
             "seed": seed,
         }
-        return self.add("adapt", key, {"images": images, **model})
+        return self.add("adapt", key, {"images": images, **model, **self.prior(entry, task)})
+
+    def prior(self, entry: Entry, task: Task) -> dict[str, str]:
+        """Add the class pictures of an attack with a prior-preservation loss: drawn by the base, once for all."""
+        if not entry.params(task.base).get("prior_weight"):
+            return {}
+        if task.prior is None:
+            path = self.catalog.paths["task", task.id]
+            raise UsageError(
+                f"is missing: the attack {entry.id!r} needs class pictures", file=path, field="prior.prompts"
+            )
+        prompts = list(task.prior.prompts)
+        return {"prior": self.generate(task, prompts, {}, ["prior"], per_prompt=task.prior.per_prompt)}
 
     def generate(
         self,
@@ -324,9 +421,11 @@ class Builder:
             **({"concept": concept} if concept and "concept_probability" in metrics else {}),
         }
 
-    def score(self, task: Task, generated: str, compared: Mapping[str, str], concept: str = "") -> str:
+    def score(
+        self, task: Task, generated: str, compared: Mapping[str, str], concept: str = "", family: str = ""
+    ) -> str:
         """Add the family's target metric and the suite's further ones, of the task's concept or another."""
-        metrics = dict.fromkeys([TARGET_METRIC[task.family], *self.suite.metrics])
+        metrics = dict.fromkeys([TARGET_METRIC[family or task.family], *self.suite.metrics])
         key = self.judged(task, metrics, concept=concept or task.concept.name)
         return self.add("score", key, {"generated": generated, **compared})
 
@@ -369,15 +468,23 @@ class Builder:
             own_seed = stream(seed, "adapt", "benign", benign.concept)
             adapter = self.adapt(attack, task, words, benign.noun, images, model, own_seed)
             made = self.generate(task, prompts, model, noise, adapter, last, [last])
-            return self.score(task, made, compared, benign.concept)
+            return self.score(task, made, compared, benign.concept, benign.family or "")
 
         return UtilityGraph(
             g=drawn(released),
             g_base=drawn(start),
             s=personalised(released),
-            floor=self.score(task, self.generate(task, prompts, start, noise), compared, benign.concept),
+            floor=self.score(
+                task, self.generate(task, prompts, start, noise), compared, benign.concept, benign.family or ""
+            ),
             ceiling=personalised(start),
+            metric=self.named_metric(benign.family or task.family),
         )
+
+    def named_metric(self, family: str) -> str:
+        """Return a family's target metric with its version, as records name it."""
+        metric = TARGET_METRIC[family]
+        return f"{metric}@{_metric_version(metric, self.file)}"
 
     def base(self, base: str) -> Values:
         """Return what identifies a base: name, revision and the SHA-256 of its files."""
@@ -391,9 +498,8 @@ class Builder:
             "base_files": dict(files),
         }
 
-    def facts(self, task: Task, entry: Entry, chain: Sequence[Entry]) -> Facts:
+    def facts(self, task: Task, entry: Defense, chain: Sequence[Entry]) -> Facts:
         """Collect what the record says of the cell."""
-        metric = TARGET_METRIC[task.family]
         return Facts(
             suite=self.suite.id,
             suite_version=self.suite.version,
@@ -405,7 +511,7 @@ class Builder:
             base=task.base,
             base_revision=self.catalog.models.bases[task.base].revision,
             defense_title=entry.title,
-            defense_kind=entry.manifest.kind,  # type: ignore[union-attr]
+            defense_kind=entry.kind_of,
             defense_version=entry.version,
             hooks=entry.hooks,
             budget=entry.budget,
@@ -415,7 +521,7 @@ class Builder:
             captions=len(self.catalog.models.bases[task.base].unrelated_prompts),
             params=entry.params(task.base),
             entry_files=entry.files,
-            metric=f"{metric}@{_metric_version(metric, self.file)}",
+            metric=self.named_metric(task.family),
         )
 
     def closure(self, roots: Iterable[str]) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ class CellNames(Model):
     concept_kind: str
     base: Id
     base_revision: str
-    defense: Id
+    defense: str = Field(pattern=r"^[a-z0-9]+([-+][a-z0-9]+)*$", max_length=256)
     defense_version: int
     defense_title: str
     defense_kind: str
@@ -403,7 +403,7 @@ def _names(cell: Cell, graph: CellGraph) -> CellNames:
 
 
 def _utility(graph: CellGraph, reader: Reader) -> Utility:
-    use, metric = graph.utility, graph.facts.metric
+    use, metric = graph.utility, graph.utility.metric
     s, floor, ceiling = (reader.mean(digest, metric) for digest in (use.s, use.floor, use.ceiling))
     whole = s is not None and floor is not None and ceiling is not None
     return Utility(

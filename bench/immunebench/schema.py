@@ -49,9 +49,33 @@ class Variant(Model):
     description: Text | None = None
     aliases: tuple[Id, ...] = ()
     budget: Annotated[int, Field(ge=0, le=255)] | None = None
-    against: Id | None = None
+    against: Id | tuple[Id, ...] | None = None
     replicate: bool | None = None
     params: Values = {}
+    presets: dict[Id, Values] = {}
+    scale: dict[str, Annotated[float, Field(gt=0)]] = {}
+
+
+class Limit(Model):
+    """What a parameter may be: bounds of a number, or a list of values."""
+
+    least: float | None = None
+    most: float | None = None
+    choices: tuple[JsonValue, ...] | None = None
+
+    def complaint(self, value: JsonValue) -> str | None:
+        """Say what is wrong with a value, None if nothing is."""
+        if self.choices is not None and value not in self.choices:
+            near = difflib.get_close_matches(str(value), [str(c) for c in self.choices], n=1)
+            hint = f" (nearest: {near[0]!r})" if near else ""
+            return f"must be one of {', '.join(map(str, self.choices))}{hint}"
+        if self.least is None and self.most is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return "must be a number"
+        if self.least is not None and value < self.least:
+            return f"must be at least {self.least:g}"
+        return f"must be at most {self.most:g}" if self.most is not None and value > self.most else None
 
 
 class EntryManifest(Model):
@@ -68,6 +92,7 @@ class EntryManifest(Model):
     params: Values = {}
     presets: dict[Id, Values] = {}
     variants: dict[Id, Variant] = {}
+    limits: dict[str, Limit] = {}
 
     @field_validator("params", "presets")
     @classmethod
@@ -86,10 +111,30 @@ class EntryManifest(Model):
                     raise ValueError(f"{table}.{name} is no parameter of [params]{hint}")
         return self
 
+    @model_validator(mode="after")
+    def _values_keep_their_limits(self) -> EntryManifest:
+        for name, variant in self.variants.items():
+            for scaled in variant.scale:
+                if not _is_numeric(self.params.get(scaled)):
+                    raise ValueError(f"variants.{name}.scale.{scaled} is no number of [params]")
+        for name in self.limits:
+            if name not in self.params:
+                raise ValueError(f"limits.{name} is no parameter of [params]")
+        for table, values in ({"params": self.params} | self.overrides()).items():
+            for name, value in values.items() if not table.endswith(".scale") else ():
+                complaint = self.limits[name].complaint(value) if name in self.limits else None
+                if complaint:
+                    raise ValueError(f"{table}.{name} {complaint}, not {value!r}")
+        return self
+
     def overrides(self) -> dict[str, Values]:
         """Return every table that overrides ``[params]``, by its dotted name."""
-        presets = {f"presets.{base}": values for base, values in self.presets.items()}
-        return presets | {f"variants.{name}.params": v.params for name, v in self.variants.items()}
+        tables = {f"presets.{base}": values for base, values in self.presets.items()}
+        for name, variant in self.variants.items():
+            tables[f"variants.{name}.params"] = variant.params
+            tables[f"variants.{name}.scale"] = dict(variant.scale)
+            tables |= {f"variants.{name}.presets.{base}": values for base, values in variant.presets.items()}
+        return tables
 
 
 class DefenseManifest(EntryManifest):
@@ -102,7 +147,7 @@ class DefenseManifest(EntryManifest):
     deterministic: bool = True
     replicate: bool = False
     budget: Annotated[int, Field(ge=0, le=255)] | None = None
-    against: Id | None = None
+    against: Id | tuple[Id, ...] | None = None
 
     @model_validator(mode="after")
     def _pictures_have_a_budget(self) -> DefenseManifest:
@@ -161,10 +206,18 @@ class Evaluation(Model):
     prompts: tuple[Prompt, ...] = Field(min_length=1)
 
 
+class Prior(Model):
+    """What the base is asked to draw as class pictures for a prior-preservation loss."""
+
+    prompts: tuple[Text, ...] = Field(min_length=1)
+    per_prompt: Count = 4
+
+
 class Benign(Model):
-    """A harmless concept of the same family that an honest user personalises."""
+    """A harmless concept that an honest user personalises; of the task's family unless `family` says otherwise."""
 
     concept: ConceptName
+    family: Literal["style", "object", "identity"] | None = None
     noun: Text
     caption: Caption
     token: Text
@@ -194,11 +247,19 @@ class Task(Model):
     evaluation: Evaluation
     benign: Benign
     anchors: Anchors
+    prior: Prior | None = None
 
     @model_validator(mode="after")
     def _sides_differ(self) -> Task:
-        if self.owner.caption == self.attacker.caption or self.owner.token == self.attacker.token:
-            raise ValueError("owner and attacker must differ in caption and in token")
+        if self.owner.caption == self.attacker.caption:
+            raise ValueError("owner and attacker must differ in caption")
+        # A concept to relearn has a name already, and both sides use it.
+        if self.owner.token == self.attacker.token and self.family != "relearn":
+            raise ValueError("owner and attacker must differ in token")
+        if (self.family == "relearn") != (self.start_from is not None):
+            raise ValueError("start_from belongs to the family relearn, where it is required")
+        if self.family == "relearn" and self.benign.family is None:
+            raise ValueError("benign.family is required: what a base knows already cannot be personalised")
         if self.owner.caption in self.evaluation.prompts:
             raise ValueError("evaluation.prompts must not hold the owner's caption")
         if {self.concept.name, self.benign.concept} & set(self.anchors.others) - {self.benign.concept}:
@@ -236,8 +297,24 @@ class Profile(Model):
         return values
 
 
+class Block(Model):
+    """A product of tasks, defenses and chains."""
+
+    tasks: tuple[Id, ...] = Field(min_length=1)
+    defenses: tuple[Text, ...] = Field(min_length=1)
+    chains: tuple[Text, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _no_twins(self) -> Block:
+        for name in ("tasks", "defenses", "chains"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} holds a value twice")
+        return self
+
+
 class Suite(Model):
-    """``suites/<id>.toml``: a named, versioned set of cells."""
+    """``suites/<id>.toml``: a named, versioned set of cells: one product, or several under ``[[cells]]``."""
 
     id: Id
     version: Annotated[str, Field(pattern=r"^\d+\.\d+$")]
@@ -245,13 +322,15 @@ class Suite(Model):
     profile: Id
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     track: Track | None = None
-    tasks: tuple[Id, ...] = Field(min_length=1)
-    defenses: tuple[Id, ...] = Field(min_length=1)
-    chains: tuple[Text, ...] = Field(min_length=1)
+    tasks: tuple[Id, ...] = ()
+    defenses: tuple[Text, ...] = ()
+    chains: tuple[Text, ...] = ()
+    cells: tuple[Block, ...] = ()
     prompts: Count
     pictures: Count
     curve_pictures: Annotated[int, Field(ge=0)]
     unrelated_pictures: Count = 1
+    published: Literal["real", "generated"] = "real"
     metrics: tuple[Text, ...] = ()
     fidelity: tuple[Text, ...] = ("perceptual", "linf", "psnr", "ssim")
 
@@ -259,11 +338,26 @@ class Suite(Model):
     def _consistent(self) -> Suite:
         if self.curve_pictures > self.prompts:
             raise ValueError("curve_pictures must not exceed prompts: early steps draw one picture a prompt")
-        for name in ("seeds", "tasks", "defenses", "chains"):
-            values = getattr(self, name)
-            if len(set(values)) != len(values):
-                raise ValueError(f"{name} holds a value twice")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds holds a value twice")
+        own = (self.tasks, self.defenses, self.chains)
+        if self.cells and any(own):
+            raise ValueError("has tasks, defenses and chains of its own or [[cells]], not both")
+        if not self.cells:
+            for name, values in zip(("tasks", "defenses", "chains"), own, strict=True):
+                if not values:
+                    raise ValueError(f"{name} is missing: at least one, or [[cells]]")
+            Block(tasks=self.tasks, defenses=self.defenses, chains=self.chains)
         return self
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Return the products whose cells make the suite."""
+        return self.cells or (Block(tasks=self.tasks, defenses=self.defenses, chains=self.chains),)
+
+    def names(self, of: Literal["tasks", "defenses", "chains"]) -> tuple[str, ...]:
+        """Return every task, defense or chain of the suite once, in order."""
+        return tuple(dict.fromkeys(name for block in self.blocks for name in getattr(block, of)))
 
 
 class BaseModelSpec(Model):
@@ -274,6 +368,7 @@ class BaseModelSpec(Model):
     revision: Text
     judge: Id
     unrelated_prompts: tuple[Text, ...] = Field(min_length=2)
+    placeholders: tuple[Text, ...] = ()
 
 
 class JudgeSpec(Model):
@@ -382,6 +477,12 @@ def _models_in(annotation: object) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [m for argument in getattr(annotation, "__args__", ()) for m in _models_in(argument)]
+
+
+def _is_numeric(value: JsonValue) -> bool:
+    if isinstance(value, list):
+        return all(_is_numeric(item) for item in value)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _leaves(value: object) -> list[object]:

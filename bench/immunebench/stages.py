@@ -21,7 +21,7 @@ from immunebench.metrics.stage import run_anchor, run_score
 from immunebench.types import Concept, Numerics, Params, Pictures, StageError, Weights
 
 if TYPE_CHECKING:
-    from immunebench.adapter import Adapter
+    from immunebench.adapters import Adapter
     from immunebench.context import AttackHandle, Context
     from immunebench.diffusion import LatentDiffusion
     from immunebench.plan import StageSpec
@@ -100,7 +100,8 @@ def fill(template: str, *, token: str, noun: str = "", content: str = "") -> str
     >>> fill("{content} as a painting", token="sks", noun="mug", content="a {subject} near the sea")
     'a sks mug near the sea as a painting'
     """
-    content = content.replace("{subject}", f"{token} {noun}".strip())
+    subject = noun if token == noun else f"{token} {noun}".strip()
+    content = content.replace("{subject}", subject)
     return template.replace("{content}", content).replace("{token}", token).replace("{noun}", noun)
 
 
@@ -122,7 +123,7 @@ def pictures(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) ->
 
 def protect(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
     """Run a defense's hook once and check what it returns."""
-    entry = default_catalog().defense(key["entry"])
+    (entry,) = default_catalog().defense(key["entry"]).layers
     _unchanged(entry, key)
     hook = key["hook"]
     model = _released(key, inputs)
@@ -183,11 +184,11 @@ def adapt(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Me
 
 def generate(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
     """Draw `per_prompt` pictures for each prompt, each from its own noise."""
-    from immunebench.adapter import merge
+    from immunebench.adapters import install
 
     model = _released(key, inputs)
     if "adapter" in inputs:
-        merge(model, inputs["adapter"] / f"adapter-{key['step']:05d}.safetensors")
+        install(model, inputs["adapter"], key["step"])
     prompts = key["prompts"]
     places = [(p, i) for p in range(len(prompts)) for i in range(key["per_prompt"])]
     drawn = model.sample(
@@ -228,8 +229,11 @@ def _context(key: Key, inputs: Mapping[str, Path], out: Path, report: Report, mo
     from immunebench.context import Context
 
     attacks: dict[str, AttackHandle] = {}
-    public = Pictures.load(inputs["public"]) if "public" in inputs else None
-    ctx = Context(model.numerics, key["seed"], out, report, attacks, public)
+    public, prior = (Pictures.load(inputs[name]) if name in inputs else None for name in ("public", "prior"))
+    words = key.get("concept", key)
+    ctx = Context(
+        model.numerics, key["seed"], out, report, attacks, public, prior, token=words["token"], noun=words["noun"]
+    )
     for name, attack in key.get("against", {}).items():
         attacks[name] = _Attack(default_catalog().attack(attack["entry"]), Params(attack["params"]), ctx)
     return ctx

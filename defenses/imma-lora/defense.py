@@ -5,38 +5,46 @@ First order: the publisher ascends at the attacker's present state and different
 
 from __future__ import annotations
 
+import numpy as np
+
 from immunebench import Concept, Context, LatentDiffusion, Params, Weights
 from immunebench.context import distance
 from immunebench.diffusion import training
 
 
 def protect_model(model: LatentDiffusion, concepts: tuple[Concept, ...], params: Params, ctx: Context) -> Weights:
-    """Alternate one descent step of the simulated attacker and one ascent step of the publisher.
+    """Alternate one descent step of a simulated attacker and one ascent step of the publisher.
 
     max over theta_S of L(theta, phi*)  such that  phi* = argmin over phi of L(theta, phi), where L is the
-    denoising loss on the owner's pictures, phi the adapter and theta_S the UNet tensors `params.tensors`.
+    denoising loss on the owner's pictures, phi what the attacker trains and theta_S the UNet tensors
+    `params.tensors`. Where phi holds theta_S (DreamBooth), both move the same tensors; of several attacks, one is
+    drawn for each cycle.
     """
-    phi = ctx.attack(params.against).attach(model)
+    attacks = [ctx.attack(name) for name in params.against]
+    phis = [attack.attach(model) for attack in attacks]
     theta = model.trainable(model.unet_tensors(params.tensors))
-    phi_0, theta_0 = phi.snapshot(), [tensor.detach().clone() for tensor in theta.values()]
-    descend = ctx.adamw(phi.parameters, lr=params.lr_in)
+    theta_0 = [tensor.detach().clone() for tensor in theta.values()]
+    phi_0 = [{n: v for n, v in phi.snapshot().items() if n not in theta} for phi in phis]
+    descend = [ctx.adamw(p.parameters, lr=params.lr_in or a.params.lr) for a, p in zip(attacks, phis, strict=True)]
     ascend = ctx.adamw(theta, lr=params.lr_out)
     x = model.prepare(concepts[0].owner)
     public = ctx.public_batches(model, params.batch) if params.retain else None
     epoch = -(-len(x) // params.batch) if params.phase == "per_epoch" else params.steps
+    drawn = np.random.default_rng(ctx.seed_of("attack")).integers(len(phis), size=params.steps)
+    for phi in phis:
+        phi.enable(len(phis) == 1)
 
     for k, batch in ctx.steps(params.steps, model, x, batch=params.batch):
-        if params.inner and k % epoch % 2 == 0:
-            with training(phi.parameters):
-                loss = model.loss(batch)
-                descend.step(loss, clip=1.0)
-        else:
-            with training(theta):
-                loss = model.loss(batch)
+        i, inner = int(drawn[k // 2]), params.inner and k % epoch % 2 == 0
+        with phis[i].active(stay=len(phis) == 1), training(phis[i].parameters if inner else theta):
+            loss = model.loss(batch)
+            if inner:
+                descend[i].step(loss, clip=params.clip or None)
+            else:
                 kept = params.retain * model.loss(next(public)) if public else 0.0
-                ascend.step(kept - loss, clip=1.0)
-            if params.inner_reset == "each_cycle":
-                phi.reset(phi_0)
-                descend.forget()
-        ctx.log(k, loss=loss, shift=distance(list(theta.values()), theta_0))
+                ascend.step(kept - loss, clip=params.clip or None)
+        if not inner and params.inner_reset == "each_cycle":
+            phis[i].reset(phi_0[i])
+            descend[i].forget()
+        ctx.log(k, loss=loss, attack=i, shift=distance(list(theta.values()), theta_0))
     return Weights(theta)

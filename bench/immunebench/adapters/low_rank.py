@@ -1,15 +1,16 @@
-"""`Adapter`: low-rank adapters on the UNet's attentions (Hu et al. 2022, sec. 4.1), made by peft."""
+"""`LowRank`: low-rank adapters on the UNet's attentions (Hu et al. 2022, sec. 4.1), made by peft."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from immunebench.adapters.base import Adapter
 from immunebench.diffusion import LatentDiffusion
 from immunebench.types import StageError
 
@@ -17,8 +18,8 @@ TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Adapter:
-    """What an attacker trains: `W + (alpha / r) B A` on every target projection, with alpha = r.
+class LowRank(Adapter):
+    """`W + (alpha / r) B A` on every target projection, with alpha = r.
 
     Parameters
     ----------
@@ -30,12 +31,13 @@ class Adapter:
         Ends of the names of the projections.
     """
 
+    format: ClassVar[str] = "diffusers-lora"
     model: LatentDiffusion
     rank: int
     targets: tuple[str, ...] = TARGETS
 
     @classmethod
-    def attach(cls, model: LatentDiffusion, *, rank: int, seed: int, targets: Sequence[str] = TARGETS) -> Adapter:
+    def attach(cls, model: LatentDiffusion, *, rank: int, seed: int, targets: Sequence[str] = TARGETS) -> LowRank:
         """Put a fresh adapter on a model: A ~ N(0, 1/r^2), B = 0, so that the model is unchanged at first.
 
         Parameters
@@ -49,12 +51,12 @@ class Adapter:
         Raises
         ------
         StageError
-            If the model carries an adapter already.
+            If the model carries a low-rank adapter already.
         """
         from peft import LoraConfig
 
-        if _adapter_parameters(model.unet):
-            raise StageError("error", "the model carries an adapter already")
+        if _parameters(model.unet):
+            raise StageError("error", "the model carries a low-rank adapter already")
         config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(targets))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
@@ -67,21 +69,13 @@ class Adapter:
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """The live A and B, by name."""
-        return _adapter_parameters(self.model.unet)
+        return _parameters(self.model.unet)
 
-    @torch.no_grad()
-    def reset(self, state: dict[str, Tensor]) -> None:
-        """Copy values made by `snapshot` back."""
-        for name, parameter in self.parameters.items():
-            parameter.copy_(state[name])
-
-    def snapshot(self) -> dict[str, Tensor]:
-        """Copy the present values (a copy: live tensors would follow the training)."""
-        return {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
-
-    def detach(self) -> None:
-        """Take the adapter off; the model's own tensors stay as they are."""
-        self.model.unet.unload_lora()
+    def enable(self, on: bool) -> None:
+        """Add B A to the projections, or not."""
+        (self.model.unet.enable_adapters if on else self.model.unet.disable_adapters)()
+        # peft switches gradients on with the adapter; here `training` alone does.
+        self.model.unet.requires_grad_(False)
 
     def save(self, path: Path) -> None:
         """Write diffusers' LoRA format, readable by `StableDiffusionPipeline.load_lora_weights`.
@@ -101,19 +95,11 @@ class Adapter:
         from safetensors.torch import save_file
 
         layers: dict[str, Tensor] = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.model.unet))
-        if not all(bool(torch.isfinite(t).all()) for t in layers.values()):
-            raise StageError("error", "the adapter holds a value that is not finite")
-        tensors = {f"unet.{name}": t.detach().cpu().contiguous() for name, t in layers.items()}
-        save_file(tensors, path, metadata={"format": "pt"})
+        save_file(self._finite({f"unet.{name}": t for name, t in layers.items()}), path, metadata={"format": "pt"})
 
     def describe(self) -> dict[str, Any]:
-        """Return what `adapter.json` says of the files beside it."""
-        return {
-            "format": "diffusers-lora",
-            "rank": self.rank,
-            "alpha": self.rank,
-            "targets": list(self.targets),
-        }
+        """Return format, rank, alpha and targets."""
+        return {"format": self.format, "rank": self.rank, "alpha": self.rank, "targets": list(self.targets)}
 
 
 def merge(model: LatentDiffusion, path: Path) -> None:
@@ -129,5 +115,5 @@ def merge(model: LatentDiffusion, path: Path) -> None:
     model.unet.requires_grad_(False)
 
 
-def _adapter_parameters(unet: nn.Module) -> dict[str, nn.Parameter]:
+def _parameters(unet: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in unet.named_parameters() if ".lora_" in name}

@@ -1,0 +1,40 @@
+"""ESD: erase a concept by guiding the model away from it (Gandikota et al. 2023, sec. 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import mse_loss
+
+from immunebench import Concept, Context, LatentDiffusion, Params, Weights
+from immunebench.diffusion import training
+
+
+def protect_model(model: LatentDiffusion, concepts: tuple[Concept, ...], params: Params, ctx: Context) -> Weights:
+    """Train eps_theta(z_t, c, t) towards eps_0(z_t, t) - eta (eps_0(z_t, c, t) - eps_0(z_t, t)) (eq. 5-6).
+
+    Form `paper` draws z_t with the edited model at a random t of a sampler step's bin; form `port`, the authors' later
+    code, draws it with the base at the sampler's own t and starts from eps_0(z_t, c, t) in place of eps_0(z_t, t).
+    """
+    eps_0 = model.frozen()
+    theta = model.trainable(model.unet_tensors(params.tensors))
+    optimiser = ctx.adamw(theta, lr=params.lr, weight_decay=0.0)
+    words = model.condition(concepts[0].owner.captions)
+    nothing = model.condition([""] * params.batch)
+    drawer = model if params.form == "paper" else eps_0
+    bin_width = model.noising.config.num_train_timesteps // params.sampling_steps
+
+    for step in ctx.counted(params.steps, "erasing"):
+        c = words[ctx.rng.integers(len(words), size=params.batch)]
+        left = int(ctx.rng.integers(params.sampling_steps))
+        z, t = drawer.part_way(c, left, ctx.generator, steps=params.sampling_steps, guidance=params.guidance)
+        if params.form == "paper":
+            t = left * bin_width + int(ctx.rng.integers(bin_width))
+        when = torch.full((params.batch,), t, device=model.device)
+        with torch.no_grad():
+            e_0, e_c = eps_0.predict(z, when, nothing), eps_0.predict(z, when, c)
+        start = e_0 if params.form == "paper" else e_c
+        with training(theta):
+            loss = mse_loss(model.predict(z, when, c), start - params.eta * (e_c - e_0))
+            optimiser.step(loss, clip=None)
+        ctx.log(step, loss=loss)
+    return Weights(theta)
