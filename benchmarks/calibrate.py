@@ -84,7 +84,8 @@ def main() -> None:
         plans[setting or "preset"] = vary(plan, options.entry, parameters)
     stages = {digest: spec for plan in plans.values() for digest, spec in plan.stages.items()}
     if options.no_utility:
-        wanted = {digest for plan in plans.values() for graph in plan.roots.values() for digest in attacked(plan, graph)}
+        graphs = [(plan, graph) for plan in plans.values() for graph in plan.roots.values()]
+        wanted = {digest for plan, graph in graphs for digest in attacked(plan, graph)}
         stages = {digest: spec for digest, spec in stages.items() if digest in wanted}
     outcome = execute.Outcome()
 
