@@ -142,6 +142,8 @@ class Builder:
         field_name = "profile" if profile is None else "--profile"
         self.profile = catalog.profile(chosen, file=file if profile is None else None, field=field_name)
         self.stages: dict[str, StageSpec] = {}
+        # One way of honest personalisation for all chains: U belongs to a defense on a task, not to an attack.
+        _, self.honest = self.attacks(suite.benign_attack, field="benign_attack")
         self._vocabulary: dict[str, frozenset[str]] = {}
 
     def add(self, stage: str, key: Values, inputs: Mapping[str, str]) -> str:
@@ -189,7 +191,7 @@ class Builder:
             anchor=self.anchor(task, reference),
             reference=reference,
             protect=protect,
-            utility=self.utility(task, attack, start, released, cell.seed),
+            utility=self.utility(task, self.honest, start, released, cell.seed),
             fidelity=None if images == published else self.fidelity(task, images, published),
             parts={},
             stages=(),
@@ -197,12 +199,12 @@ class Builder:
         parts = {part: frozenset(self.closure(roots)) for part, roots in _roots(graph).items()}
         return replace(graph, parts=parts, stages=self.closure(itertools.chain.from_iterable(_roots(graph).values())))
 
-    def attacks(self, chain: str) -> tuple[list[Entry], Entry]:
+    def attacks(self, chain: str, field: str = "chains") -> tuple[list[Entry], Entry]:
         """Resolve ``purifier+...+attack``."""
-        entries = [self.catalog.attack(name, file=self.file, field="chains") for name in chain.split("+")]
+        entries = [self.catalog.attack(name, file=self.file, field=field) for name in chain.split("+")]
         wanted = [("purify",)] * (len(entries) - 1) + [("adapt",)]
         if [entry.hooks for entry in entries] != wanted:
-            raise UsageError("is no chain of purifiers and one attack:", file=self.file, field="chains", value=chain)
+            raise UsageError("is no chain of purifiers and one attack:", file=self.file, field=field, value=chain)
         return entries[:-1], entries[-1]
 
     def saves(self, attack: Entry, task: Task) -> tuple[int, ...]:

@@ -331,6 +331,7 @@ class Suite(Model):
     curve_pictures: Annotated[int, Field(ge=0)]
     unrelated_pictures: Count = 1
     published: Literal["real", "generated"] = "real"
+    benign_attack: Id = "lora"
     metrics: tuple[Text, ...] = ()
     fidelity: tuple[Text, ...] = ("perceptual", "linf", "psnr", "ssim")
 
