@@ -47,7 +47,7 @@ def test_variants_and_presets_resolve_in_order(root: Path) -> None:
     assert catalog.defense("shield").params("tiny")["steps"] == 5
     most = catalog.defense("shield-max")
     assert most.params("tiny") == {"steps": 5, "lr": 0.5, "keep": True, "against": ["lora"]}
-    assert (most.title, most.code, most.against) == ("Max", "shield", "lora")
+    assert (most.title, most.code, most.against) == ("Max", "shield", ("lora",))
     assert catalog.defense("noise-16").budget == 16
     assert catalog.defense("noise").budget == 8
     assert catalog.defense("none-replicate").replicate
