@@ -2,8 +2,8 @@
 
     python benchmarks/plot_calibration.py docs/calibration/imma-*.json --out docs/calibration/imma.png
 
-One column a dev task. A marker's shape is the number of steps, its shade the rate; settings that change more than these two
-carry their name.
+One column a dev task. A marker's shape is the number of steps, its shade the rate; settings that change more than
+these two carry their name.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ def protect_model(model: LatentDiffusion, concepts: tuple[Concept, ...], params:
     phis = [attack.attach(model) for attack in attacks]
     theta = model.trainable(model.unet_tensors(params.tensors))
     theta_0 = [tensor.detach().clone() for tensor in theta.values()]
-    phi_0 = [{n: v for n, v in phi.snapshot().items() if n not in theta} for phi in phis]
+    afresh = params.inner_reset == "each_cycle"
+    phi_0 = [{n: v for n, v in phi.snapshot().items() if n not in theta} if afresh else {} for phi in phis]
     descend = [ctx.adamw(p.parameters, lr=params.lr_in or a.params.lr) for a, p in zip(attacks, phis, strict=True)]
     ascend = ctx.adamw(theta, lr=params.lr_out)
     x = model.prepare(concepts[0].owner)
@@ -43,7 +44,7 @@ def protect_model(model: LatentDiffusion, concepts: tuple[Concept, ...], params:
             else:
                 kept = params.retain * model.loss(next(public)) if public else 0.0
                 ascend.step(kept - loss, clip=params.clip or None)
-        if not inner and params.inner_reset == "each_cycle":
+        if afresh and not inner:
             phis[i].reset(phi_0[i])
             descend[i].forget()
         ctx.log(k, loss=loss, attack=i, shift=distance(list(theta.values()), theta_0))
