@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from immunebench.graph import Plan, StageSpec
 
-_SAMPLE = 50
+_SAMPLE = 300
 
 
 class Measured(Protocol):
@@ -36,13 +38,13 @@ class Cost:
 
 # Seconds of one idle CPU core on the embedded base; a unit is what `units` counts.
 COSTS = {
-    "pictures": Cost(0.2, 0.02, 10_000),
-    "protect": Cost(2.0, 0.1, 9_000_000),
-    "purify": Cost(2.0, 0.1, 10_000),
-    "adapt": Cost(2.0, 0.03, 400_000),
-    "generate": Cost(1.0, 0.017, 10_000),
-    "score": Cost(1.5, 0.02, 2_000),
-    "anchor": Cost(1.5, 0.02, 2_000),
+    "pictures": Cost(0.05, 0.004, 10_000),
+    "protect": Cost(1.0, 0.038, 9_000_000),
+    "purify": Cost(1.0, 0.1, 10_000),
+    "adapt": Cost(0.5, 0.037, 2_000_000),
+    "generate": Cost(0.2, 0.0135, 10_000),
+    "score": Cost(0.05, 0.001, 2_000),
+    "anchor": Cost(0.1, 0.002, 2_000),
 }
 
 
@@ -84,21 +86,23 @@ def units(spec: StageSpec) -> float:
         return pictures * (_number(numerics.get("sampling_steps")) if isinstance(numerics, dict) else 1)
     params = key.get("params")
     if isinstance(params, dict):
-        return _number(params.get("steps", 0)) * (_number(params.get("batch", 1)) if spec.stage == "adapt" else 1)
+        prior = params.get("prior_batch", 0) if params.get("prior_weight") else 0
+        return _number(params.get("steps", 0)) * (_number(params.get("batch", 1)) + _number(prior))
     return float(len(spec.inputs)) * 16
 
 
 def estimate(plan: Plan, store: Measured | None) -> Estimate:
     """Return seconds and bytes by stage of the plan's stages that ``store`` lacks.
 
-    Where the store holds stages of a kind, their median seconds per unit replace the table's.
+    Where the store holds stages of a kind, their median seconds per unit replace the table's: those of the same
+    entry if there are any, else those of all.
     """
-    rates = {} if store is None else {name: _rate(store.root / name, name) for name in COSTS}
+    rates = {} if store is None else {key: rate for name in COSTS for key, rate in _rates(store.root / name, name)}
     stages: dict[str, StageCost] = {}
     for spec in plan.stages.values():
         cost, before = COSTS[spec.stage], stages.get(spec.stage, StageCost(0, 0, 0.0, 0))
         cached = store is not None and store.has(spec.digest)
-        rate = rates.get(spec.stage)
+        rate = rates.get((spec.stage, _entry(spec.key)), rates.get((spec.stage, "")))
         seconds = rate * max(units(spec), 1) if rate is not None else cost.fixed + cost.each * units(spec)
         stages[spec.stage] = StageCost(
             before.planned + 1,
@@ -109,16 +113,24 @@ def estimate(plan: Plan, store: Measured | None) -> Estimate:
     return Estimate(stages)
 
 
-def _rate(folder: Path, stage: str) -> float | None:
+def _rates(folder: Path, stage: str) -> Iterator[tuple[tuple[str, str], float]]:
+    """Yield the median seconds per unit of each entry's stages, and of all under the empty name."""
     from immunebench.graph import StageSpec
 
-    rates = []
+    measured: dict[str, list[float]] = defaultdict(list)
     for path in sorted(folder.glob("??/*/manifest.json"))[:_SAMPLE]:
         made = json.loads(path.read_text("utf-8"))
         seconds = made.get("cost", {}).get("seconds")
         if isinstance(seconds, (int, float)):
-            rates.append(seconds / max(units(StageSpec(stage, made["key"], made["inputs"])), 1))
-    return statistics.median(rates) if rates else None
+            rate = seconds / max(units(StageSpec(stage, made["key"], made["inputs"])), 1)
+            for name in {_entry(made["key"]), ""}:
+                measured[name].append(rate)
+    for name, found in measured.items():
+        yield (stage, name), statistics.median(found)
+
+
+def _entry(key: Mapping[str, object]) -> str:
+    return str(key.get("entry", ""))
 
 
 def _files(spec: StageSpec) -> int:
