@@ -353,8 +353,14 @@ class Builder:
 
     def purify(self, entry: Entry, task: Task, images: str, seed: int) -> str:
         """Add the attacker's cleaning of the pictures."""
-        numerics = self.profile.numerics(sampling=False)
-        key: Values = {**_code(entry, task.base), **self.base(task.base), "numerics": numerics, "seed": seed}
+        key: Values = {
+            **_code(entry, task.base),
+            **self.base(task.base),
+            "numerics": self.profile.numerics(sampling=False),
+            "token": task.attacker.token,
+            "noun": task.concept.noun,
+            "seed": seed,
+        }
         return self.add("purify", key, {"images": images})
 
     def adapt(self, entry: Entry, task: Task, words: Wording, noun: str, images: str, model: Model, seed: int) -> str:

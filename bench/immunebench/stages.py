@@ -72,7 +72,7 @@ def run_stage(spec: StageSpec, inputs: dict[str, Path], out: Path, report: Repor
         with runtime.memory_guard(numerics) as memory:
             meta = stage(spec.key, inputs, out, report)
     finally:
-        if spec.stage in ("protect", "adapt"):
+        if spec.stage in ("protect", "purify", "adapt"):
             # Foreign code held this model; nothing that it may have left on it reaches another stage.
             _bases.clear()
     return {**meta, **memory.as_dict(), "environment": runtime.environment(numerics.device)}
@@ -166,6 +166,23 @@ def check_pictures(entry: str, published: Pictures, protected: object, budget: i
         raise StageError("error", f"{entry}: Linf of {change.max()}/255 exceeds the declared budget of {budget}/255")
 
 
+def purify(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
+    """Let the attacker clean the pictures before training on them."""
+    entry = default_catalog().attack(key["entry"])
+    _unchanged(entry, key)
+    model = load_base(key)
+    ctx = _context(key, inputs, out, report, model)
+    images = Pictures.load(inputs["images"])
+    cleaned = _call(entry, "purify", model, images, Params(key["params"]), ctx)
+    if not isinstance(cleaned, Pictures):
+        raise StageError("error", f"{entry.id}: purify returned {type(cleaned).__name__}, not Pictures")
+    if cleaned.pixels.shape != images.pixels.shape or cleaned.captions != images.captions:
+        raise StageError("error", f"{entry.id}: purify changed the number, the size or the captions of the pictures")
+    cleaned.save(out)
+    ctx.write_log()
+    return {"pictures": len(cleaned)}
+
+
 def adapt(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
     """Run an attack on pictures, from the released weights where there are some."""
     entry = default_catalog().attack(key["entry"])
@@ -206,6 +223,7 @@ def generate(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) ->
 STAGES: dict[str, Stage] = {
     "pictures": pictures,
     "protect": protect,
+    "purify": purify,
     "adapt": adapt,
     "generate": generate,
     "score": run_score,
