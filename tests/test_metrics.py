@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from immunebench import weights
 from immunebench.errors import UsageError
 from immunebench.metrics import METRICS, score
+from immunebench.metrics.collapse import neighbour_correlation, spread
 from immunebench.metrics.pixels import linf, psnr, ssim
 from immunebench.types import Pictures
+from immunebench.wording import content
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -44,6 +46,9 @@ class MeanColour:
     def concept_probability(self, pixels: Pixels, name: str) -> Floats:
         return self.embed_images(pixels) @ np.array(TEXTS[name], np.float32)
 
+    def nothing_probability(self, pixels: Pixels) -> Floats:
+        return np.zeros(len(pixels), np.float32)
+
     def perceptual(self, a: Pixels, b: Pixels) -> Floats:
         found: Floats = np.abs(self.embed_images(a) - self.embed_images(b)).sum(1)
         return found
@@ -63,9 +68,10 @@ def test_image_similarity_is_the_mean_cosine_to_the_reference() -> None:
     assert found == {"image_similarity@1": pytest.approx([0.5, math.sqrt(0.5), 0.0], abs=1e-6)}
 
 
-def test_nearest_training_takes_the_closest_picture() -> None:
-    found = score(["nearest_training"], MeanColour(), flat(YELLOW, BLUE), training=flat(RED, GREEN))
-    assert found["nearest_training@1"] == pytest.approx([math.sqrt(0.5), 0.0], abs=1e-6)
+def test_nearest_training_is_the_distance_to_the_closest_picture_and_0_for_a_copy() -> None:
+    found = score(["nearest_training"], MeanColour(), flat(YELLOW, BLUE, GREEN), training=flat(RED, GREEN))
+    assert found["nearest_training@2"] == pytest.approx([1 - math.sqrt(0.5), 1.0, 0.0], abs=1e-6)
+    assert min(found["nearest_training@2"]) >= 0
 
 
 def test_undetected_faces_count_zero_in_ism0_and_not_at_all_in_ism() -> None:
@@ -89,6 +95,67 @@ def test_caption_accuracy_counts_pictures_whose_own_caption_is_nearest() -> None
 def test_caption_accuracy_refuses_a_caption_that_is_no_candidate() -> None:
     with pytest.raises(UsageError, match=r"'gren'.*nearest: 'green'"):
         score(["caption_accuracy"], MeanColour(), flat(RED, captions=["gren"]), captions=["red", "green"])
+
+
+CONTENTS = {"a sks red": "red", "a sks green": "green", "one more sks red": "red"}
+
+
+def test_prompt_accuracy_asks_for_the_content_of_a_pictures_own_prompt() -> None:
+    made = flat(RED, GREEN, YELLOW, captions=["a sks red", "one more sks red", "a sks green"])
+    found = score(["prompt_accuracy"], MeanColour(), flat(RED, GREEN, captions=list(CONTENTS)[:2]), contents=CONTENTS)
+    assert found["prompt_accuracy@1"] == [1.0, 1.0]
+    found = score(["prompt_accuracy"], MeanColour(), Pictures(made.pixels[:2], made.captions[:2]), contents=CONTENTS)
+    assert found["prompt_accuracy@1"] == [1.0, 0.0], "two prompts with one content are one candidate"
+
+
+def test_prompt_accuracy_refuses_a_prompt_without_content() -> None:
+    with pytest.raises(UsageError, match=r"'a sks rd'.*nearest: 'a sks red'"):
+        score(["prompt_accuracy"], MeanColour(), flat(RED, captions=["a sks rd"]), contents=CONTENTS)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "noun", "expected"),
+    [
+        ("a red house near the meadow in {token} style", "style", "a red house near the meadow"),
+        ("a big {token} mug near the beach in plain style", "mug", "a big mug near the beach in plain style"),
+        ("a {token} umbrella near the sea", "umbrella", "an umbrella near the sea"),
+        ("a portrait of {token} person, sad, in a red shirt", "person", "a portrait of a person, sad, in a red shirt"),
+        ("a {token} near the mugs", "mug", "a mug near the mugs"),
+    ],
+)
+def test_the_content_of_a_prompt_has_no_placeholder(prompt: str, noun: str, expected: str) -> None:
+    assert content(prompt, noun) == expected
+
+
+def test_neighbour_correlation_and_spread_by_hand() -> None:
+    # Columns 0 and 255 in turn: -1 across, 1 down; spread is half of 255.
+    stripes = np.zeros((1, 8, 8, 3), np.uint8)
+    stripes[:, :, ::2] = 255
+    assert neighbour_correlation(stripes) == pytest.approx([0.0])
+    assert spread(stripes) == pytest.approx([127.5])
+    halves = np.zeros((1, 8, 8, 3), np.uint8)
+    halves[:, :, 4:] = 255
+    # Across six of seven pairs agree and one is opposed, down all agree.
+    assert neighbour_correlation(halves) == pytest.approx([(5 / 7 + 1) / 2])
+    assert spread(halves[..., ::-1] // 255 * np.array([0, 10, 20], np.uint8)) == pytest.approx([10.0])
+    assert neighbour_correlation(np.full((1, 8, 8, 3), 9, np.uint8)) == [0.0]
+
+
+def test_a_picture_collapses_by_its_pixels_or_by_the_judge() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3)).astype(np.uint8)
+    ramp = np.broadcast_to(np.linspace(0, 255, 64)[:, None, None], (64, 64, 3)).astype(np.uint8)[None]
+    empty = ramp // 2
+
+    class Dark(MeanColour):
+        """Takes dark pictures for nothing."""
+
+        def nothing_probability(self, pixels: Pixels) -> Floats:
+            return (pixels.mean((1, 2, 3)) < 100).astype(np.float32)
+
+    grey = np.full((1, 64, 64, 3), 200, np.uint8)
+    pixels = np.concatenate([ramp, empty, np.maximum(noise, 80), grey])
+    found = score(["collapse"], Dark(), Pictures(pixels, ("",) * 4))
+    assert found["collapse@1"] == [0.0, 1.0, 1.0, 1.0]
 
 
 def test_concept_probability_takes_a_concept_with_its_family() -> None:
@@ -252,6 +319,21 @@ def test_stages_write_scores_and_anchors(monkeypatch: pytest.MonkeyPatch, tmp_pa
     stage.run_anchor(key, {n: f for n, f in folders.items() if n != "generated"}, tmp_path, lambda *_: None)
     anchors = json.loads((tmp_path / "scores.json").read_text())
     assert anchors == {"m_same": pytest.approx(1.0), "m_other": pytest.approx(math.sqrt(0.5) / 2)}
+
+
+def test_a_score_stage_reads_contents_and_training_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from immunebench.metrics import stage
+
+    monkeypatch.setattr(stage, "load_judge", lambda name: MeanColour())
+    for name, pictures in {"generated": flat(RED, BLUE, captions=list(CONTENTS)[:2]), "training": flat(BLUE)}.items():
+        (tmp_path / name).mkdir()
+        pictures.save(tmp_path / name)
+    rows = [{"id": "prompt_accuracy", "version": 1}, {"id": "nearest_training", "version": 2}]
+    inputs = {name: tmp_path / name for name in ("generated", "training")}
+    stage.run_score({"metrics": rows, "judge": "x", "contents": CONTENTS}, inputs, tmp_path, lambda *_: None)
+    found = json.loads((tmp_path / "scores.json").read_text())["metrics"]
+    assert found["prompt_accuracy@1"]["values"] == [1.0, 0.0]
+    assert found["nearest_training@2"]["values"] == pytest.approx([1.0, 0.0])
 
 
 def test_a_stage_refuses_another_version_of_a_metric(tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ def counts(made: Plan) -> dict[str, int]:
 
 
 # Pictures: published, reference, extra, one other concept, the benign concept's published and reference.
-# Generate and score: steps 1 and 2, floor, unrelated prompts, benign attack, benign floor.
-NONE = {"pictures": 6, "adapt": 2, "generate": 6, "score": 6, "anchor": 1}
+# Generate and score: steps 1 and 2, floor, unrelated prompts, benign attack, benign floor. Score: unseen real pictures.
+NONE = {"pictures": 6, "adapt": 2, "generate": 6, "score": 7, "anchor": 1}
 
 
 def test_canonical_json_and_digest_are_golden() -> None:
@@ -45,14 +45,15 @@ def test_canonical_json_and_digest_are_golden() -> None:
 def test_stages_of_the_undefended_cell_are_those_counted_by_hand(root: Path) -> None:
     made = plan(root, defense="none")
     assert counts(made) == NONE
-    assert len(made.roots["style-a/none/lora/cpu/0"].stages) == 21
+    assert len(made.roots["style-a/none/lora/cpu/0"].stages) == 22
 
 
 @pytest.mark.parametrize(
     ("defense", "more"),
     [
         # The owner's pictures, public ones and the protection; then the attack and the benign attack from its weights.
-        ("shield", {"pictures": 2, "protect": 1, "adapt": 2, "generate": 4, "score": 4}),
+        # Its pictures are held against the start model's on unrelated prompts and after the benign attack.
+        ("shield", {"pictures": 2, "protect": 1, "adapt": 2, "generate": 4, "score": 6}),
         # Only the published pictures change, so utility is the base's; fidelity is one score.
         ("noise", {"pictures": 2, "protect": 1, "adapt": 1, "generate": 2, "score": 3}),
         ("none-replicate", {"adapt": 1, "generate": 2, "score": 2}),
@@ -66,8 +67,66 @@ def test_a_defense_adds_its_own_stages_and_plans_the_ceiling(root: Path, defense
 
 def test_the_whole_suite_shares_what_is_equal(root: Path) -> None:
     # The owner's pictures and the public ones are asked for by shield and by noise and are one stage each.
-    total = {"pictures": 8, "protect": 2, "adapt": 6, "generate": 14, "score": 15, "anchor": 1}
+    total = {"pictures": 8, "protect": 2, "adapt": 6, "generate": 14, "score": 18, "anchor": 1}
     assert counts(plan(root)) == total
+
+
+def metrics(spec: StageSpec) -> list[str]:
+    return [row["id"] for row in spec.key["metrics"]]  # type: ignore[index, call-overload, union-attr]
+
+
+def test_what_the_attack_learnt_is_scored_at_every_step_and_copying_at_the_last(root: Path) -> None:
+    made = plan(root)
+    graph = made.roots["style-a/noise/lora/cpu/0"]
+    early, last, floor = (made.stages[digest] for digest in (graph.curve[1], graph.curve[2], graph.floor))
+    assert metrics(early) == metrics(floor) == ["image_similarity", "collapse", "prompt_accuracy"]
+    assert metrics(last) == [*metrics(early), "nearest_training"]
+    # Copies are looked for among the pictures that the attack trained on, which are the protected ones.
+    assert last.inputs["training"] == graph.protect["protect_images"]
+    assert "training" not in early.inputs
+    assert last.key["contents"] == {"a house in sks style": "a house", "a tree in sks style": "a tree"}
+    assert graph.facts.contents == 2
+    assert graph.unseen is not None
+    unseen = made.stages[graph.unseen]
+    assert metrics(unseen) == ["collapse", "nearest_training"]
+    splits = {name: made.stages[digest].key["split"] for name, digest in unseen.inputs.items()}
+    assert splits == {"generated": "extra", "training": "published"}
+
+
+def test_integrity_compares_the_same_prompts_and_noise_before_and_after_a_benign_adaptation(root: Path) -> None:
+    made = plan(root)
+    assert made.roots["style-a/none/lora/cpu/0"].utility.integrity == {}
+    assert made.roots["style-a/noise/lora/cpu/0"].utility.integrity == {}, "it releases no weights"
+    graph = made.roots["style-a/shield/lora/cpu/0"]
+    assert list(graph.utility.integrity) == ["before", "after_benign"]
+    for when, digest in graph.utility.integrity.items():
+        assert metrics(made.stages[digest]) == ["perceptual"]
+        own, start = (made.stages[made.stages[digest].inputs[name]] for name in ("generated", "reference"))
+        assert own.key == start.key, "prompts, noise, step and sampler are equal"
+        assert own.inputs["weights"] == graph.protect["protect_model"]
+        assert "weights" not in start.inputs
+        assert ("adapter" in own.inputs) == ("adapter" in start.inputs) == (when == "after_benign")
+
+
+def test_prompts_that_all_ask_for_the_same_have_no_prompt_accuracy(root: Path) -> None:
+    task = root / "tasks/style/style-a.toml"
+    same = '["a house in {token} style", "a house, in the {token} style"]'
+    text = task.read_text().replace('["a house in {token} style", "a tree in {token} style"]', same, 1)
+    task.write_text(text)
+    made = plan(root, defense="none")
+    graph = made.roots["style-a/none/lora/cpu/0"]
+    assert "prompt_accuracy" not in metrics(made.stages[graph.curve[2]])
+    assert graph.facts.contents == 0
+
+
+def test_a_suite_may_leave_out_everything_beside_the_score(root: Path) -> None:
+    suite = root / "suites/tiny.toml"
+    suite.write_text(suite.read_text() + "metrics = []\nintegrity = []\n")
+    made = plan(root)
+    graph = made.roots["style-a/shield/lora/cpu/0"]
+    assert graph.unseen is None and graph.utility.integrity == {}
+    scored = {tuple(metrics(spec)) for spec in made.stages.values() if spec.stage == "score"}
+    assert scored == {("image_similarity",), ("caption_accuracy",), ("perceptual", "linf", "psnr", "ssim")}
 
 
 def test_inputs_come_before_their_users_and_are_all_there(root: Path) -> None:
@@ -118,7 +177,7 @@ def test_early_steps_draw_few_pictures_and_the_last_all(root: Path) -> None:
 def test_seeds_move_what_is_random_and_share_the_rest(root: Path) -> None:
     one = counts(plan(root, defense="none"))
     two = counts(plan(root, defense="none", seed=[0, 1]))
-    assert two == {"pictures": 6, "adapt": 4, "generate": 12, "score": 12, "anchor": 1}
+    assert two == {"pictures": 6, "adapt": 4, "generate": 12, "score": 13, "anchor": 1}
     assert two["pictures"] == one["pictures"]
 
 
@@ -128,7 +187,7 @@ def test_a_changed_line_of_code_changes_only_what_depends_on_it(root: Path) -> N
         stream.write("# more\n")
     after = plan(root)
     gone = Counter(before.stages[d].stage for d in before.stages.keys() - after.stages.keys())
-    assert gone == {"protect": 1, "adapt": 2, "generate": 4, "score": 4}
+    assert gone == {"protect": 1, "adapt": 2, "generate": 4, "score": 6}
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,11 @@ class StageSpec:
 
 @dataclass(frozen=True)
 class UtilityGraph:
-    """What an honest user still gets; ``s``, ``floor``, ``ceiling`` and ``metric`` belong to the benign concept."""
+    """What an honest user still gets; ``s``, ``floor``, ``ceiling`` and ``metric`` belong to the benign concept.
+
+    ``integrity`` holds score stages of the released model's pictures against those of the start model at equal
+    prompts and noise: ``before`` any adaptation and ``after_benign`` adaptation; empty where it draws the same ones.
+    """
 
     g: str
     g_base: str
@@ -76,6 +80,7 @@ class UtilityGraph:
     floor: str
     ceiling: str
     metric: str
+    integrity: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,7 @@ class Facts:
     profile_version: int
     memory_gib: float
     captions: int
+    contents: int
     params: Values
     entry_files: dict[str, str]
     metric: str
@@ -125,6 +131,9 @@ class CellGraph:
         Score and generate stage of the start model without adaptation.
     anchor, reference
         Anchor stage and the concept's reference pictures.
+    unseen
+        Score stage of real pictures of the concept that the attacker never saw, on the suite's further metrics;
+        None where it has none.
     protect
         Protect stage by hook; empty for controls that change nothing.
     utility
@@ -133,7 +142,7 @@ class CellGraph:
         Score stage of protected against published pictures; None without ``protect_images``.
     parts
         The stages that each part of the record depends on: ``attack`` (with the defense), ``baseline``,
-        ``utility``, ``fidelity``.
+        ``utility``, ``fidelity``, ``beside`` the scores.
     stages
         Every stage the record depends on, inputs before their users.
     """
@@ -148,6 +157,7 @@ class CellGraph:
     floor_pictures: str
     anchor: str
     reference: str
+    unseen: str | None
     protect: dict[str, str]
     utility: UtilityGraph
     fidelity: str | None

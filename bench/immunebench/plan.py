@@ -21,10 +21,11 @@ from immunebench.graph import (
     UtilityGraph,
     canonical_json,
 )
-from immunebench.metrics import METRICS
+from immunebench.metrics import METRICS, Metric
 from immunebench.runtime import derive_seed
 from immunebench.schema import Prompt, Suite, Task, Values, Wording, save_steps
 from immunebench.weights import require
+from immunebench.wording import content
 
 __all__ = [
     "STAGE_VERSIONS",
@@ -174,7 +175,8 @@ class Builder:
             drawn = {
                 step: self.generate(task, prompts, model, [task.id, cell.seed], adapter, step, steps) for step in steps
             }
-            return drawn, {step: self.score(task, made, compared) for step, made in drawn.items()}
+            last = {**compared, "training": images}
+            return drawn, {s: self.score(task, made, last if s == steps[-1] else compared) for s, made in drawn.items()}
 
         drawn, curve = attacked(images, released, again=entry.replicate)
         undefended, ceiling = attacked(published, start, again=False)
@@ -190,6 +192,7 @@ class Builder:
             floor_pictures=floor_pictures,
             anchor=self.anchor(task, reference),
             reference=reference,
+            unseen=self.unseen(task, published),
             protect=protect,
             utility=self.utility(task, self.honest, start, released, cell.seed),
             fidelity=None if images == published else self.fidelity(task, images, published),
@@ -411,31 +414,65 @@ class Builder:
         }
         return self.add("generate", key, {**model, **({} if adapter is None else {"adapter": adapter})})
 
-    def judged(self, task: Task, metrics: Iterable[str], captions: Sequence[str] = (), concept: str = "") -> Values:
+    def contents(self, task: Task) -> dict[str, str]:
+        """Return what each of the suite's prompts asks for without the placeholder, by filled-in prompt.
+
+        Empty where all ask for the same, for then nobody can tell whether a picture follows its own.
+        """
+        prompts = task.evaluation.prompts[: self.suite.prompts]
+        found = {
+            prompt.replace("{token}", task.attacker.token): content(prompt, task.concept.noun) for prompt in prompts
+        }
+        return found if len(set(found.values())) > 1 else {}
+
+    def further(self, has: Iterable[str]) -> list[str]:
+        """Return the suite's further metrics that need nothing but the judge and what ``has`` names."""
+        needs = {metric: set(_metric(metric, self.file).needs) for metric in self.suite.metrics}
+        return [metric for metric, need in needs.items() if need <= {"judge", "pixels", "own", *has}]
+
+    def judged(
+        self,
+        task: Task,
+        metrics: Iterable[str],
+        captions: Sequence[str] = (),
+        concept: str = "",
+        contents: Mapping[str, str] | None = None,
+    ) -> Values:
         """Return the key that every scoring stage has: metrics, judge and what it is asked."""
         judge = self.catalog.models.bases[task.base].judge
         metrics = list(metrics)
         for metric in metrics:
-            _metric_version(metric, self.file)
-            for weights in METRICS[metric].weights:
+            for weights in _metric(metric, self.file).weights:
                 require(weights, asked_by=f"metric {metric}")
         return {
-            "metrics": [{"id": metric, "version": _metric_version(metric, self.file)} for metric in metrics],
+            "metrics": [{"id": metric, "version": _metric(metric, self.file).version} for metric in metrics],
             "judge": judge,
             "judge_version": self.catalog.models.judges[judge].version,
             "judge_files": dict(self.catalog.judge_files(judge)),
             "captions": list(captions),
             # Named where it is asked for only, so that tasks share every other score.
             **({"concept": concept} if concept and "concept_probability" in metrics else {}),
+            **({"contents": dict(contents)} if contents and "prompt_accuracy" in metrics else {}),
         }
 
-    def score(
-        self, task: Task, generated: str, compared: Mapping[str, str], concept: str = "", family: str = ""
-    ) -> str:
-        """Add the family's target metric and the suite's further ones, of the task's concept or another."""
-        metrics = dict.fromkeys([TARGET_METRIC[family or task.family], *self.suite.metrics])
-        key = self.judged(task, metrics, concept=concept or task.concept.name)
-        return self.add("score", key, {"generated": generated, **compared})
+    def score(self, task: Task, generated: str, compared: Mapping[str, str]) -> str:
+        """Add the family's target metric and those of the suite's further ones that have what they need."""
+        contents = self.contents(task)
+        has = ["concept", *compared, *(["contents"] if contents else [])]
+        metrics = dict.fromkeys([TARGET_METRIC[task.family], *self.further(has)])
+        key = self.judged(task, metrics, concept=task.concept.name, contents=contents)
+        # What no metric reads must not part stages that give the same numbers.
+        read = {name: of for name, of in compared.items() if any(name in METRICS[metric].needs for metric in metrics)}
+        return self.add("score", key, {"generated": generated, **read})
+
+    def unseen(self, task: Task, published: str) -> str | None:
+        """Add the further metrics of real pictures that the attacker never saw: what its own are held against."""
+        metrics = self.further(["concept", "training"])
+        if not metrics:
+            return None
+        real = self.pictures(task, task.concept.name, "extra", task.pictures.extra)
+        key = self.judged(task, metrics, concept=task.concept.name)
+        return self.add("score", key, {"generated": real, "training": published})
 
     def fidelity(self, task: Task, protected: str, published: str) -> str:
         """Add the comparison of protected with published pictures."""
@@ -465,34 +502,40 @@ class Builder:
         images = self.pictures(task, benign.concept, "published", task.pictures.published)
         compared = {"reference": self.pictures(task, benign.concept, "reference", task.pictures.reference)}
         noise: list[str | int] = [f"benign/{benign.concept}", seed]
+        answers = self.judged(task, ["caption_accuracy", *self.further([])], unrelated)
+        likeness = self.judged(task, [TARGET_METRIC[benign.family or task.family]], concept=benign.concept)
 
         def drawn(model: Model) -> str:
-            many = self.suite.unrelated_pictures
-            made = self.generate(task, unrelated, model, ["unrelated", seed], per_prompt=many)
-            return self.add("score", self.judged(task, ["caption_accuracy"], unrelated), {"generated": made})
+            return self.generate(task, unrelated, model, ["unrelated", seed], per_prompt=self.suite.unrelated_pictures)
 
         def personalised(model: Model) -> str:
             words = Wording(caption=benign.caption, token=benign.token)
             own_seed = stream(seed, "adapt", "benign", benign.concept)
             adapter = self.adapt(attack, task, words, benign.noun, images, model, own_seed)
-            made = self.generate(task, prompts, model, noise, adapter, last, [last])
-            return self.score(task, made, compared, benign.concept, benign.family or "")
+            return self.generate(task, prompts, model, noise, adapter, last, [last])
 
+        def alike(made: str) -> str:
+            return self.add("score", likeness, {"generated": made, **compared})
+
+        before, after = (drawn(released), drawn(start)), (personalised(released), personalised(start))
         return UtilityGraph(
-            g=drawn(released),
-            g_base=drawn(start),
-            s=personalised(released),
-            floor=self.score(
-                task, self.generate(task, prompts, start, noise), compared, benign.concept, benign.family or ""
-            ),
-            ceiling=personalised(start),
+            g=self.add("score", answers, {"generated": before[0]}),
+            g_base=self.add("score", answers, {"generated": before[1]}),
+            s=alike(after[0]),
+            floor=alike(self.generate(task, prompts, start, noise)),
+            ceiling=alike(after[1]),
             metric=self.named_metric(benign.family or task.family),
+            integrity={
+                when: self.add("score", self.judged(task, self.suite.integrity), {"generated": own, "reference": of})
+                for when, (own, of) in {"before": before, "after_benign": after}.items()
+                if self.suite.integrity and own != of
+            },
         )
 
     def named_metric(self, family: str) -> str:
         """Return a family's target metric with its version, as records name it."""
         metric = TARGET_METRIC[family]
-        return f"{metric}@{_metric_version(metric, self.file)}"
+        return f"{metric}@{_metric(metric, self.file).version}"
 
     def base(self, base: str) -> Values:
         """Return what identifies a base: name, revision and the SHA-256 of its files."""
@@ -527,6 +570,7 @@ class Builder:
             profile_version=self.profile.version,
             memory_gib=self.profile.memory_gib,
             captions=len(self.catalog.models.bases[task.base].unrelated_prompts),
+            contents=len(set(self.contents(task).values())) if "prompt_accuracy" in self.suite.metrics else 0,
             params=entry.params(task.base),
             entry_files=entry.files,
             metric=self.named_metric(task.family),
@@ -555,6 +599,8 @@ def _roots(graph: CellGraph) -> dict[str, list[str]]:
         "attack": list(graph.curve.values()),
         "fidelity": [] if graph.fidelity is None else [graph.fidelity],
         "utility": [use.g, use.g_base, use.s, use.floor, use.ceiling],
+        # No score of the board hangs on these: a failure among them costs nothing but themselves.
+        "beside": [*([] if graph.unseen is None else [graph.unseen]), *use.integrity.values()],
     }
 
 
@@ -562,10 +608,10 @@ def _code(entry: Entry, base: str) -> Values:
     return {"entry": entry.code, "entry_files": dict(entry.files), "params": entry.params(base)}
 
 
-def _metric_version(metric: str, file: Path | None) -> int:
+def _metric(metric: str, file: Path | None) -> Metric:
     if metric not in METRICS:
         raise UsageError("unknown metric", file=file, field="metrics", value=metric, choices=METRICS)
-    return METRICS[metric].version
+    return METRICS[metric]
 
 
 def _many(value: str | Sequence[str] | None) -> list[str]:

@@ -19,7 +19,7 @@ from immunebench.graph import Cell, CellGraph, canonical_json
 from immunebench.schema import Id, Model, Values, usage_error
 
 Status = Literal["ok", "oom", "over_memory", "timeout", "error", "skipped"]
-Part = Literal["defense", "attack", "baseline", "utility", "fidelity"]
+Part = Literal["defense", "attack", "baseline", "utility", "fidelity", "beside"]
 SCHEMA = 1
 
 
@@ -116,12 +116,29 @@ class BenignValues(Model):
 
 
 class Utility(Model):
-    """Caption accuracy of the released model, the start model and a guess; benign adaptation."""
+    """Caption accuracy of the released model, the start model and a guess; benign adaptation.
+
+    ``collapse`` is the part of the unrelated pictures of the released model that show nothing, ``collapse_base``
+    of the start model.
+    """
 
     g: float | None
     g_base: float | None
     g0: float
     benign: BenignValues | None
+    collapse: float | None = None
+    collapse_base: float | None = None
+
+
+class Integrity(Model):
+    """Distance of the released model's pictures from the start model's, pair by pair at equal prompt and noise.
+
+    By metric, on unrelated prompts ``before`` any adaptation and on a benign concept ``after_benign`` adaptation
+    of both models; None where that was not measured.
+    """
+
+    before: dict[str, Measured] | None
+    after_benign: dict[str, Measured] | None
 
 
 class Cost(Model):
@@ -158,7 +175,12 @@ class Sheet(Model):
 
 
 class Record(Model):
-    """The outcome of a cell."""
+    """The outcome of a cell.
+
+    Beside the target metric, ``scores`` hold what says whether the attack learnt: whether the pictures follow
+    their prompts (``prompt_chance`` is a guess), how near they lie to the training pictures, whether they show
+    anything at all. ``unseen`` holds the same of real pictures that the attacker never saw.
+    """
 
     schema_version: int = SCHEMA
     suite: str
@@ -174,6 +196,9 @@ class Record(Model):
     baseline: Baselines
     anchors: AnchorValues | None = None
     utility: Utility
+    unseen: dict[str, Measured] | None = None
+    prompt_chance: float | None = None
+    integrity: Integrity | None = None
     fidelity: dict[str, Measured] | None = None
     cost: dict[str, Cost] = Field(default_factory=dict)
     artefacts: dict[str, str] = Field(default_factory=dict)
@@ -220,9 +245,9 @@ class Reader:
         score = self.metrics(digest).get(metric)
         return None if score is None else score.mean
 
-    def only(self, digest: str) -> float | None:
-        """Return the mean of the only metric of an artifact."""
-        return next((score.mean for score in self.metrics(digest).values()), None)
+    def by_id(self, digest: str, metric: str) -> float | None:
+        """Return the mean of a metric, named without its version, in one artifact."""
+        return next((s.mean for name, s in self.metrics(digest).items() if name.partition("@")[0] == metric), None)
 
 
 def build_record(cell: Cell, graph: CellGraph, store: Artifacts, *, sheet: Sheet | None = None) -> Record:
@@ -257,6 +282,9 @@ def build_record(cell: Cell, graph: CellGraph, store: Artifacts, *, sheet: Sheet
         if anchor is None
         else AnchorValues(m_same=anchor["m_same"], m_other=anchor["m_other"], digest=graph.anchor),
         utility=_utility(graph, reader),
+        unseen=reader.metrics(graph.unseen) or None,
+        prompt_chance=1 / facts.contents if facts.contents else None,
+        integrity=_integrity(graph, reader),
         fidelity=reader.metrics(graph.fidelity) or None,
         cost=_cost(graph, store),
         artefacts=_artefacts(graph, store),
@@ -293,7 +321,7 @@ def part_of(graph: CellGraph, digest: str) -> Part:
     if digest in graph.protect.values():
         return "defense"
     # Where `none` needs the stage too it failed without a defense, which is the attack's own weakness.
-    order: tuple[Part, ...] = ("baseline", "attack", "fidelity", "utility")
+    order: tuple[Part, ...] = ("baseline", "attack", "fidelity", "utility", "beside")
     return next(part for part in order if digest in graph.parts[part])
 
 
@@ -407,11 +435,18 @@ def _utility(graph: CellGraph, reader: Reader) -> Utility:
     s, floor, ceiling = (reader.mean(digest, metric) for digest in (use.s, use.floor, use.ceiling))
     whole = s is not None and floor is not None and ceiling is not None
     return Utility(
-        g=reader.only(use.g),
-        g_base=reader.only(use.g_base),
+        g=reader.by_id(use.g, "caption_accuracy"),
+        g_base=reader.by_id(use.g_base, "caption_accuracy"),
         g0=1 / graph.facts.captions,
         benign=BenignValues(s=s, floor=floor, ceiling=ceiling) if whole else None,  # type: ignore[arg-type]
+        collapse=reader.by_id(use.g, "collapse"),
+        collapse_base=reader.by_id(use.g_base, "collapse"),
     )
+
+
+def _integrity(graph: CellGraph, reader: Reader) -> Integrity | None:
+    found = {when: reader.metrics(digest) or None for when, digest in graph.utility.integrity.items()}
+    return Integrity(**found) if any(found.values()) else None
 
 
 def _cost(graph: CellGraph, store: Artifacts) -> dict[str, Cost]:

@@ -89,6 +89,7 @@ def lines(record: Record, file: Path) -> list[str]:
         out.append(f"utility      benign concept {use.benign.s:.3f}, {ends}")
     for name, measured in (record.fidelity or {}).items():
         out.append(f"fidelity     {name} {measured.mean:.3f}")
+    out += _beside(record)
     for stage, cost in record.cost.items():
         memory = f"process peak {cost.peak_process_gib:.2f} GiB, reserved {cost.peak_reserved_gib:.2f} GiB"
         out.append(f"cost         {stage} {cost.seconds:.1f} s, {memory}")
@@ -96,6 +97,23 @@ def lines(record: Record, file: Path) -> list[str]:
     out += [f"artefact     {name} {digest}" for name, digest in sorted(record.artefacts.items())]
     out.append(f"record       {file}")
     out.append(f"sheet        {file.parent / record.sheet.file if record.sheet else 'none'}")
+    return out
+
+
+def _beside(record: Record) -> list[str]:
+    """What says whether the attack learnt, copied or collapsed, and what the release changed."""
+    out = []
+    if record.prompt_chance is not None:
+        out.append(f"prompts      a guess {record.prompt_chance:.3f}")
+    for name, measured in (record.unseen or {}).items():
+        out.append(f"unseen       {name} {measured.mean:.3f} over {measured.n} real pictures of the concept")
+    use = record.utility
+    if use.collapse is not None and use.collapse_base is not None:
+        out.append(f"collapse     unrelated pictures {use.collapse:.3f}, base {use.collapse_base:.3f}")
+    if record.integrity is not None:
+        pairs = {"before any adaptation": record.integrity.before, "after a benign one": record.integrity.after_benign}
+        for when, found in pairs.items():
+            out += [f"integrity    {name} {measured.mean:.3f} {when}" for name, measured in (found or {}).items()]
     return out
 
 

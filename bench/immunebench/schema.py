@@ -332,7 +332,8 @@ class Suite(Model):
     unrelated_pictures: Count = 1
     published: Literal["real", "generated"] = "real"
     benign_attack: Id = "lora"
-    metrics: tuple[Text, ...] = ()
+    metrics: tuple[Text, ...] = ("collapse", "prompt_accuracy", "nearest_training")
+    integrity: tuple[Text, ...] = ("perceptual",)
     fidelity: tuple[Text, ...] = ("perceptual", "linf", "psnr", "ssim")
 
     @model_validator(mode="after")

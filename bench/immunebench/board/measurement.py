@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from immunebench.board import rules
+from immunebench.board.beside import Beside, beside
 
 if TYPE_CHECKING:
     from immunebench.records import Baseline, Record, Score
@@ -55,6 +56,8 @@ class Measurement:
         Largest measured change of a pixel and the declared one, both of 255.
     seconds
         Wall-clock cost per stage, in seconds.
+    beside
+        Measures beside the score.
     """
 
     task: str
@@ -88,6 +91,7 @@ class Measurement:
     linf: float | None = None
     budget: float | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    beside: Beside = field(default_factory=Beside)
 
     @property
     def where(self) -> tuple[str, str]:
@@ -139,6 +143,7 @@ def measurement(record: Record) -> Measurement:
         linf=None if change is None else max(change.values),
         budget=cell.budget,
         seconds={stage: cost.seconds for stage, cost in record.cost.items()},
+        beside=beside(record),
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from immunebench.board.beside import Beside
+
 
 class BoardError(Exception):
     """The records cannot be shown as one board; the message says why in one line."""
@@ -87,6 +89,7 @@ class Row:
     utilities: tuple[TaskUtility, ...]
     incomplete: tuple[str, ...]
     flags: tuple[str, ...]
+    beside: Beside = field(default_factory=Beside)
 
     @property
     def control(self) -> bool:

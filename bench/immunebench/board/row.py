@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from immunebench.board import rules, scores
+from immunebench.board.beside import collapsed, overall
 from immunebench.board.measurement import Measurement
 from immunebench.board.model import Power, Row, TaskScore, TaskUtility
 from immunebench.board.task_score import score_task, score_utility
@@ -67,6 +68,7 @@ def make_row(
         utilities=utilities,
         incomplete=_incomplete(task_scores, utilities),
         flags=_flags(cells, task_scores, u),
+        beside=overall(cells),
     )
 
 
@@ -99,6 +101,8 @@ def _flags(cells: Sequence[Measurement], task_scores: Iterable[TaskScore], u: fl
         flags.append("over budget")
     if any(score.below_floor for score in task_scores):
         flags.append("below floor")
+    if collapsed(cells):
+        flags.append("collapsed")
     failures = sum(score.status in ("defense failed", "attack failed") for score in task_scores)
     return (*flags, f"{failures} failed") if failures else tuple(flags)
 

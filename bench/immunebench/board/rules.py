@@ -42,5 +42,8 @@ TARGET_METRIC: Final = {
 }
 """The metric that P is made of, per task family."""
 
+COLLAPSE_MOST: Final = 0.5
+"""A row is flagged `collapsed` where a larger part of a task's attacked pictures shows nothing."""
+
 FIDELITY_METRIC: Final = "ssim"
 """Agreement of published with protected pictures; its mean is U of an entry that changes pictures."""

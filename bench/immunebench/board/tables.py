@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from immunebench.board import rules
+from immunebench.board.beside import HEADS
 from immunebench.board.model import Board, Row
 
 if TYPE_CHECKING:
@@ -109,8 +110,17 @@ def markdown(board: Board, title: str) -> str:
     ]
     heads = ["task", "chain", "floor", "ceiling", "standard error", "power gate"]
     parts += ["## What the attack learns on no defense", _table(gates, heads)]
+    parts += _beside(board)
     parts.append("\n".join(f"- {remark}" for remark in _remarks(board)))
     return "\n\n".join(parts) + "\n"
+
+
+def _beside(board: Board) -> list[str]:
+    """Table of the measures beside the score; nothing where no record holds any."""
+    rows = [[row.defense] + [number(getattr(row.beside, name)) for name in HEADS] for row in board.rows]
+    if all(set(cells[1:]) == {"-"} for cells in rows):
+        return []
+    return ["## Beside the score", _table(rows, ["defense", *HEADS.values()])]
 
 
 def write_markdown(board: Board, title: str, path: Path) -> None:

@@ -40,6 +40,9 @@ class Judge(Protocol):
     def concept_probability(self, pixels: Pixels, name: str) -> Floats:
         """Probability (n,) that a picture shows a concept."""
 
+    def nothing_probability(self, pixels: Pixels) -> Floats:
+        """Probability (n,) that a picture shows nothing: one colour, noise, a blur."""
+
     def perceptual(self, a: Pixels, b: Pixels) -> Floats:
         """Perceptual distance (n,) between pictures of equal index."""
 
@@ -58,7 +61,7 @@ class Metric:
         Least and greatest value; None where there is no bound.
     needs
         Arguments of the function by name: ``judge``, ``pixels``, ``reference``, ``training``, ``captions``,
-        ``own``, ``concept``.
+        ``own``, ``contents``, ``concept``.
     function
         ``module:name``.
     weights
@@ -90,9 +93,9 @@ _ROWS = (
     Metric("image_similarity", 1, "higher", (-1, 1), _TO_REFERENCE, f"{_HERE}.similarity:image_similarity"),
     Metric(
         "nearest_training",
-        1,
-        "higher",
-        (-1, 1),
+        2,
+        "lower",
+        (0, 2),
         (*_JUDGED, "training"),
         f"{_HERE}.similarity:nearest_training",
     ),
@@ -112,6 +115,15 @@ _ROWS = (
         (*_JUDGED, "own", "captions"),
         f"{_HERE}.similarity:caption_accuracy",
     ),
+    Metric(
+        "prompt_accuracy",
+        1,
+        "higher",
+        (0, 1),
+        (*_JUDGED, "own", "contents"),
+        f"{_HERE}.similarity:prompt_accuracy",
+    ),
+    Metric("collapse", 1, "lower", (0, 1), _JUDGED, f"{_HERE}.collapse:collapse"),
     Metric("ism0", 1, "higher", (-1, 1), _TO_REFERENCE, f"{_HERE}.identity:ism0"),
     Metric("ism", 1, "higher", (-1, 1), _TO_REFERENCE, f"{_HERE}.identity:ism"),
     Metric("fdfr", 1, "lower", (0, 1), _JUDGED, f"{_HERE}.identity:fdfr"),
@@ -145,6 +157,7 @@ def score(
     *,
     training: Pictures | None = None,
     captions: Sequence[str] = (),
+    contents: Mapping[str, str] | None = None,
     concept: str | None = None,
 ) -> dict[str, list[float]]:
     """Compute metrics on pictures, one value a picture.
@@ -163,6 +176,8 @@ def score(
         The attacker's pictures.
     captions
         Candidates of ``caption_accuracy``; they contain every generated picture's own.
+    contents
+        For ``prompt_accuracy``: what each prompt asks for in words that the judge knows.
     concept
         Name of a concept that the judge knows, with or without its family.
 
@@ -183,6 +198,7 @@ def score(
         "training": None if training is None else training.pixels,
         "captions": tuple(captions) or None,
         "own": generated.captions,
+        "contents": contents or None,
         "concept": None if concept is None else concept.rpartition("/")[2],
     }
     rows = [find(metric) for metric in metrics]

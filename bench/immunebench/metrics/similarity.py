@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,8 +20,13 @@ def image_similarity(judge: Judge, pixels: Pixels, reference: Pixels) -> Floats:
 
 
 def nearest_training(judge: Judge, pixels: Pixels, training: Pixels) -> Floats:
-    """Greatest cosine to any training picture, (n,): close to 1 where an attack merely copies."""
-    found: Floats = (judge.embed_images(pixels) @ judge.embed_images(training).T).max(1)
+    """Cosine distance to the nearest training picture, (n,), 0 for a copy.
+
+    It has a meaning beside that of real pictures which the attacker never saw: an attack that lies well below
+    them copies, one that lies near them has learnt.
+    """
+    nearest = (judge.embed_images(pixels) @ judge.embed_images(training).T).max(1)
+    found: Floats = np.maximum(1 - nearest, np.float32(0))
     return found
 
 
@@ -48,3 +53,25 @@ def caption_accuracy(judge: Judge, pixels: Pixels, own: Sequence[str], captions:
             )
     nearest = (judge.embed_images(pixels) @ judge.embed_texts(captions).T).argmax(1)
     return np.asarray(nearest == [list(captions).index(caption) for caption in own], np.float32)
+
+
+def prompt_accuracy(judge: Judge, pixels: Pixels, own: Sequence[str], contents: Mapping[str, str]) -> Floats:
+    """1 where the content of a picture's own prompt is the nearest of the contents of all prompts, else 0, (n,).
+
+    Parameters
+    ----------
+    own
+        The prompt of each picture.
+    contents
+        What each prompt asks for without the placeholder, in words that the judge knows. A guess is right once
+        in as many as there are different contents.
+
+    Raises
+    ------
+    UsageError
+        A picture's own prompt has no content.
+    """
+    for prompt in own:
+        if prompt not in contents:
+            raise UsageError("not among the prompts", field="prompt_accuracy", value=prompt, choices=contents)
+    return caption_accuracy(judge, pixels, [contents[prompt] for prompt in own], list(dict.fromkeys(contents.values())))

@@ -49,6 +49,7 @@ def _score(
         pictures,
         reference,
         captions=key.get("captions", ()),
+        contents=key.get("contents"),
         concept=key.get("concept"),
         **more,
     )

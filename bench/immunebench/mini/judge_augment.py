@@ -70,13 +70,14 @@ def nothing(count: int, real: Bytes, decoded: Bytes | None, rng: np.random.Gener
     """
     kinds = NOTHING_KINDS if decoded is not None else NOTHING_KINDS[:-1]
     return np.stack([
-        _one(str(rng.choice(kinds)), real[int(rng.integers(len(real)))],
+        one_of_nothing(str(rng.choice(kinds)), real[int(rng.integers(len(real)))],
              real[0] if decoded is None else decoded[int(rng.integers(len(decoded)))], rng)
         for _ in range(count)
     ])  # fmt: skip
 
 
-def _one(kind: str, real: Bytes, decoded: Bytes, rng: np.random.Generator) -> Bytes:
+def one_of_nothing(kind: str, real: Bytes, decoded: Bytes, rng: np.random.Generator) -> Bytes:
+    """One picture (H, W, 3) of a kind of nothing, made from a real picture or a decoded latent where it needs one."""
     side = real.shape[0]
     colour = rng.uniform(0, 255, 3) if rng.random() < 0.6 else np.full(3, rng.uniform(0, 255))
     if kind == "decoded":

@@ -245,6 +245,16 @@ class MiniJudge:
             return by_style[:, STYLES.index(name)]
         raise UsageError("the judge knows no concept", value=name, choices={*OBJECTS, *STYLES})
 
+    def nothing_probability(self, pixels: NDArray[np.uint8]) -> Floats:
+        """Geometric mean (n,) of the class "nothing" over both heads of both judges.
+
+        Both must agree: each alone is unsure of what lies far from its own training pictures, the first of the
+        noise of broken weights, the second of artists that it has not seen.
+        """
+        heads = [head for second in (False, True) for head in self.probabilities(pixels, second=second)]
+        nothing = np.stack([head[:, -1] for head in heads])
+        return np.asarray(np.exp(np.log(np.maximum(nothing, 1e-6)).mean(0)), np.float32)
+
     @torch.inference_mode()
     def embed_faces(self, pixels: NDArray[np.uint8]) -> tuple[Floats, Floats]:
         """Unit face embeddings (n, 128) and the probability (n,) that there is a face."""
