@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from immunebench.errors import UsageError
+from immunebench.metrics.collapse import collapse
+from immunebench.metrics.perceptual import perceptual
+from immunebench.metrics.similarity import nearest_training, prompt_accuracy
 from immunebench.mini import judge_data, judges, portraits, styles, world
 from immunebench.mini.judge_augment import NOTHING_KINDS, augment, nothing
 from immunebench.mini.judge_losses import classification, contrastive, grouped
@@ -169,6 +172,41 @@ def test_nothing_is_far_from_every_concept(judge: MiniJudge) -> None:
     for name in ("object/mug", "style/solano", "style/rays"):
         reference = judge.embed_images(world.concept_pictures(name, "reference", 8)[0])
         assert (void @ reference.T).mean() < 0.1
+
+
+@trained
+def test_pictures_of_nothing_collapse_and_rendered_ones_do_not(judge: MiniJudge) -> None:
+    drawn = [
+        world.draw("unseen", i, group="collapse test", style=style, person=i == 0)
+        for style in world.STYLE_NAMES
+        for i in range(8)
+    ]
+    real = np.stack([picture.pixels for picture in drawn])
+    rng = np.random.default_rng(5)
+    one_colour = np.stack([np.full((64, 64, 3), rng.integers(0, 256, 3), np.uint8) for _ in range(8)])
+    noise = rng.integers(0, 256, (8, 64, 64, 3)).astype(np.uint8)
+    assert collapse(judge, real).mean() <= 0.01
+    assert collapse(judge, one_colour).all() and collapse(judge, noise).all()
+    assert collapse(judge, nothing(80, real, None, rng)).mean() >= 0.97
+    # What the judge adds to the pixels: blobs that vary as much as a picture does.
+    assert judge.nothing_probability(nothing(80, real, None, rng)).mean() >= 0.9
+
+
+@trained
+def test_swapped_prompts_are_seen(judge: MiniJudge) -> None:
+    prompts = {f"a sks {name}": f"a {name} in plain style" for name in ("house", "cat", "boat", "flower")}
+    shown = np.stack([world.draw("unseen", i, name=p[6:], style="plain").pixels for p in prompts for i in range(4)])
+    own = [prompt for prompt in prompts for _ in range(4)]
+    assert prompt_accuracy(judge, shown, own, prompts).mean() >= 0.9
+    assert prompt_accuracy(judge, shown, own[4:] + own[:4], prompts).mean() <= 0.1
+
+
+@trained
+def test_equal_pictures_keep_their_integrity_and_other_noise_does_not(judge: MiniJudge) -> None:
+    pixels = world.concept_pictures("known/cat", "extra", 8)[0]
+    assert perceptual(judge, pixels, pixels).max() <= 1e-6
+    assert perceptual(judge, pixels, pixels[::-1].copy()).min() > 0.1
+    assert nearest_training(judge, pixels, pixels).max() <= 1e-6
 
 
 @trained

@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 
 import house
+from immunebench.board.beside import Beside, beside
+from immunebench.board.measurement import measurement
 from immunebench.entry import load_catalog
 from immunebench.errors import UsageError
 from immunebench.plan import Plan, make_plan
 from immunebench.records import Record, build_record, json_schema, read_records, write_records
+from immunebench.report import lines
 
 KEY = "style-a/shield/lora/cpu/0"
 
@@ -104,6 +107,66 @@ def test_a_record_reads_every_number_from_its_own_artifact(made: Plan, store: Fa
     assert {(c.peak_process_gib, c.peak_reserved_gib) for c in got.cost.values()} == {(0.25, 0.125)}
     seconds = {stage: cost.seconds for stage, cost in got.cost.items()}
     assert seconds == {"pictures": 8.0, "protect": 2.0, "adapt": 2.0, "generate": 4.0, "score": 4.0}
+
+
+def scored(**means: float) -> dict[str, Any]:
+    return {"metrics": {f"{name}@1": {"values": [mean], "mean": mean} for name, mean in means.items()}}
+
+
+def test_measures_beside_the_score_are_read_from_their_own_artifacts(made: Plan, store: FakeStore) -> None:
+    graph = made.roots[KEY]
+    assert graph.unseen is not None
+    store.scores |= {
+        graph.curve[1]: scored(image_similarity=0.25, prompt_accuracy=0.5, collapse=0.0),
+        graph.curve[2]: scored(image_similarity=0.5, prompt_accuracy=0.75, collapse=0.125, nearest_training=0.25),
+        graph.unseen: scored(collapse=0.0625, nearest_training=0.375),
+        graph.utility.g: scored(caption_accuracy=0.5, collapse=0.25),
+        graph.utility.g_base: scored(collapse=0.0, caption_accuracy=1.0),
+        graph.utility.integrity["before"]: scored(perceptual=0.375),
+        graph.utility.integrity["after_benign"]: scored(perceptual=0.625),
+    }
+    got = record(made, store)
+    assert got.scores["prompt_accuracy@1"].per_step == {1: 0.5, 2: 0.75}
+    assert got.scores["nearest_training@1"].per_step == {2: 0.25}
+    assert got.prompt_chance == 0.5, "a house or a tree"
+    assert got.unseen is not None
+    assert {name: score.mean for name, score in got.unseen.items()} == {
+        "collapse@1": 0.0625,
+        "nearest_training@1": 0.375,
+    }
+    assert (got.utility.g, got.utility.g_base) == (0.5, 1.0)
+    assert (got.utility.collapse, got.utility.collapse_base) == (0.25, 0.0)
+    assert got.integrity is not None and got.integrity.before is not None and got.integrity.after_benign is not None
+    assert got.integrity.before["perceptual@1"].mean == 0.375
+    assert got.integrity.after_benign["perceptual@1"].mean == 0.625
+    assert beside(got) == Beside(0.75, 0.5, 0.25, 0.375, 0.125, 0.0625, 0.25, 0.375, 0.625)
+    assert Record.model_validate_json(got.model_dump_json()) == got
+    shown = "\n".join(lines(got, Path("results/x.jsonl")))
+    for wanted in ("prompt_accuracy@1 0.750", "a guess 0.500", "nearest_training@1 0.375 over 1 real pictures",
+                   "unrelated pictures 0.250, base 0.000", "perceptual@1 0.625 after a benign one"):  # fmt: skip
+        assert wanted in shown
+
+
+def test_a_failure_beside_the_score_costs_no_score(made: Plan, store: FakeStore) -> None:
+    digest = made.roots[KEY].utility.integrity["before"]
+    store.present -= {digest}
+    store.failures[digest] = {"kind": "error", "message": "why", "stage": "score"}
+    got = record(made, store)
+    assert got.failure is not None and got.failure.part == "beside"
+    assert measurement(got).measured
+    assert got.integrity is None
+    assert got.utility.g == 0.5
+
+
+def test_records_from_before_these_measures_still_load(made: Plan, store: FakeStore) -> None:
+    value = json.loads(record(made, store).model_dump_json())
+    for field in ("integrity", "unseen", "prompt_chance"):
+        del value[field]
+    for field in ("collapse", "collapse_base"):
+        del value["utility"][field]
+    old = Record.model_validate_json(json.dumps(value))
+    assert measurement(old).beside == Beside()
+    assert read_records(Path(__file__).parents[1] / "results" / "mini-power")
 
 
 def test_records_survive_the_file_and_two_writes_are_equal(made: Plan, store: FakeStore, tmp_path: Path) -> None:

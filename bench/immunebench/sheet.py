@@ -45,7 +45,9 @@ def tile(picture: Pixels, side: int) -> Image.Image:
     return image.resize((side, side), Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
 
 
-def contact_sheet(reference: Pixels, undefended: Pixels, defended: Pixels, path: Path, *, title: str) -> str:
+def contact_sheet(
+    reference: Pixels, undefended: Pixels, defended: Pixels, path: Path, *, title: str, note: str = ""
+) -> str:
     """Write a cell's contact sheet of at most 60 KB, with fewer colours and columns where they do not fit.
 
     Parameters
@@ -58,6 +60,8 @@ def contact_sheet(reference: Pixels, undefended: Pixels, defended: Pixels, path:
         The PNG to write.
     title
         One line above the pictures, such as the cell and its P.
+    note
+        A few words at the right end of that line; left out where the columns leave no room.
 
     Returns
     -------
@@ -76,7 +80,7 @@ def contact_sheet(reference: Pixels, undefended: Pixels, defended: Pixels, path:
         raise ValueError("a contact sheet needs at least one picture in each row")
     data = b""
     for columns, colours in _ATTEMPTS:
-        image = _draw(rows, title, min(columns, *map(len, rows.values())))
+        image = _draw(rows, title, note, min(columns, *map(len, rows.values())))
         buffer = io.BytesIO()
         image.quantize(colours, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
         data = buffer.getvalue()
@@ -87,13 +91,15 @@ def contact_sheet(reference: Pixels, undefended: Pixels, defended: Pixels, path:
     return hashlib.sha256(data).hexdigest()
 
 
-def _draw(rows: dict[str, Pixels], title: str, columns: int) -> Image.Image:
+def _draw(rows: dict[str, Pixels], title: str, note: str, columns: int) -> Image.Image:
     from PIL import Image, ImageDraw
 
     size = (_LABELS + columns * (_SIDE + _GAP), _HEAD + len(rows) * (_SIDE + _GAP))
     image = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(image)
     draw.text((8, _HEAD // 2), title, INK, font(14, bold=True), anchor="lm")
+    if draw.textlength(title, font(14, bold=True)) + draw.textlength(note, font(13)) + 40 <= size[0]:
+        draw.text((size[0] - 8, _HEAD // 2), note, PALE, font(13), anchor="rm")
     for y, (label, pictures) in enumerate(rows.items()):
         top = _HEAD + y * (_SIDE + _GAP)
         draw.text((8, top + _SIDE // 2), label, INK, font(14), anchor="lm")
@@ -148,5 +154,16 @@ def cell_sheet(graph: CellGraph, store: Artifacts, folder: Path) -> Sheet | None
         load_pictures(defended, FIRST_OF_PROMPT),
         folder / name,
         title=f"{cell.task}: {cell.defense} against {cell.chain} (seed {cell.seed})",
+        note=_note(graph, store),
     )
     return Sheet(file=name, sha256=digest)
+
+
+def _note(graph: CellGraph, store: Artifacts) -> str:
+    """What the attacked pictures measure beside the score, of what the suite asks for."""
+    from immunebench.records import Reader
+
+    reader, last = Reader(graph, store), graph.curve[max(graph.curve)]
+    words = {"prompt_accuracy": "follow their prompt", "collapse": "collapsed"}
+    found = [(reader.by_id(last, metric), text) for metric, text in words.items()]
+    return ", ".join(f"{100 * part:.0f} % {text}" for part, text in found if part is not None)
