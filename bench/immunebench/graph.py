@@ -140,6 +140,9 @@ class CellGraph:
         Utility stages; those of the base where the defense releases no weights.
     fidelity
         Score stage of protected against published pictures; None without ``protect_images``.
+    erasure
+        Score stages of what the ``base`` and the ``released`` model draw of a concept to relearn, before any attack;
+        empty in the other families.
     parts
         The stages that each part of the record depends on: ``attack`` (with the defense), ``baseline``,
         ``utility``, ``fidelity``, ``beside`` the scores.
@@ -163,6 +166,7 @@ class CellGraph:
     fidelity: str | None
     parts: dict[str, frozenset[str]]
     stages: tuple[str, ...]
+    erasure: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

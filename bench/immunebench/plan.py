@@ -198,6 +198,11 @@ class Builder:
             fidelity=None if images == published else self.fidelity(task, images, published),
             parts={},
             stages=(),
+            erasure={
+                whose: self.score(task, self.generate(task, prompts, model, [task.id, cell.seed]), compared)
+                for whose, model in {"base": {}, "released": released}.items()
+                if task.family == "relearn"
+            },
         )
         parts = {part: frozenset(self.closure(roots)) for part, roots in _roots(graph).items()}
         return replace(graph, parts=parts, stages=self.closure(itertools.chain.from_iterable(_roots(graph).values())))
@@ -600,7 +605,7 @@ def _roots(graph: CellGraph) -> dict[str, list[str]]:
         "fidelity": [] if graph.fidelity is None else [graph.fidelity],
         "utility": [use.g, use.g_base, use.s, use.floor, use.ceiling],
         # No score of the board hangs on these: a failure among them costs nothing but themselves.
-        "beside": [*([] if graph.unseen is None else [graph.unseen]), *use.integrity.values()],
+        "beside": [*([] if graph.unseen is None else [graph.unseen]), *use.integrity.values(), *graph.erasure.values()],
     }
 
 

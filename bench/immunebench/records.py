@@ -130,6 +130,13 @@ class Utility(Model):
     collapse_base: float | None = None
 
 
+class Erasure(Model):
+    """Target metric of a concept to relearn before any attack: what the base and the released model draw."""
+
+    base: Measured | None = None
+    released: Measured | None = None
+
+
 class Integrity(Model):
     """Distance of the released model's pictures from the start model's, pair by pair at equal prompt and noise.
 
@@ -199,6 +206,7 @@ class Record(Model):
     unseen: dict[str, Measured] | None = None
     prompt_chance: float | None = None
     integrity: Integrity | None = None
+    erasure: Erasure | None = None
     fidelity: dict[str, Measured] | None = None
     cost: dict[str, Cost] = Field(default_factory=dict)
     artefacts: dict[str, str] = Field(default_factory=dict)
@@ -285,6 +293,7 @@ def build_record(cell: Cell, graph: CellGraph, store: Artifacts, *, sheet: Sheet
         unseen=reader.metrics(graph.unseen) or None,
         prompt_chance=1 / facts.contents if facts.contents else None,
         integrity=_integrity(graph, reader),
+        erasure=_erasure(graph, reader),
         fidelity=reader.metrics(graph.fidelity) or None,
         cost=_cost(graph, store),
         artefacts=_artefacts(graph, store),
@@ -447,6 +456,11 @@ def _utility(graph: CellGraph, reader: Reader) -> Utility:
 def _integrity(graph: CellGraph, reader: Reader) -> Integrity | None:
     found = {when: reader.metrics(digest) or None for when, digest in graph.utility.integrity.items()}
     return Integrity(**found) if any(found.values()) else None
+
+
+def _erasure(graph: CellGraph, reader: Reader) -> Erasure | None:
+    found = {whose: reader.metrics(digest).get(graph.facts.metric) for whose, digest in graph.erasure.items()}
+    return Erasure(**found) if any(found.values()) else None
 
 
 def _cost(graph: CellGraph, store: Artifacts) -> dict[str, Cost]:

@@ -110,6 +110,9 @@ def _beside(record: Record) -> list[str]:
     use = record.utility
     if use.collapse is not None and use.collapse_base is not None:
         out.append(f"collapse     unrelated pictures {use.collapse:.3f}, base {use.collapse_base:.3f}")
+    if record.erasure is not None:
+        pair = {"base": record.erasure.base, "released model": record.erasure.released}
+        out += [f"concept      {found.mean:.3f} in the {whose}, unattacked" for whose, found in pair.items() if found]
     if record.integrity is not None:
         pairs = {"before any adaptation": record.integrity.before, "after a benign one": record.integrity.after_benign}
         for when, found in pairs.items():

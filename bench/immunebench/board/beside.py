@@ -32,6 +32,9 @@ class Beside:
     integrity_before, integrity_after
         Perceptual distance of the released from the start model's pictures at equal prompt and noise, before any
         adaptation and after a benign one.
+    concept_base, concept_released
+        Of a concept to relearn: its probability in what the base draws, and in what the released model draws before
+        any attack.
     """
 
     prompt_accuracy: float | None = None
@@ -43,6 +46,8 @@ class Beside:
     collapse_unrelated: float | None = None
     integrity_before: float | None = None
     integrity_after: float | None = None
+    concept_base: float | None = None
+    concept_released: float | None = None
 
 
 #: Headings of the board's table, in the order of the fields.
@@ -56,12 +61,15 @@ HEADS: Mapping[str, str] = {
     "collapse_unrelated": "unrelated collapsed",
     "integrity_before": "integrity, released",
     "integrity_after": "integrity, after benign",
+    "concept_base": "concept in the base",
+    "concept_released": "concept before the attack",
 }
 
 
 def beside(record: Record) -> Beside:
     """Read a record's measures beside the score."""
     attacked, unseen, integrity = record.scores, record.unseen or {}, record.integrity
+    erasure = record.erasure
     return Beside(
         prompt_accuracy=_mean(attacked, "prompt_accuracy"),
         prompt_chance=record.prompt_chance if _mean(attacked, "prompt_accuracy") is not None else None,
@@ -72,6 +80,8 @@ def beside(record: Record) -> Beside:
         collapse_unrelated=record.utility.collapse,
         integrity_before=None if integrity is None else _mean(integrity.before or {}, "perceptual"),
         integrity_after=None if integrity is None else _mean(integrity.after_benign or {}, "perceptual"),
+        concept_base=None if erasure is None or erasure.base is None else erasure.base.mean,
+        concept_released=None if erasure is None or erasure.released is None else erasure.released.mean,
     )
 
 
