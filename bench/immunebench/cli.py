@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from immunebench.cli_new import new_app
 from immunebench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ store_app = typer.Typer(help="Look at and clean up the store of artifacts.", no_
 weights_app = typer.Typer()
 app.add_typer(store_app, name="store")
 app.add_typer(weights_app, name="weights")
+app.add_typer(new_app, name="new")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 StoreDir = Annotated[

@@ -355,6 +355,27 @@ def _roots(entries: Path | str | None) -> Iterator[Path]:
         yield from (Path(place) for place in (spec.submodule_search_locations or () if spec else ()))
 
 
+def folders_to_write(out: Path | None = None) -> dict[str, Path]:
+    """Return the folders of tasks, suites, defenses and attacks that a new one belongs into, by kind.
+
+    Parameters
+    ----------
+    out
+        Another house, which need not exist; default ``$IMMUNEBENCH_ENTRIES``, else the checkout that holds the
+        current folder.
+
+    Raises
+    ------
+    UsageError
+        There is none of them.
+    """
+    given = out or os.environ.get("IMMUNEBENCH_ENTRIES")
+    root = Path(given).expanduser().resolve() if given else _checkout(Path.cwd())
+    if root is None:
+        raise UsageError("is needed outside a checkout: the folder that it is written to", field="--out")
+    return {"root": root, **_folders(root)}
+
+
 def _checkout(start: Path) -> Path | None:
     return next((folder for folder in (start, *start.parents) if _is_house(folder)), None)
 
@@ -489,7 +510,10 @@ def _drop_dangling(catalog: Catalog) -> None:
         if task.start_from is not None:
             _require(catalog, "task", task.id, path, catalog.tasks, "defense", task.start_from, "start_from")
         _require(catalog, "task", task.id, path, catalog.tasks, "base", task.base, "base")
-        _require(catalog, "task", task.id, path, catalog.tasks, "source", task.concept.source, "concept.source")
+        parts = {"concept": task.concept.source, "benign": task.benign.source, "anchors": task.anchors.source}
+        for part, source in parts.items():
+            if source is not None:
+                _require(catalog, "task", task.id, path, catalog.tasks, "source", source, f"{part}.source")
 
 
 def _require(

@@ -11,6 +11,7 @@ from pathlib import Path
 from immunebench.board.rules import TARGET_METRIC
 from immunebench.entry import Catalog, Defense, Entry, digests
 from immunebench.errors import UsageError
+from immunebench.folder_source import split_files
 from immunebench.graph import (
     STAGE_VERSIONS,
     Cell,
@@ -235,17 +236,19 @@ class Builder:
             raise UsageError(f"holds {len(prompts)} prompts, the suite needs {self.suite.prompts}", file=path)
         return [prompt.replace("{token}", token) for prompt in prompts[: self.suite.prompts]]
 
-    def pictures(self, task: Task, concept: str, split: str, count: int) -> str:
-        """Add a split of a concept's pictures."""
-        source = task.concept.source
-        version = self.catalog.models.sources[source].version
+    def pictures(self, task: Task, concept: str, split: str, count: int, source: str | None = None) -> str:
+        """Add a split of a concept's pictures, of the task's source or another."""
+        source = source or task.concept.source
+        spec = self.catalog.models.sources[source]
         key: Values = {
             "source": source,
-            "source_version": version,
+            "source_version": spec.version,
             "concept": concept,
             "split": split,
             "count": count,
         }
+        if spec.files:
+            key["files"] = dict(split_files(self.catalog, task, concept, split, count))
         return self.add("pictures", key, {})
 
     def published(self, task: Task) -> str:
@@ -303,9 +306,10 @@ class Builder:
 
     def owner(self, task: Task) -> dict[str, str]:
         """Add the pictures that a defense sees: its own of the concept, and innocent ones."""
+        public = self.catalog.models.bases[task.base].public
         return {
             "owner": self.pictures(task, task.concept.name, "owner", task.pictures.owner),
-            "public": self.pictures(task, PUBLIC, "owner", PUBLIC_PICTURES),
+            "public": self.pictures(task, PUBLIC, "owner", PUBLIC_PICTURES, public),
         }
 
     def protect(
@@ -489,7 +493,7 @@ class Builder:
         """Add what real pictures score: unseen ones of the concept, and those of other concepts."""
         same = self.pictures(task, task.concept.name, "extra", task.pictures.extra)
         count = task.pictures.reference
-        others = [self.pictures(task, name, "reference", count) for name in task.anchors.others]
+        others = [self.pictures(task, n, "reference", count, task.anchors.source) for n in task.anchors.others]
         inputs = {
             "reference": reference,
             "same": same,
@@ -504,8 +508,9 @@ class Builder:
         benign = task.benign
         prompts = self.prompts(benign.prompts, benign.token, task)
         last = self.saves(attack, task)[-1]
-        images = self.pictures(task, benign.concept, "published", task.pictures.published)
-        compared = {"reference": self.pictures(task, benign.concept, "reference", task.pictures.reference)}
+        images = self.pictures(task, benign.concept, "published", task.pictures.published, benign.source)
+        reference = self.pictures(task, benign.concept, "reference", task.pictures.reference, benign.source)
+        compared = {"reference": reference}
         noise: list[str | int] = [f"benign/{benign.concept}", seed]
         answers = self.judged(task, ["caption_accuracy", *self.further([])], unrelated)
         likeness = self.judged(task, [TARGET_METRIC[benign.family or task.family]], concept=benign.concept)

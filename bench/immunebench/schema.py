@@ -214,8 +214,9 @@ class Prior(Model):
 
 
 class Benign(Model):
-    """A harmless concept that an honest user personalises; of the task's family unless `family` says otherwise."""
+    """A harmless concept that an honest user personalises; family and source are the task's unless named."""
 
+    source: Id | None = None
     concept: ConceptName
     family: Literal["style", "object", "identity"] | None = None
     noun: Text
@@ -225,8 +226,9 @@ class Benign(Model):
 
 
 class Anchors(Model):
-    """The family's other concepts, whose pictures say how alike unlike things are."""
+    """The family's other concepts, of the task's source or another: how alike are unlike things."""
 
+    source: Id | None = None
     others: tuple[ConceptName, ...] = Field(min_length=1)
 
 
@@ -262,8 +264,10 @@ class Task(Model):
             raise ValueError("benign.family is required: what a base knows already cannot be personalised")
         if self.owner.caption in self.evaluation.prompts:
             raise ValueError("evaluation.prompts must not hold the owner's caption")
-        if {self.concept.name, self.benign.concept} & set(self.anchors.others) - {self.benign.concept}:
+        if self.anchors.source in (None, self.concept.source) and self.concept.name in self.anchors.others:
             raise ValueError("anchors.others must not hold the task's own concept")
+        if self.benign.source in (None, self.concept.source) and self.concept.name == self.benign.concept:
+            raise ValueError("benign.concept must not be the task's own concept")
         return self
 
 
@@ -363,12 +367,13 @@ class Suite(Model):
 
 
 class BaseModelSpec(Model):
-    """A pre-trained model in the diffusers folder format."""
+    """A pre-trained model in the diffusers folder format; `public` is the source of innocent pictures for it."""
 
     path: Text
     format: Literal["diffusers"]
     revision: Text
     judge: Id
+    public: Id | None = None
     unrelated_prompts: tuple[Text, ...] = Field(min_length=2)
     placeholders: tuple[Text, ...] = ()
 
@@ -382,10 +387,11 @@ class JudgeSpec(Model):
 
 
 class SourceSpec(Model):
-    """A source of pictures: ``module:function`` and its version."""
+    """A source of pictures: ``module:function`` and its version; `files` if it reads some that belong to the task."""
 
     loader: Loader
     version: Annotated[int, Field(ge=1)]
+    files: bool = False
 
 
 class Models(Model):

@@ -116,7 +116,8 @@ def pictures(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) ->
     source = default_catalog().models.sources[key["source"]]
     module, _, function = source.loader.partition(":")
     load = getattr(importlib.import_module(module), function)
-    pixels, captions = load(key["concept"], key["split"], key["count"])
+    named = {"files": key["files"]} if "files" in key else {}
+    pixels, captions = load(key["concept"], key["split"], key["count"], **named)
     Pictures(pixels, tuple(captions)).save(out)
     return {"pictures": len(pixels)}
 

@@ -1,0 +1,42 @@
+"""The commands ``immunebench new ...``: parse, call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+new_app = typer.Typer(help="Begin a task, a defense or an attack of your own.", no_args_is_help=True)
+
+Out = Annotated[
+    Path | None, typer.Option("--out", help="House to write to; default $IMMUNEBENCH_ENTRIES, else the checkout.")
+]
+
+
+@new_app.command("task")
+def new_task(
+    images: Annotated[Path, typer.Option("--images", help="Folder of photos: PNG, JPEG, WebP, TIFF, BMP or GIF.")],
+    family: Annotated[str, typer.Option("--family", help="style, object or identity.")],
+    base: Annotated[str, typer.Option("--base", help="Base of `list bases`.")] = "mini",
+    name: Annotated[str | None, typer.Option("--id", help="Default: my- and the folder's name.")] = None,
+    noun: Annotated[str | None, typer.Option("--noun", help="What it is called; an object needs one.")] = None,
+    token: Annotated[str, typer.Option("--token", help="The attacker's placeholder.")] = "sks",
+    owner_token: Annotated[str, typer.Option("--owner-token", help="The owner's placeholder.")] = "oqx",
+    title: Annotated[str | None, typer.Option("--title", help="One line for lists and boards.")] = None,
+    captions: Annotated[Path | None, typer.Option("--captions", help="JSON or CSV: name,caption.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", help="Evaluation prompts with {token}, one a line.")
+    ] = None,
+    like: Annotated[str | None, typer.Option("--like", help="Task that lends prompts and the benign concept.")] = None,
+    out: Out = None,
+) -> None:
+    """Make a task and a suite of a folder of photos; the pictures are converted and copied.
+
+    Example: immunebench new task --images my-mug --family object --noun mug --base mini
+    """
+    from immunebench import new
+    from immunebench.entry import default_catalog
+
+    request = new.TaskRequest(images, family, base, name, noun, token, owner_token, title, captions, prompts, like, out)
+    print("\n".join(new.new_task(request, default_catalog()).lines()))
