@@ -167,7 +167,7 @@ def test_main_prints_one_line_and_exits_2(monkeypatch: pytest.MonkeyPatch, capsy
     assert capsys.readouterr().err.startswith("error: suite: unknown suite 'nothing'")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["list", "--json"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["new", "task", "--help"], ["list", "--json"]])
 def test_answers_without_torch(arguments: list[str]) -> None:
     code = (
         f"import sys; sys.argv[1:] = {arguments!r}\n"

@@ -189,8 +189,15 @@ def _decode(data: bytes, side: int) -> Square:
         if 2 * min(width, height) < side:
             raise _Unusable(f"is {width} x {height}: too small, its sides must have at least {-(-side // 2)} pixels")
         image.load()
-        upright = ImageOps.exif_transpose(image)
-    return np.asarray(ImageOps.fit(_rgb(upright), (side, side), Image.Resampling.LANCZOS), dtype=np.uint8)
+        square = _middle(ImageOps.exif_transpose(image))
+    return np.asarray(_rgb(square).resize((side, side), Image.Resampling.LANCZOS), dtype=np.uint8)
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    # Cut before it is scaled, so that the filter does not see what lies outside.
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
 
 
 def _rgb(image: Image.Image) -> Image.Image:
