@@ -19,8 +19,9 @@ from immunebench import cli, entry, stages
 from immunebench.entry import Catalog, load_catalog
 from immunebench.errors import UsageError
 from immunebench.intake import Photo
-from immunebench.new import Created, TaskRequest, deal, new_task
+from immunebench.new import TaskRequest, deal, new_task
 from immunebench.plan import Plan, make_plan
+from immunebench.scaffold import Created
 from immunebench.types import Pictures
 from photos import album
 
@@ -60,9 +61,9 @@ def tree(root: Path) -> dict[str, str]:
 
 def test_a_mixed_folder_becomes_a_task_of_disjoint_splits(photos: Path, house: Path) -> None:
     made = create(photos)
-    assert made.id == "my-mug-2" and not made.notes
+    assert made.id == "my-mug-2"
+    assert made.said == ("task my-mug-2: 12 pictures of 64 x 64 pixels (published 3, reference 3, owner 3, extra 3)",)
     assert made.next == ("immunebench run my-mug-2", "immunebench board my-mug-2")
-    assert made.counts == dict.fromkeys(("published", "reference", "owner", "extra"), 3)
     catalog = load_catalog()
     task = catalog.task("my-mug-2")
     assert task.model_dump()["pictures"] == dict.fromkeys(SPLITS, 3)

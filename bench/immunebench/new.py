@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shlex
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import TypeAdapter, ValidationError
-
 from immunebench import captions, schema
 from immunebench.entry import folders_to_write
 from immunebench.errors import UsageError
-from immunebench.schema import Id, Suite, Task, TaskPictures
+from immunebench.scaffold import Created, Draft, checked_id, command, toml, write_all
+from immunebench.schema import Suite, Task, TaskPictures
 
 if TYPE_CHECKING:
     from immunebench.entry import Catalog
@@ -79,29 +74,6 @@ class TaskRequest:
     out: Path | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Created:
-    """What was written, what was passed over and which commands come next."""
-
-    id: str
-    files: tuple[Path, ...]
-    side: int
-    counts: Mapping[str, int]
-    notes: tuple[str, ...]
-    next: tuple[str, ...]
-
-    def lines(self) -> list[str]:
-        """Return it for a person."""
-        shares = ", ".join(f"{split} {count}" for split, count in self.counts.items())
-        size = f"{self.side} x {self.side} pixels"
-        return [
-            f"task {self.id}: {sum(self.counts.values())} pictures of {size} ({shares})",
-            *(f"passed over: {note}" for note in self.notes),
-            *(f"wrote {file}" for file in self.files),
-            *(f"next: {command}" for command in self.next),
-        ]
-
-
 def new_task(request: TaskRequest, catalog: Catalog) -> Created:
     """Write a task, its pictures and its suite; all of them or nothing.
 
@@ -118,9 +90,8 @@ def new_task(request: TaskRequest, catalog: Catalog) -> Created:
     name = _id(request)
     folders = folders_to_write(request.out)
     file, suite_file = folders["tasks"] / request.family / f"{name}.toml", folders["suites"] / f"{name}.toml"
-    for taken in (file, file.with_suffix(""), suite_file):
-        if taken.exists() or taken.is_symlink():
-            raise UsageError("exists already; choose another --id", file=taken)
+    if file.exists():
+        raise UsageError("exists already; choose another --id", file=file)
     if name in catalog.tasks or name in catalog.suites:
         raise UsageError("is the name of another task or suite:", field="--id", value=name)
     side = resolution(catalog.base_folder(request.base))
@@ -133,16 +104,26 @@ def new_task(request: TaskRequest, catalog: Catalog) -> Created:
         raise UsageError(f"holds {several}; a task needs at least {MIN_PICTURES}", file=request.images)
     words = _captions(request, noun, found.names)
     splits, left = deal(found.photos)
-    table = _task(request, name, noun, like, {split: len(photos) for split, photos in splits.items()})
+    counts = {split: len(photos) for split, photos in splits.items()}
+    table = _task(request, name, noun, like, counts)
     suite = _suite(name, str(table["title"]), table, catalog)
-    _write(file, suite_file, table, suite, splits, words)
+    drafts: dict[Path, Draft] = {
+        file.with_suffix(""): lambda place: _write_pictures(place, splits, words),
+        suite_file: lambda place: _write_checked(place, suite, Suite),
+        # Last, since the catalogue finds the others through it.
+        file: lambda place: _write_checked(place, table, Task),
+    }
+    write_all(drafts)
+    shares = ", ".join(f"{split} {count}" for split, count in counts.items())
+    passed = [*found.notes, *([f"{left} more pictures than the splits take"] if left else [])]
     return Created(
         name,
-        tuple(_short(path) for path in (file, file.with_suffix(""), suite_file)),
-        side,
-        {split: len(photos) for split, photos in splits.items()},
-        (*found.notes, *([f"{left} more pictures than the splits take"] if left else [])),
-        (f"{_prefix(folders['root'])}immunebench run {name}", f"immunebench board {name}"),
+        (file, file.with_suffix(""), suite_file),
+        (
+            f"task {name}: {sum(counts.values())} pictures of {side} x {side} pixels ({shares})",
+            *(f"passed over: {note}" for note in passed),
+        ),
+        (command(folders["root"], f"run {name}"), f"immunebench board {name}"),
     )
 
 
@@ -205,12 +186,7 @@ def _noun(request: TaskRequest, like: Task) -> str:
 def _id(request: TaskRequest) -> str:
     folder = request.images.expanduser().resolve().name
     slug = re.sub(r"[^a-z0-9]+", "-", folder.lower()).strip("-").removeprefix("my-")
-    name = request.id or f"my-{slug or 'photos'}"[:64].strip("-")
-    try:
-        return TypeAdapter(Id).validate_python(name)
-    except ValidationError as error:
-        message = "must be up to 64 lower-case letters and digits with single hyphens between, not"
-        raise UsageError(message, field="--id", value=name) from error
+    return checked_id(request.id or f"my-{slug or 'photos'}"[:64].strip("-"), "--id")
 
 
 def _captions(request: TaskRequest, noun: str, names: Sequence[str]) -> dict[str, str]:
@@ -275,83 +251,17 @@ def _suite(name: str, title: str, task: Table, catalog: Catalog) -> Table:
     }
 
 
-def _write(
-    file: Path,
-    suite_file: Path,
-    task: Table,
-    suite: Table,
-    splits: Mapping[str, Sequence[Photo]],
-    words: Mapping[str, str],
-) -> None:
-    """Write everything beside its place, check it by reading it, and only then move it there, the task's file last."""
+def _write_pictures(folder: Path, splits: Mapping[str, Sequence[Photo]], words: Mapping[str, str]) -> None:
     import numpy as np
 
     from immunebench.types import Pictures
 
-    moved: list[Path] = []
-    drafts: list[Path] = []
-    try:
-        for folder in (file.parent, suite_file.parent):
-            folder.mkdir(parents=True, exist_ok=True)
-            drafts.append(Path(tempfile.mkdtemp(prefix=".new-", dir=folder)))
-        beside, suites = drafts
-        for split, photos in splits.items():
-            (beside / "pictures" / split).mkdir(parents=True)
-            content = tuple(words[photo.name] for photo in photos)
-            Pictures(np.stack([photo.pixels for photo in photos]), content).save(beside / "pictures" / split)
-        (beside / file.name).write_text(toml(task), "utf-8")
-        (suites / suite_file.name).write_text(toml(suite), "utf-8")
-        schema.load(beside / file.name, Task)
-        schema.load(suites / suite_file.name, Suite)
-        moves = {beside / "pictures": file.with_suffix(""), suites / suite_file.name: suite_file,
-                 beside / file.name: file}  # fmt: skip
-        for draft, place in moves.items():
-            draft.rename(place)
-            moved.append(place)
-    except OSError as error:
-        _remove(moved)
-        raise UsageError(f"cannot be written: {error.strerror}", file=error.filename or file) from error
-    except BaseException:
-        _remove(moved)
-        raise
-    finally:
-        _remove(drafts)
+    for split, photos in splits.items():
+        (folder / split).mkdir(parents=True)
+        content = tuple(words[photo.name] for photo in photos)
+        Pictures(np.stack([photo.pixels for photo in photos]), content).save(folder / split)
 
 
-def _remove(paths: Sequence[Path]) -> None:
-    for path in paths:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def toml(table: Mapping[str, object]) -> str:
-    """Write strings, whole numbers, lists of strings and one level of tables as TOML."""
-    plain = {name: value for name, value in table.items() if not isinstance(value, Mapping)}
-    text = "".join(f"{name} = {_value(value)}\n" for name, value in plain.items())
-    for name, value in table.items():
-        if isinstance(value, Mapping):
-            text += f"\n[{name}]\n{toml(value)}"
-    return text
-
-
-def _value(value: object) -> str:
-    # TOML's basic strings are JSON's, as long as no character beyond the first plane is escaped.
-    text = json.dumps(value, ensure_ascii=False)
-    if isinstance(value, list) and len(text) > 100:
-        return "[\n" + "".join(f"    {json.dumps(item, ensure_ascii=False)},\n" for item in value) + "]"
-    return text
-
-
-def _short(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def _prefix(root: Path) -> str:
-    """Say where entries are read from, unless they are read from there anyway."""
-    try:
-        read_anyway = folders_to_write()["root"] == root
-    except UsageError:
-        read_anyway = False
-    return "" if read_anyway else f"IMMUNEBENCH_ENTRIES={shlex.quote(os.fspath(root))} "
+def _write_checked(file: Path, table: Table, model: type[Task] | type[Suite]) -> None:
+    file.write_text(toml(table), "utf-8")
+    schema.load(file, model)
