@@ -221,6 +221,7 @@ def test_a_spoiled_task_folder_is_refused_before_anything_runs(
         ({"id": "mini-smoke"}, "--id: is the name of another task or suite: 'mini-smoke'"),
         ({"token": "two words"}, "--token: must be one word"),
         ({"token": "oqx"}, "must differ, not 'oqx'"),
+        ({"token": "red"}, "--token: is no word that base mini keeps free for placeholders: 'red'"),
         ({"like": "style-rays"}, "--like: is no object task on base mini: 'style-rays'"),
         ({"title": "a\nb"}, "--title: must be 1 to 300 printable characters"),
         ({"captions": "photo 99,a mug"}, "words.csv: no such picture: 'photo 99' (nearest: "),

@@ -40,3 +40,35 @@ def new_task(
 
     request = new.TaskRequest(images, family, base, name, noun, token, owner_token, title, captions, prompts, like, out)
     print("\n".join(new.new_task(request, default_catalog()).lines()))
+
+
+@new_app.command("defense")
+def new_defense(
+    name: Annotated[str, typer.Argument(metavar="ID", help="Lower case with hyphens; the folder's name.")],
+    hook: Annotated[str, typer.Option("--hook", help="protect_model or protect_images.")] = "protect_model",
+    out: Out = None,
+) -> None:
+    """Write a defense that runs as it is: manifest, one short file, citation, and a suite of the dev tasks.
+
+    Example: immunebench new defense my-shield --hook protect_images
+    """
+    from immunebench import templates
+    from immunebench.entry import default_catalog
+
+    print("\n".join(templates.new_defense(name, hook, default_catalog(), out).lines()))
+
+
+@new_app.command("attack")
+def new_attack(
+    name: Annotated[str, typer.Argument(metavar="ID", help="Lower case with hyphens; the folder's name.")],
+    hook: Annotated[str, typer.Option("--hook", help="adapt or purify.")] = "adapt",
+    out: Out = None,
+) -> None:
+    """Write an attack that runs as it is: manifest, one short file, citation, and a suite of the dev tasks.
+
+    Example: immunebench new attack my-tuning
+    """
+    from immunebench import templates
+    from immunebench.entry import default_catalog
+
+    print("\n".join(templates.new_attack(name, hook, default_catalog(), out).lines()))

@@ -105,7 +105,7 @@ def new_task(request: TaskRequest, catalog: Catalog) -> Created:
     words = _captions(request, noun, found.names)
     splits, left = deal(found.photos)
     counts = {split: len(photos) for split, photos in splits.items()}
-    table = _task(request, name, noun, like, counts)
+    table = _task(request, name, noun, like, counts, catalog.models.bases[request.base].placeholders)
     suite = _suite(name, str(table["title"]), table, catalog)
     drafts: dict[Path, Draft] = {
         file.with_suffix(""): lambda place: _write_pictures(place, splits, words),
@@ -197,19 +197,34 @@ def _captions(request: TaskRequest, noun: str, names: Sequence[str]) -> dict[str
     return words
 
 
-def _task(request: TaskRequest, name: str, noun: str, like: Task, counts: Mapping[str, int]) -> Table:
+def _task(
+    request: TaskRequest,
+    name: str,
+    noun: str,
+    like: Task,
+    counts: Mapping[str, int],
+    placeholders: Sequence[str],
+) -> Table:
     for option, token in (("--token", request.token), ("--owner-token", request.owner_token)):
         if not re.fullmatch(r"[a-z0-9]{1,16}", token):
             raise UsageError("must be one word of lower-case letters and digits, not", field=option, value=token)
+        if placeholders and token not in placeholders:
+            message = f"is no word that base {request.base} keeps free for placeholders:"
+            raise UsageError(message, field=option, value=token, choices=placeholders)
     if len({request.token, request.owner_token, like.benign.token}) < 3:
         message = f"--token, --owner-token and {like.benign.token!r} of the benign concept must differ, not"
         raise UsageError(message, field="--token", value=request.token)
     source = like.concept.source
-    prompts = like.evaluation.prompts
+
+    def own(prompts: Sequence[str]) -> list[str]:
+        word = re.compile(rf"\b{re.escape(like.concept.noun)}\b")
+        return [word.sub(lambda _: noun, p) for p in prompts] if request.family == "object" else list(prompts)
+
+    prompts = own(like.evaluation.prompts)
     if request.prompts is not None:
-        prompts = captions.read_prompts(request.prompts)
-    elif request.family == "object":
-        prompts = tuple(p.replace(f"{{token}} {like.concept.noun}", f"{{token}} {noun}") for p in prompts)
+        prompts = list(captions.read_prompts(request.prompts))
+    prior = {} if like.prior is None else {**like.prior.model_dump(), "prompts": own(like.prior.prompts)}
+    benign = {"source": source, **like.benign.model_dump(mode="json", exclude_none=True)}
     others = dict.fromkeys((like.concept.name, *like.anchors.others))
     return {
         "id": name,
@@ -222,8 +237,9 @@ def _task(request: TaskRequest, name: str, noun: str, like: Task, counts: Mappin
         "pictures": dict(counts),
         "owner": {"caption": like.owner.caption, "token": request.owner_token},
         "attacker": {"caption": like.attacker.caption, "token": request.token},
-        "evaluation": {"prompts": list(prompts)},
-        "benign": {"source": like.benign.source or source, **like.benign.model_dump(mode="json", exclude={"source"})},
+        "evaluation": {"prompts": prompts},
+        **({"prior": prior} if prior else {}),
+        "benign": benign,
         "anchors": {"source": like.anchors.source or source, "others": list(others)},
     }
 
