@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from immunebench import cli_board
 from immunebench.cli_new import new_app
 from immunebench.errors import UsageError
 
@@ -239,19 +240,29 @@ def board(
 ) -> None:
     """Print the scored table of a suite's results.
 
+    Exits with 1 where lines of the results are left out or the board is refused, with 2 where nothing can be shown.
+
     Example: immunebench board mini-smoke
     """
-    from immunebench import report
-    from immunebench.board import BoardError, tables
+    from immunebench.board import BoardError, scored, tables
 
     try:
-        scored = report.score(suite, results)
-        tables.show(scored, suite)
+        found = scored.score_folder(scored.suite_folder(suite, results))
+        tables.show(found.board, suite)
+    except scored.NothingToShow as error:
+        cli_board.tell_problems(error.problems)
+        raise typer.Exit(2) from None
     except BoardError as error:
         print(f"no board: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     if markdown is not None:
-        tables.write_markdown(scored, suite, markdown)
+        tables.write_markdown(found.board, suite, markdown)
+    cli_board.tell_problems(found.problems)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+cli_board.register(app)
 
 
 @store_app.command("size")

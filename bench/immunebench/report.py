@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from immunebench.errors import UsageError
 
 if TYPE_CHECKING:
-    from immunebench.board import Board
     from immunebench.doctor import Machine, Verdict
     from immunebench.records import Record
 
@@ -44,24 +43,6 @@ def referenced(results: Path) -> set[str]:
         baselines = (record.baseline.floor, record.baseline.ceiling, record.anchors)
         found.update(part.digest for part in baselines if part is not None)
     return found
-
-
-def score(suite: str, results: Path) -> Board:
-    """The board of a suite's results.
-
-    Raises
-    ------
-    UsageError
-        There are no results.
-    """
-    from immunebench.board import aggregate, measurement
-    from immunebench.records import read_records
-
-    folder = results / suite
-    if not folder.is_dir():
-        choices = [p.name for p in results.iterdir() if p.is_dir()] if results.is_dir() else []
-        raise UsageError(f"no results in {results} of the suite", field="SUITE", value=suite, choices=choices)
-    return aggregate(map(measurement, read_records(folder)))
 
 
 def lines(record: Record, file: Path) -> list[str]:

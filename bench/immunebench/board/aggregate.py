@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from immunebench.board import rules
 from immunebench.board.controls import misbehaving, replicate_noise
@@ -15,7 +15,12 @@ from immunebench.board.task_score import power_of
 CellName = tuple[str, str, str, int]
 
 
-def aggregate(measurements: Iterable[Measurement], planned: Collection[CellName] | None = None) -> Board:
+def aggregate(
+    measurements: Iterable[Measurement],
+    planned: Collection[CellName] | None = None,
+    *,
+    lost: Mapping[str, Sequence[str]] | None = None,
+) -> Board:
     """Compute every score of a suite on one profile.
 
     Parameters
@@ -25,6 +30,8 @@ def aggregate(measurements: Iterable[Measurement], planned: Collection[CellName]
     planned
         The cells that should exist, as (defense, task, chain, seed). By default a defense should have every
         (task, chain, seed) that any other entry of its kind has.
+    lost
+        What of a defense's records was left out, a line each: its row is incomplete, whatever else it has.
 
     Returns
     -------
@@ -49,7 +56,10 @@ def aggregate(measurements: Iterable[Measurement], planned: Collection[CellName]
     power = {where: power_of(group) for where, group in sorted(columns.items())}
     families = {cell.task: cell.family for cell in cells}
     required = _required(cells, planned)
-    rows = [make_row(group, required[defense], power, families) for defense, group in entries.items()]
+    rows = [
+        make_row(group, required[defense], power, families, (lost or {}).get(defense, ()))
+        for defense, group in entries.items()
+    ]
     rows.sort(key=lambda row: (row.control, not row.passes, 1.0 if row.p is None else -row.p, row.defense))
     gates = tuple(gate for gate in power.values() if gate is not None)
     return Board(

@@ -19,6 +19,7 @@ def make_row(
     required: Collection[tuple[str, str, int]],
     power: Mapping[Where, Power | None],
     families: Mapping[str, str],
+    lost: Sequence[str] = (),
 ) -> Row:
     """Aggregate one defense.
 
@@ -32,6 +33,8 @@ def make_row(
         Verdict of the power gate per (task, chain).
     families
         Family of each task.
+    lost
+        What of its records could not be used; a row with any has no headline.
     """
     first = cells[0]
     task_scores = _task_scores(cells, required, power, families)
@@ -48,7 +51,7 @@ def make_row(
         defense=first.defense,
         version=first.version,
         kind=first.kind,
-        p=_over_families(task_scores, min),
+        p=None if lost else _over_families(task_scores, min),
         p_mean_case=_mean_p(task_scores),
         p_best_step=_mean_or_none(score.p_best_step for score in task_scores),
         p_curve=_mean_or_none(score.p_curve for score in task_scores),
@@ -66,7 +69,7 @@ def make_row(
         seconds=scores.mean(protect) if protect else None,
         scores=task_scores,
         utilities=utilities,
-        incomplete=_incomplete(task_scores, utilities),
+        incomplete=(*lost, *_incomplete(task_scores, utilities)),
         flags=_flags(cells, task_scores, u),
         beside=overall(cells),
     )
