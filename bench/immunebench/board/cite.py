@@ -92,12 +92,14 @@ def cite(
     shown: list[Entry] = [catalog.defenses[row.defense] for row in rows if row.defense in catalog.defenses]
     shown += [catalog.attacks[name] for name in snapshot.attacks if name in catalog.attacks]
     suite = references.suite_work(citation)
+    absent = [row.name for row in rows if row.defense not in catalog.defenses]
     name = None
     if release is not None:
         suite += "\n\n" + references.release_work(citation, release.id, release.created, release.digest)
         name = f"{release.id}@{release.digest[:16]}"
     keys = {row.defense: _keys(row, catalog) for row in rows}
-    return Citation(latex(rows, table, keys), references.collect(shown, suite), cite_rows(snapshot, rows, name))
+    bibtex = references.collect(shown, suite) + "".join(f"\n\n% no reference of {entry} is here" for entry in absent)
+    return Citation(latex(rows, table, keys), bibtex, cite_rows(snapshot, rows, name))
 
 
 def latex(rows: Sequence[Standing], table: TableName, keys: Mapping[str, Sequence[str]]) -> str:

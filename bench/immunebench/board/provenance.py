@@ -14,11 +14,11 @@ DIGITS = 4
 
 _MARK = "immunebench"
 _HEX = 16
-_NUMBER = rf"-?\d\.\d{{{DIGITS}}}"
+_NUMBER = rf"-?[0-9]\.[0-9]{{{DIGITS}}}"
 _ID = r"[a-z0-9]+(?:-[a-z0-9]+)*"
-_SCORE = re.compile(rf"P\(({_ID})@(\d+)\)=({_NUMBER}|none)(?:\[({_NUMBER}),({_NUMBER})\])?")
+_SCORE = re.compile(rf"P\(({_ID})@([0-9]+)\)=({_NUMBER}|none)(?:\[({_NUMBER}),({_NUMBER})\])?")
 _FIELDS = {
-    "suite": re.compile(rf"{_ID}@\d+\.\d+"),
+    "suite": re.compile(rf"{_ID}@[0-9]+\.[0-9]+"),
     "results": re.compile(r"[0-9a-f]{16,64}"),
     "rows": re.compile(r"[0-9a-f]{16,64}"),
     "rules": re.compile(r"[0-9a-f]{16,64}"),
@@ -142,7 +142,7 @@ def parse(line: str) -> Provenance:
             continue
         name, _, value = part.partition("=")
         if name not in _FIELDS and not name.startswith("P("):
-            raise UsageError("unknown part", field="--check", value=part, choices=_FIELDS)
+            raise UsageError("unknown part", field="--check", value=name, choices=_FIELDS)
         if name in found or name not in _FIELDS or not _FIELDS[name].fullmatch(value):
             raise UsageError("damaged or repeated part", field="--check", value=part)
         found[name] = value

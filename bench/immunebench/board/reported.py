@@ -22,6 +22,8 @@ MEANING: dict[Certainty, str] = {
     "computed": "computed by us from released rows",
 }
 
+_ARROWS = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}"}
+
 
 class Source(Model):
     """A publication or page.
@@ -113,6 +115,7 @@ class Figure:
     certainty: tuple[Certainty, ...]
     better: str | None
     note: str
+    digits: int
 
     @property
     def checked(self) -> bool:
@@ -121,8 +124,8 @@ class Figure:
 
     @property
     def text(self) -> str:
-        """The value as published, with its bound."""
-        return " ".join(part for part in (self.bound, f"{self.value:g}") if part)
+        """The value with its bound, in as many digits as its column has."""
+        return " ".join(part for part in (self.bound, f"{self.value:.{self.digits}f}") if part)
 
 
 @dataclass(frozen=True)
@@ -196,10 +199,11 @@ def figures(path: Path) -> list[Figure]:
             certainty=block.certainty,
             better=metric.better,
             note=block.note,
+            digits=digits,
         )
         for block in reported.tables
         for row in block.rows
-        for metric, value in zip(block.metrics, row.values, strict=True)
+        for metric, value, digits in zip(block.metrics, row.values, _digits(block), strict=True)
     ]
 
 
@@ -231,6 +235,7 @@ def reported_table(found: Iterable[Figure], *, recalled: bool = False) -> Report
     found = list(found)
     shown = [figure for figure in found if recalled or figure.checked]
     notes = ["Reported by others, on their own data, bases and settings: not comparable with measured P, not ranked."]
+    notes.append(f"{_ARROWS['higher']} higher is better, {_ARROWS['lower']} lower is better, for the protection")
     used = sorted({word for figure in shown for word in figure.certainty})
     notes += [f"{word}: {MEANING[word]}" for word in used]
     if len(shown) < len(found):
@@ -239,6 +244,12 @@ def reported_table(found: Iterable[Figure], *, recalled: bool = False) -> Report
     for figure in shown:
         groups.setdefault((plain(figure.measured), plain(_origin(figure))), []).append(figure)
     return ReportedTable(tuple(_section(*key, group) for key, group in groups.items()), tuple(notes))
+
+
+def _digits(block: Block) -> list[int]:
+    """Digits after the point of each column: TOML numbers do not keep the zeros at their end."""
+    columns = zip(*(row.values for row in block.rows), strict=True)
+    return [max(len(f"{value:g}".partition(".")[2]) for value in column) for column in columns]
 
 
 def _section(measured: str, origin: str, group: list[Figure]) -> Section:
@@ -255,8 +266,8 @@ def _section(measured: str, origin: str, group: list[Figure]) -> Section:
 
 
 def _metric(figure: Figure) -> str:
-    details = ", ".join(part for part in (figure.unit, figure.better and f"{figure.better} is better") if part)
-    return plain(f"{figure.metric} ({details})" if details else figure.metric)
+    arrow = _ARROWS[figure.better] if figure.better else ""
+    return plain(" ".join(part for part in (figure.metric, figure.unit, arrow) if part))
 
 
 def _origin(figure: Figure) -> str:

@@ -38,6 +38,8 @@ def make_row(
     """
     first = cells[0]
     task_scores = _task_scores(cells, required, power, families)
+    # Without what is lost, a mean over the rest could be higher than the whole.
+    counted = () if lost else task_scores
     utilities = tuple(
         score_utility(task, [cell for cell in cells if cell.task == task])
         for task in sorted({cell.task for cell in cells})
@@ -46,22 +48,22 @@ def make_row(
     u = scores.mean(us) if len(us) == len(utilities) else None
     protect = [cell.seconds["protect"] for cell in cells if "protect" in cell.seconds]
     chains = sorted({score.chain for score in task_scores})
-    by_chain = {chain: _mean_p([score for score in task_scores if score.chain == chain]) for chain in chains}
+    by_chain = {chain: _mean_p([score for score in counted if score.chain == chain]) for chain in chains}
     return Row(
         defense=first.defense,
         version=first.version,
         kind=first.kind,
-        p=None if lost else _over_families(task_scores, min),
-        p_mean_case=_mean_p(task_scores),
-        p_best_step=_mean_or_none(score.p_best_step for score in task_scores),
-        p_curve=_mean_or_none(score.p_curve for score in task_scores),
-        p_family=_families(task_scores, min),
+        p=_over_families(counted, min),
+        p_mean_case=_mean_p(counted),
+        p_best_step=_mean_or_none(score.p_best_step for score in counted),
+        p_curve=_mean_or_none(score.p_curve for score in counted),
+        p_family=_families(counted, min),
         p_chain={chain: p for chain, p in by_chain.items() if p is not None},
         worst={
             task: min(group, key=lambda score: (score.p or 0.0, score.chain)).chain
-            for task, group in _by_task(task_scores).items()
+            for task, group in _by_task(counted).items()
         },
-        sgr=_mean_or_none(score.sgr for score in task_scores),
+        sgr=_mean_or_none(score.sgr for score in counted),
         u_gen=_mean_or_none(utility.u_gen for utility in utilities),
         u_ben=_mean_or_none(utility.u_ben for utility in utilities),
         fidelity=_mean_or_none(utility.fidelity for utility in utilities),
