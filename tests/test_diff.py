@@ -85,6 +85,7 @@ def test_a_higher_board_is_called_higher(place: Path) -> None:
     assert 0.1 < low < 0.14 < high < 0.18
     assert (boards["only_a"], boards["only_b"]) == ([], ["buckler@1"])
     text = call("old", "new").stdout
+    assert (entries["shield@1"]["verdict"], entries["none@1"]["verdict"]) == ("higher", "no difference seen")
     assert "+0.14" in text and "higher" in text and "only in B: buckler@1" in text
     assert call("new/tiny", "old/tiny").stdout.splitlines()[2].endswith("lower")
 
@@ -116,6 +117,10 @@ def test_a_release_compares_with_what_became_of_it(place: Path) -> None:
     synthetic.write(place / "results" / "tiny", [record("shield", 0.1)])
     (boards,) = compared("2026.1", "results")
     assert [e["difference"] for e in boards["entries"]] == pytest.approx([0.5, 0.0])  # type: ignore[attr-defined]
+    (place / "leaderboard" / "rules.md").write_text("other rules\n")
+    assert CliRunner().invoke(cli.app, ["release", "2026.2"]).exit_code == 0
+    text = call("2026.1", "2026.2").stdout
+    assert "+0.50" in text and "note: the rules differ" in text
 
 
 @pytest.mark.parametrize(

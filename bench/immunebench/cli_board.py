@@ -152,6 +152,7 @@ def diff(
     """
     from immunebench.board import diff as diffs
     from immunebench.board import diff_text, source
+    from immunebench.board.load import plain
 
     if suite is not None:
         a, b = f"{suite}:{a}", f"{suite}:{b}"
@@ -161,18 +162,19 @@ def diff(
         raise UsageError("a board and an entry do not compare:", value=f"{a} {b}")
     if left.row is not None and right.row is not None:
         entries = [diffs.compare_entries(left.row, right.row)]
-        value = [dataclasses.asdict(entry) | {"verdict": entry.verdict} for entry in entries]
+        value = [entry.value() for entry in entries]
         lines = [line for entry in entries for line in diff_text.entry_lines(entry)]
     else:
         shared = sorted(left.boards.keys() & right.boards.keys())
         boards = [diffs.compare_boards(left.boards[name], right.boards[name]) for name in shared]
         entries = [entry for board in boards for entry in board.entries]
-        value = [dataclasses.asdict(board) for board in boards]
+        value = [board.value() for board in boards]
         lines = [line for board in boards for line in diff_text.board_lines(board, a, b)]
     if as_json:
         _print_json(value)
     else:
-        print("\n".join(lines))
+        # A release is a file of strangers too.
+        print("\n".join(map(plain, lines)))
     if not any(entry.difference is not None for entry in entries):
         print("nothing compares", file=sys.stderr)
         raise typer.Exit(1)

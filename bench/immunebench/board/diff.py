@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from immunebench.board.paired import mean_difference, paired_interval
 from immunebench.board.snapshot import CellScore, Snapshot, Standing
@@ -62,6 +63,10 @@ class EntryDifference:
         low, high = self.interval
         return "higher" if low > 0 else "lower" if high < 0 else "no difference seen"
 
+    def value(self) -> dict[str, Any]:
+        """The comparison as JSON types."""
+        return asdict(self) | {"verdict": self.verdict}
+
 
 @dataclass(frozen=True)
 class BoardDifference:
@@ -72,6 +77,10 @@ class BoardDifference:
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
     notes: tuple[str, ...]
+
+    def value(self) -> dict[str, Any]:
+        """The comparison as JSON types."""
+        return asdict(self) | {"entries": [entry.value() for entry in self.entries]}
 
 
 def compare_boards(a: Snapshot, b: Snapshot) -> BoardDifference:

@@ -27,9 +27,9 @@ Interval = tuple[float, float]
 class CellScore(Model):
     """One defense on one (task, chain), under its comparability key."""
 
-    task: str
-    family: str
-    chain: str
+    task: Id
+    family: Id
+    chain: str = Field(pattern=r"^[a-z0-9@.+-]+$")
     key: str
     status: str
     p_raw: float | None
@@ -82,7 +82,7 @@ class Snapshot(Model):
     """
 
     schema_version: int = 1
-    suite: str
+    suite: Id
     suite_version: str
     profiles: tuple[str, ...]
     bases: tuple[str, ...]
