@@ -75,6 +75,37 @@ def test_an_unknown_attack_breaks_the_defense_with_the_nearest(root: Path) -> No
     assert reason(read(root), "odd").endswith("against: unknown attack 'lroa' (nearest: 'lora')")
 
 
+@pytest.mark.parametrize(
+    ("against", "field", "said"),
+    [
+        ('"jpeg"', "against", "cleans pictures, it trains nothing to defend against: 'jpeg'"),
+        ('["lora", "jpeg"]', "against", "cleans pictures, it trains nothing to defend against: 'jpeg'"),
+        ("[]", "against", "names no attack"),
+        ('["lora", "lora"]', "against", "holds a value twice"),
+    ],
+)
+def test_a_defense_is_trained_against_what_trains(root: Path, against: str, field: str, said: str) -> None:
+    house.write(root / "attacks/jpeg/attack.toml", house.ATTACK.partition("[params]")[0].replace("lora", "jpeg").replace("adapt", "purify"))  # fmt: skip
+    house.write(root / "attacks/jpeg/attack.py", "def purify(*arguments):\n    return arguments\n")
+    path = house.defense(root, "odd", "protect_model", f"against = {against}\n") / "defense.toml"
+    catalog = read(root)
+    assert reason(catalog, "odd") == f"{path}: {field}: {said}"
+    assert "odd" not in catalog.defenses
+
+
+@pytest.mark.parametrize("table", ["params", "presets.tiny", "variants.shield-max.params"])
+def test_a_parameter_beyond_its_limit_is_named_with_its_table(root: Path, table: str) -> None:
+    folder = root / "attacks/words"
+    text = house.ATTACK.replace('"lora"', '"words"').replace("rank = 4", "num_vectors = 2")
+    lines = {"params": "", "presets.tiny": "num_vectors = 0\n", "variants.shield-max.params": ""}
+    text = text.replace("num_vectors = 2", "num_vectors = 0") if table == "params" else text
+    text += lines[table] + "[limits]\nnum_vectors = { least = 1, most = 16 }\n"
+    text += "[variants.shield-max]\nparams = { num_vectors = 0 }\n" if table.startswith("variants") else ""
+    path = house.write(folder / "attack.toml", text)
+    house.write(folder / "attack.py", "def adapt(*arguments):\n    return arguments\n")
+    assert reason(read(root), "words") == f"{path}: {table}.num_vectors must be at least 1, not 0"
+
+
 def test_the_id_must_be_the_folder_name(root: Path) -> None:
     (root / "defenses/shield").rename(root / "defenses/buckler")
     line = reason(read(root), "buckler")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -238,3 +239,69 @@ def test_missing_metric_weights_are_named_before_anything_runs(
     suite.write_text(suite.read_text() + 'metrics = ["lpips"]\n')
     with pytest.raises(UsageError, match="metric lpips: weights lpips-alex are not there"):
         plan(root)
+
+
+def edited(path: Path, old: str, new: str) -> Path:
+    """Replace a piece of a file of the house."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    return path
+
+
+def refused(root: Path, **wanted: object) -> str:
+    with pytest.raises(UsageError) as caught:
+        plan(root, **wanted)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["owner", "attacker", "benign"])
+def test_a_placeholder_that_the_base_knows_is_named(root: Path, field: str) -> None:
+    vocabulary = {"<|endoftext|>": 0, "mug</w>": 1, "mu": 2, "oqx</w>": 3, "sks</w>": 4, "zvf</w>": 5}
+    house.write(root / "weights/tiny/tokenizer/vocab.json", json.dumps(vocabulary))
+    edited(root / "models.toml", 'judge = "toy"', 'judge = "toy"\nplaceholders = ["oqx", "sks", "zvf"]')
+    plan(root)
+    token = {"owner": "oqx", "attacker": "sks", "benign": "zvf"}[field]
+    path = edited(root / "tasks/style/style-a.toml", f'token = "{token}"', 'token = "mug"')
+    line = f"{path}: {field}.token: is a word that the base 'tiny' knows, so no placeholder: 'mug'"
+    assert refused(root).startswith(line)
+
+
+def test_a_start_that_would_begin_from_itself_is_named(root: Path) -> None:
+    house.defense(root, "gone", "protect_model", kind="erasure")
+    path = relearn(root, start_from="shield")
+    line = f"{path}: start_from: begins from the start model, so it cannot make it: 'shield' (known: gone)"
+    assert refused(root, defense="none").startswith(line.partition(" (known")[0])
+    edited(path, 'start_from = "shield"', 'start_from = "gone"')
+    assert counts(plan(root, defense="none"))["protect"] == 1
+
+
+def test_an_erasure_belongs_on_a_concept_that_the_base_knows(root: Path) -> None:
+    house.defense(root, "gone", "protect_model", kind="erasure")
+    line = refused(root, defense="gone")
+    assert line.endswith("--defense: fits no task of the suite that was chosen: 'gone'")
+    path = edited(root / "suites/tiny.toml", '"noise"', '"noise", "gone"')
+    line = "erases what a base knows; task 'style-a' is of the family 'style', not 'relearn': 'gone'"
+    assert refused(root) == f"{path}: defenses: {line}"
+
+
+def test_class_pictures_that_no_prompt_describes_are_named(root: Path) -> None:
+    attack = root / "attacks/lora/attack.toml"
+    edited(attack, "rank = 4", "rank = 4\nprior_weight = 1.0")
+    task = root / "tasks/style/style-a.toml"
+    assert refused(root) == f"{task}: prior.prompts: is missing: the attack 'lora' needs class pictures"
+    with task.open("a") as stream:
+        stream.write('[prior]\nprompts = ["a house", "a tree"]\nper_prompt = 3\n')
+    made = plan(root, defense="shield")
+    (prior,) = {s.inputs["prior"] for s in made.stages.values() if s.stage == "adapt"}
+    assert made.stages[prior].inputs == {} and made.stages[prior].key["per_prompt"] == 3
+    edited(attack, "prior_weight = 1.0", "prior_weight = 0.0")
+    assert not any("prior" in s.inputs for s in plan(root).stages.values())
+
+
+def relearn(root: Path, *, start_from: str) -> Path:
+    """Make the house's task one of relearning."""
+    path = root / "tasks/style/style-a.toml"
+    edited(path, 'family = "style"', f'family = "relearn"\nstart_from = "{start_from}"')
+    return edited(path, "[benign]", '[benign]\nfamily = "style"')

@@ -502,7 +502,8 @@ def _drop_dangling(catalog: Catalog) -> None:
             _require(catalog, "defense", entry.id, entry.path, catalog.defenses, "attack", name, field)
             simulated = catalog.attacks.get(catalog.names.get(("attack", name), name))
             if simulated is not None and simulated.hooks != ("adapt",):
-                error = UsageError("cleans pictures, it trains nothing to defend against:", field=field, value=name)
+                why = "cleans pictures, it trains nothing to defend against:"
+                error = UsageError(why, file=entry.path, field=field, value=name)
                 catalog.broken.append(Broken("defense", entry.id, entry.path, str(error)))
                 catalog.defenses.pop(entry.id, None)
     for task in list(catalog.tasks.values()):

@@ -3,43 +3,59 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from immunebench.errors import UsageError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from immunebench.entry import Catalog
     from immunebench.plan import CellGraph, Plan, StageSpec
     from immunebench.store import Store
 
-ADAPTER = "pytorch_lora_weights.safetensors"
-_UNET = "diffusion_pytorch_model.safetensors"
+    Tensors = Mapping[str, NDArray[Any]]
+
+LORA = "pytorch_lora_weights.safetensors"
+WORDS = "learned_embeds.safetensors"
+#: What the tensors' file of a network is called in diffusers' folder format.
+_NETWORKS = {"unet": "diffusion_pytorch_model", "text_encoder": "model"}
 _HOW = """# {key}
 
 The model that a measurement of ImmuneBench ended with, as plain diffusers and peft files: base `{base}`
 (revision {revision}), defense `{defense}`, after the attack `{chain}` on the task `{task}`, seed {seed}.
 
-- `model/`: the released model, {released}
-- `{adapter}`: what the attacker trained, saved at step {step}
-
+- {model}
+{files}
 ```python
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 pipe = StableDiffusionPipeline.from_pretrained("model", safety_checker=None)
 pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
-pipe.load_lora_weights(".", weight_name="{adapter}")
-pictures = pipe(
-    "{prompt}",
+{load}pictures = pipe(
+    {prompt},
     num_inference_steps={steps}, guidance_scale={guidance}, height={resolution}, width={resolution},
     generator=torch.Generator().manual_seed(0),
 ).images
 ```
+{note}"""
 
-Without the second-last statement the pictures are those of the released model before the attack.
-"""
+
+@dataclass(frozen=True)
+class _Written:
+    """What a format adds to the folder: lines of the README."""
+
+    model: str
+    files: str = ""
+    load: str = ""
+    note: str = ""
+    token: str | None = None
 
 
 def export(key: str, plan: Plan, catalog: Catalog, store: Store, folder: Path) -> Path:
@@ -56,7 +72,8 @@ def export(key: str, plan: Plan, catalog: Catalog, store: Store, folder: Path) -
 
     Returns
     -------
-    The folder: ``model/`` (diffusers pipeline), the adapter, ``provenance.json`` and ``README.md``.
+    The folder: ``model/`` (diffusers pipeline), ``provenance.json`` and ``README.md``; low-rank adapters and
+    learned words lie beside the model, networks that were trained whole are in it.
 
     Raises
     ------
@@ -64,23 +81,26 @@ def export(key: str, plan: Plan, catalog: Catalog, store: Store, folder: Path) -
         The cell is not measured, its attack leaves no adapter, or the folder is not empty or not writable.
     """
     graph = plan.roots[key]
-    drawn = plan.stages[graph.pictures[max(graph.pictures)]]
+    step = max(graph.pictures)
+    drawn = plan.stages[graph.pictures[step]]
     if "adapter" not in drawn.inputs:
         raise UsageError("its attack leaves no adapter:", field="CELL", value=key)
     adapter = _artifact(store, drawn.inputs["adapter"], key)
     weights = _artifact(store, drawn.inputs["weights"], key) if "weights" in drawn.inputs else None
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError("must be a new or empty folder:", field="DIR", value=str(folder))
-    saved = adapter / f"adapter-{max(graph.pictures):05d}.safetensors"
-    if not saved.is_file():
+    described = _description(adapter)
+    saved = adapter / f"adapter-{step:05d}.safetensors"
+    if described.get("format") not in _WRITERS or not saved.is_file():
         raise UsageError("its adapter is in no format of diffusers:", field="CELL", value=key)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copytree(catalog.base_folder(graph.facts.base), folder / "model")
         if weights is not None:
-            _overlay(folder / "model" / "unet", weights / "weights.safetensors")
-        shutil.copyfile(saved, folder / ADAPTER)
-        (folder / "README.md").write_text(_readme(graph, drawn, weights is not None), encoding="utf-8")
+            _overlay(folder / "model", "unet", _load(weights / "weights.safetensors"))
+        released = "the base with the UNet tensors that the defense changed" if weights else "the base itself"
+        written = _WRITERS[str(described["format"])](folder, saved, step, released, described)
+        (folder / "README.md").write_text(_readme(graph, drawn, written), encoding="utf-8")
         origin = {"cell": key, "defense": drawn.inputs.get("weights"), "adapter": drawn.inputs["adapter"]}
         (folder / "provenance.json").write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
@@ -95,27 +115,89 @@ def _artifact(store: Store, digest: str, key: str) -> Path:
     return found
 
 
-def _overlay(unet: Path, weights: Path) -> None:
-    from safetensors.numpy import load_file, save_file
+def _description(adapter: Path) -> dict[str, Any]:
+    file = adapter / "adapter.json"
+    found: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    return found
+
+
+def _low_rank(folder: Path, saved: Path, step: int, released: str, described: Mapping[str, Any]) -> _Written:
+    shutil.copyfile(saved, folder / LORA)
+    return _Written(
+        model=f"`model/`: the released model, {released}",
+        files=f"- `{LORA}`: what the attacker trained, saved at step {step}\n",
+        load=f'pipe.load_lora_weights(".", weight_name="{LORA}")\n',
+        note="\nWithout `load_lora_weights` the pictures are those of the released model before the attack.\n",
+    )
+
+
+def _dense(folder: Path, saved: Path, step: int, released: str, described: Mapping[str, Any]) -> _Written:
+    tensors = _load(saved)
+    for network in described["networks"]:
+        own = {n.removeprefix(f"{network}."): t for n, t in tensors.items() if n.startswith(f"{network}.")}
+        _overlay(folder / "model", network, own)
+    trained = " and ".join(f"`{network}`" for network in described["networks"])
+    return _Written(
+        model=f"`model/`: {released}, after the attacker trained the whole of its {trained} for {step} steps",
+    )
+
+
+def _words(folder: Path, saved: Path, step: int, released: str, described: Mapping[str, Any]) -> _Written:
+    shutil.copyfile(saved, folder / WORDS)
+    token, count = described["token"], described["num_vectors"]
+    vectors = "1 vector" if count == 1 else f"{count} vectors"
+    return _Written(
+        model=f"`model/`: the released model, {released}",
+        files=f"- `{WORDS}`: the word that the attacker learned, {vectors} for `<{token}>`, saved at step {step}\n",
+        load=f'pipe.load_textual_inversion("{WORDS}", token="<{token}>")\n',
+        note=f"\nWithout `load_textual_inversion` the released model does not know what `<{token}>` means.\n",
+        token=token,
+    )
+
+
+_WRITERS: Mapping[str, Callable[[Path, Path, int, str, Mapping[str, Any]], _Written]] = {
+    "diffusers-lora": _low_rank,
+    "diffusers-dense": _dense,
+    "diffusers-textual-inversion": _words,
+}
+
+
+def _load(file: Path) -> Tensors:
+    from safetensors.numpy import load_file
+
+    found: Tensors = load_file(file)
+    return found
+
+
+def _overlay(model: Path, network: str, released: Tensors) -> None:
+    from safetensors.numpy import save_file
 
     # Rewritten in fp32 even where the base is in half precision, so that the released tensors keep every bit
     # that the attacker began from.
-    variants = sorted(unet.glob("diffusion_pytorch_model*.safetensors"))
-    tensors = load_file(variants[0])
-    released = load_file(weights)
+    stem, folder = _NETWORKS[network], model / network
+    variants = sorted(folder.glob(f"{stem}*.safetensors"))
+    tensors = _load(variants[0])
     unknown = released.keys() - tensors.keys()
     if unknown:
         raise UsageError("released tensor is none of the base's:", value=sorted(unknown)[0], choices=tensors)
-    merged = {name: released.get(name, tensor).astype("float32") for name, tensor in tensors.items()}
+    merged = {name: _single(released.get(name, tensor)) for name, tensor in tensors.items()}
     for variant in variants:
         variant.unlink()
-    save_file(merged, unet / _UNET, metadata={"format": "pt"})
+    save_file(merged, folder / f"{stem}.safetensors", metadata={"format": "pt"})
 
 
-def _readme(graph: CellGraph, drawn: StageSpec, changed: bool) -> str:
+def _single(tensor: NDArray[Any]) -> NDArray[Any]:
+    # Whole numbers, such as the positions of a text encoder, stay what they are.
+    return tensor.astype("float32") if tensor.dtype.kind == "f" else tensor
+
+
+def _readme(graph: CellGraph, drawn: StageSpec, written: _Written) -> str:
     numerics, prompts = drawn.key["numerics"], drawn.key["prompts"]
     assert isinstance(numerics, dict) and isinstance(prompts, list)
-    cell = graph.cell
+    cell, prompt = graph.cell, str(prompts[0])
+    if written.token is not None:
+        # The engine reads the placeholder itself as the learned word; diffusers reads it in brackets.
+        prompt = re.sub(rf"\b{re.escape(written.token)}\b", f"<{written.token}>", prompt)
     return _HOW.format(
         key=cell.key,
         base=graph.facts.base,
@@ -124,10 +206,11 @@ def _readme(graph: CellGraph, drawn: StageSpec, changed: bool) -> str:
         chain=cell.chain,
         task=cell.task,
         seed=cell.seed,
-        released="the base with the UNet tensors that the defense changed" if changed else "the base itself",
-        adapter=ADAPTER,
-        step=max(graph.pictures),
-        prompt=prompts[0],
+        model=written.model,
+        files=written.files,
+        load=written.load,
+        note=written.note,
+        prompt=json.dumps(prompt),
         steps=numerics["sampling_steps"],
         guidance=numerics["guidance"],
         resolution=numerics["resolution"],

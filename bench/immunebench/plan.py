@@ -92,6 +92,9 @@ def make_plan(
         if name in tasks and chain in chains
         for number in dict.fromkeys(seeds)
     ]
+    for name in _many(defense):
+        if catalog.defense(name).id not in {cell.defense for cell in cells}:
+            raise UsageError("fits no task of the suite that was chosen:", field="--defense", value=name)
     if not cells:
         raise UsageError("has no cell of this selection", file=file)
     roots = {cell.key: builder.cell(cell) for cell in cells}
@@ -272,12 +275,14 @@ class Builder:
             With the file, the field and the word.
         """
         words = self.vocabulary(task.base)
-        for field, token in (("owner.token", task.owner.token), ("attacker.token", task.attacker.token)):
-            if token in words and task.family != "relearn":
+        sides = {"owner": task.owner.token, "attacker": task.attacker.token} if task.family != "relearn" else {}
+        for side, token in {**sides, "benign": task.benign.token}.items():
+            if token in words:
                 path = self.catalog.paths["task", task.id]
                 raise UsageError(
                     f"is a word that the base {task.base!r} knows, so no placeholder:",
-                    file=path, field=field, value=token, choices=self.catalog.models.bases[task.base].placeholders,
+                    file=path, field=f"{side}.token", value=token,
+                    choices=self.catalog.models.bases[task.base].placeholders,
                 )  # fmt: skip
 
     def vocabulary(self, base: str) -> frozenset[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -42,6 +43,18 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+def _names_attacks(value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+    if isinstance(value, tuple) and not value:
+        raise ValueError("names no attack")
+    if isinstance(value, tuple) and len(set(value)) != len(value):
+        raise ValueError("holds a value twice")
+    return value
+
+
+#: The attacks that a defense simulates.
+Against = Annotated[Id | tuple[Id, ...] | None, AfterValidator(_names_attacks)]
+
+
 class Variant(Model):
     """A further entry from the same code: what it changes, the rest is its parent's."""
 
@@ -49,7 +62,7 @@ class Variant(Model):
     description: Text | None = None
     aliases: tuple[Id, ...] = ()
     budget: Annotated[int, Field(ge=0, le=255)] | None = None
-    against: Id | tuple[Id, ...] | None = None
+    against: Against = None
     replicate: bool | None = None
     params: Values = {}
     presets: dict[Id, Values] = {}
@@ -147,7 +160,7 @@ class DefenseManifest(EntryManifest):
     deterministic: bool = True
     replicate: bool = False
     budget: Annotated[int, Field(ge=0, le=255)] | None = None
-    against: Id | tuple[Id, ...] | None = None
+    against: Against = None
 
     @model_validator(mode="after")
     def _pictures_have_a_budget(self) -> DefenseManifest:

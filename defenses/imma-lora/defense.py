@@ -20,6 +20,8 @@ def protect_model(model: LatentDiffusion, concepts: tuple[Concept, ...], params:
     `params.tensors`. Where phi holds theta_S (DreamBooth), both move the same tensors; of several attacks, one is
     drawn for each cycle.
     """
+    x = model.prepare(concepts[0].owner)  # Before any attack is attached: a learned word would change the captions.
+    public = ctx.public_batches(model, params.batch) if params.retain else None
     attacks = [ctx.attack(name) for name in params.against]
     phis = [attack.attach(model) for attack in attacks]
     theta = model.trainable(model.unet_tensors(params.tensors))
@@ -28,8 +30,6 @@ def protect_model(model: LatentDiffusion, concepts: tuple[Concept, ...], params:
     phi_0 = [{n: v for n, v in phi.snapshot().items() if n not in theta} if afresh else {} for phi in phis]
     descend = [ctx.adamw(p.parameters, lr=params.lr_in or a.params.lr) for a, p in zip(attacks, phis, strict=True)]
     ascend = ctx.adamw(theta, lr=params.lr_out)
-    x = model.prepare(concepts[0].owner)
-    public = ctx.public_batches(model, params.batch) if params.retain else None
     epoch = -(-len(x) // params.batch) if params.phase == "per_epoch" else params.steps
     drawn = np.random.default_rng(ctx.seed_of("attack")).integers(len(phis), size=params.steps)
     for phi in phis:
