@@ -21,6 +21,7 @@ def adapt(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Conte
     phi = attach(model, params, ctx)
     optimiser = ctx.adamw(phi.parameters, lr=params.lr, weight_decay=params.weight_decay)
     for step, batch in ctx.steps(params.steps, model, data, batch=params.batch):
+        optimiser.set_rate(1 - params.decay * step / params.steps)
         with training(phi.parameters):
             loss = model.loss(batch)
             kept = model.loss(next(prior)) if prior else 0.0

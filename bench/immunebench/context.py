@@ -55,6 +55,7 @@ class AdamW:
     ) -> None:
         if numerics.optimiser_state not in ("float32", "fp32"):
             raise StageError("error", f"profile: optimiser_state: {numerics.optimiser_state!r} is not offered")
+        self.lr = lr
         self.parameters = list(parameters.values())
         self._adamw = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=weight_decay, foreach=True)
         half = numerics.device == "cuda" and dtype(numerics.frozen_dtype) is torch.float16
@@ -84,6 +85,11 @@ class AdamW:
         self._scaler.step(self._adamw)
         self._scaler.update()
         self._adamw.zero_grad(set_to_none=True)
+
+    def set_rate(self, fraction: float) -> None:
+        """Take steps of this part of the rate from now on."""
+        for group in self._adamw.param_groups:
+            group["lr"] = self.lr * fraction
 
     def forget(self) -> None:
         """Drop the moments, as a fresh optimiser would have none."""
