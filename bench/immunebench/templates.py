@@ -66,13 +66,13 @@ ADAPT = '''\
 from __future__ import annotations
 
 from immunebench import Context, LatentDiffusion, Params, Pictures
-from immunebench.adapter import Adapter
+from immunebench.adapters import LowRank
 from immunebench.diffusion import training
 
 
-def attach(model: LatentDiffusion, params: Params, ctx: Context) -> Adapter:
+def attach(model: LatentDiffusion, params: Params, ctx: Context) -> LowRank:
     """Put what this attack trains on a model; a defense that simulates the attack calls it, too."""
-    return Adapter.attach(model, rank=params.rank, seed=ctx.seed_of("adapter"))
+    return LowRank.attach(model, rank=params.rank, seed=ctx.seed_of("adapter"))
 
 
 def adapt(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Context) -> None:
