@@ -12,7 +12,9 @@ from typer.testing import CliRunner, Result
 
 import synthetic
 from immunebench import cli
+from immunebench.board.diff import compare_entries
 from immunebench.board.paired import mean_difference, paired_interval
+from immunebench.board.snapshot import CellScore, Standing
 from immunebench.errors import UsageError
 from immunebench.records import Record
 from synthetic import record
@@ -108,6 +110,25 @@ def test_cells_of_one_side_do_not_enter_the_difference(place: Path) -> None:
     entry = next(e for e in boards["entries"] if e["a"] == "shield@1")  # type: ignore[attr-defined]
     assert entry["difference"] == pytest.approx(0.25)
     assert entry["apart"] == [f"style-b/{chain}: only A has it" for chain in ("dreambooth", "lora")]
+
+
+def test_chains_outside_the_headline_are_shown_and_not_counted() -> None:
+    def row(name: str, lora: float, ladder: float) -> Standing:
+        scores = [
+            CellScore(
+                task="a", family="style", chain=chain, key="k", status="ok", p_raw=p, p=p, headline=chain == "lora"
+            )
+            for chain, p in (("lora", lora), ("ladder", ladder))
+        ]
+        empty: dict[str, float] = {}
+        return Standing(
+            defense=name, version=1, kind="model", p=lora, interval=None, u=1.0, p_mean_case=None, p_family=empty,
+            p_chain=empty, worst={}, scores=tuple(scores), incomplete=(), flags=(), records="",
+        )  # fmt: skip
+
+    compared = compare_entries(row("x", 0.5, 0.4), row("y", 0.75, 0.0))
+    assert compared.difference == 0.25
+    assert {cell.chain: cell.difference for cell in compared.cells} == {"lora": 0.25, "ladder": -0.4}
 
 
 def test_a_release_compares_with_what_became_of_it(place: Path) -> None:

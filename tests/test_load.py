@@ -224,7 +224,7 @@ def test_what_is_printed_of_a_record_cannot_steer_a_terminal(results: Path) -> N
     assert "\x1b" not in text and "\u202e" not in text and "wiped" in text
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_damage_never_helps_a_score(results: Path, data: st.DataObject) -> None:
     content = shield(results).read_bytes()

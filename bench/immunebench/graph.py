@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -112,9 +112,14 @@ class Facts:
 
     def comparability(self, task: str, profile: str) -> str:
         """Return every version that gives a number its meaning: different ones never share a column."""
-        chain = "+".join(f"{attack}@{version}" for attack, version in self.chain)
-        suite = f"{self.suite}@{self.suite_version}"
-        return f"{suite}/{task}@{self.task_version}/{chain}/{self.metric}/{profile}@{self.profile_version}"
+        suite, own_task = f"{self.suite}@{self.suite_version}", f"{task}@{self.task_version}"
+        return comparability_key(suite, own_task, self.chain, self.metric, f"{profile}@{self.profile_version}")
+
+
+def comparability_key(suite: str, task: str, chain: Iterable[tuple[str, int]], metric: str, profile: str) -> str:
+    """Return the one text of a comparability key; all names but the chain's are ``name@version`` already."""
+    links = "+".join(f"{attack}@{version}" for attack, version in chain)
+    return f"{suite}/{task}/{links}/{metric}/{profile}"
 
 
 @dataclass(frozen=True)

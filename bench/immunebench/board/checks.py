@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 from immunebench.board import rules
+from immunebench.graph import comparability_key
 from immunebench.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -30,9 +31,9 @@ def complaint(record: Record) -> Complaint | None:
 def comparability(record: Record) -> str:
     """The comparability key that follows from a record's own names and versions."""
     cell = record.cell
-    chain = "+".join(f"{link.attack}@{link.version}" for link in cell.links)
     suite, task = f"{record.suite}@{record.suite_version}", f"{cell.task}@{cell.task_version}"
-    return f"{suite}/{task}/{chain}/{record.metric}/{cell.profile}@{cell.profile_version}"
+    links = ((link.attack, link.version) for link in cell.links)
+    return comparability_key(suite, task, links, record.metric, f"{cell.profile}@{cell.profile_version}")
 
 
 def _date(record: Record) -> Iterator[Complaint]:

@@ -20,6 +20,7 @@ class CellDifference:
     chain: str
     a: float
     b: float
+    headline: bool = True
 
     @property
     def difference(self) -> float:
@@ -111,7 +112,7 @@ def compare_entries(a: Standing, b: Standing) -> EntryDifference:
         if reason:
             apart.append(f"{'/'.join(place)}: {reason}")
         elif left and right and left.p is not None and right.p is not None:
-            cells.append(CellDifference(*place[:1], left.family, place[1], left.p, right.p))
+            cells.append(CellDifference(left.task, left.family, left.chain, left.p, right.p, left.headline))
     by_task = _worst(cells)
     families = {cell.task: cell.family for cell in cells}
     return EntryDifference(
@@ -128,7 +129,8 @@ def _worst(cells: Iterable[CellDifference]) -> Mapping[str, float]:
     """Difference of the least P over chains, per task: each side meets its own worst chain."""
     groups: dict[str, list[CellDifference]] = defaultdict(list)
     for cell in cells:
-        groups[cell.task].append(cell)
+        if cell.headline:
+            groups[cell.task].append(cell)
     return {task: min(c.b for c in group) - min(c.a for c in group) for task, group in groups.items()}
 
 

@@ -25,7 +25,10 @@ Interval = tuple[float, float]
 
 
 class CellScore(Model):
-    """One defense on one (task, chain), under its comparability key."""
+    """One defense on one (task, chain), under its comparability key.
+
+    `headline` says whether the chain is among those that the headline's minimum is taken over.
+    """
 
     task: Id
     family: Id
@@ -34,6 +37,7 @@ class CellScore(Model):
     status: str
     p_raw: float | None
     p: float | None
+    headline: bool = True
 
 
 class Standing(Model):
