@@ -202,6 +202,17 @@ def test_swapped_prompts_are_seen(judge: MiniJudge) -> None:
 
 
 @trained
+def test_the_object_of_a_prompt_is_seen_in_styles_that_no_judge_was_trained_on(judge: MiniJudge) -> None:
+    prompts = {f"a {name} in sks style": f"a {name}" for name in ("house", "tree", "car", "church", "fish", "cat")}
+    drawn = []
+    for name in ("house", "tree", "car", "church", "fish", "cat"):
+        rng = world.generator("test", name)
+        drawn += [world.paint("brandt", *world.object_scene(name, None, rng)[0].arrays(), rng) for _ in range(4)]
+    own = [prompt for prompt in prompts for _ in range(4)]
+    assert prompt_accuracy(judge, np.stack(drawn), own, prompts).mean() >= 0.85
+
+
+@trained
 def test_equal_pictures_keep_their_integrity_and_other_noise_does_not(judge: MiniJudge) -> None:
     pixels = world.concept_pictures("known/cat", "extra", 8)[0]
     assert perceptual(judge, pixels, pixels).max() <= 1e-6

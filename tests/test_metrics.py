@@ -40,6 +40,9 @@ class MeanColour:
     def embed_texts(self, texts: Sequence[str]) -> Floats:
         return np.array([TEXTS[text] for text in texts], np.float32)
 
+    def caption_scores(self, pixels: Pixels, captions: Sequence[str]) -> Floats:
+        return self.embed_images(pixels) @ self.embed_texts(captions).T
+
     def embed_faces(self, pixels: Pixels) -> tuple[Floats, Floats]:
         return self.embed_images(pixels), (pixels[..., 0].mean((1, 2)) > 0).astype(np.float32)
 

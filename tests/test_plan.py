@@ -120,6 +120,15 @@ def test_prompts_that_all_ask_for_the_same_have_no_prompt_accuracy(root: Path) -
     assert graph.facts.contents == 0
 
 
+def test_a_judge_that_cannot_tell_the_prompts_of_a_family_apart_is_not_asked(root: Path) -> None:
+    models = root / "models.toml"
+    models.write_text(models.read_text().replace("[sources.toy]", 'reads_prompts = ["object"]\n[sources.toy]'))
+    graph = plan(root, defense="none").roots["style-a/none/lora/cpu/0"]
+    assert graph.facts.contents == 0
+    models.write_text(models.read_text().replace('["object"]', '["style"]'))
+    assert plan(root, defense="none").roots["style-a/none/lora/cpu/0"].facts.contents == 2
+
+
 def test_a_suite_may_leave_out_everything_beside_the_score(root: Path) -> None:
     suite = root / "suites/tiny.toml"
     suite.write_text(suite.read_text() + "metrics = []\nintegrity = []\n")

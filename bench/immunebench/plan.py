@@ -431,8 +431,11 @@ class Builder:
     def contents(self, task: Task) -> dict[str, str]:
         """Return what each of the suite's prompts asks for without the placeholder, by filled-in prompt.
 
-        Empty where all ask for the same, for then nobody can tell whether a picture follows its own.
+        Empty where all ask for the same or the judge cannot tell them apart, for then nobody knows whether a
+        picture follows its own.
         """
+        if task.family not in self.catalog.models.judges[self.catalog.models.bases[task.base].judge].reads_prompts:
+            return {}
         prompts = task.evaluation.prompts[: self.suite.prompts]
         found = {
             prompt.replace("{token}", task.attacker.token): content(prompt, task.concept.noun) for prompt in prompts

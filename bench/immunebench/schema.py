@@ -392,11 +392,12 @@ class BaseModelSpec(Model):
 
 
 class JudgeSpec(Model):
-    """A judge: ``module:function`` that loads it and the files it reads."""
+    """A judge: ``module:function`` that loads it, the files it reads, families whose prompts it can tell apart."""
 
     loader: Loader
     files: tuple[Text, ...] = Field(min_length=1)
     version: Annotated[int, Field(ge=1)] = 1
+    reads_prompts: tuple[Family, ...] = ("style", "object", "identity", "relearn")
 
 
 class SourceSpec(Model):

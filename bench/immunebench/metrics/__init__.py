@@ -34,6 +34,9 @@ class Judge(Protocol):
     def embed_texts(self, texts: Sequence[str]) -> Floats:
         """Unit embeddings (n, d) in the space of the pictures'."""
 
+    def caption_scores(self, pixels: Pixels, captions: Sequence[str]) -> Floats:
+        """How well each of several captions fits each picture, (n, k), by whatever the judge is surest of."""
+
     def embed_faces(self, pixels: Pixels) -> tuple[Floats, Floats]:
         """Unit face embeddings (n, d) and the probability (n,) that there is a face."""
 

@@ -56,7 +56,7 @@ def caption_accuracy(judge: Judge, pixels: Pixels, own: Sequence[str], captions:
 
 
 def prompt_accuracy(judge: Judge, pixels: Pixels, own: Sequence[str], contents: Mapping[str, str]) -> Floats:
-    """1 where the content of a picture's own prompt is the nearest of the contents of all prompts, else 0, (n,).
+    """1 where the content of a picture's own prompt fits it best of the contents of all prompts, else 0, (n,).
 
     Parameters
     ----------
@@ -74,4 +74,6 @@ def prompt_accuracy(judge: Judge, pixels: Pixels, own: Sequence[str], contents: 
     for prompt in own:
         if prompt not in contents:
             raise UsageError("not among the prompts", field="prompt_accuracy", value=prompt, choices=contents)
-    return caption_accuracy(judge, pixels, [contents[prompt] for prompt in own], list(dict.fromkeys(contents.values())))
+    candidates = list(dict.fromkeys(contents.values()))
+    best = judge.caption_scores(pixels, candidates).argmax(1)
+    return np.asarray(best == [candidates.index(contents[prompt]) for prompt in own], np.float32)

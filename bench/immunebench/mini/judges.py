@@ -245,6 +245,19 @@ class MiniJudge:
             return by_style[:, STYLES.index(name)]
         raise UsageError("the judge knows no concept", value=name, choices={*OBJECTS, *STYLES})
 
+    def caption_scores(self, pixels: NDArray[np.uint8], captions: Sequence[str]) -> Floats:
+        """How well captions fit pictures, (n, k): probability of the object each names, else cosine to its words.
+
+        The object decides where every caption names another one, for the second judge sees it in styles in which
+        the embedding sees the style only.
+        """
+        named = [[i for i, name in enumerate(OBJECTS) if name in caption.split()] for caption in captions]
+        if all(len(found) == 1 for found in named) and len({found[0] for found in named}) == len(captions):
+            by_object, _ = self.probabilities(pixels, second=True)
+            return by_object[:, [found[0] for found in named]]
+        found: Floats = self.embed_images(pixels) @ self.embed_texts(captions).T
+        return found
+
     def nothing_probability(self, pixels: NDArray[np.uint8]) -> Floats:
         """Geometric mean (n,) of the class "nothing" over both heads of both judges.
 
