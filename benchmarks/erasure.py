@@ -28,10 +28,10 @@ import immunebench
 from immunebench import api, execute
 from immunebench.entry import Catalog, Entry, load_catalog
 from immunebench.errors import UsageError
-from immunebench.mini.judges import OBJECTS, STYLES, WEIGHTS, MiniJudge
+from immunebench.mini.judges import OBJECTS, STYLES, MiniJudge
 from immunebench.mini.world import OBJECT_NAMES, STYLE_NAMES
 from immunebench.plan import Builder, StageSpec, stream
-from immunebench.runtime import derive_seed, environment
+from immunebench.runtime import environment
 from immunebench.schema import Suite, Task
 from immunebench.store import Store
 from immunebench.types import Pictures
@@ -107,10 +107,10 @@ class Outcome:
         return self.fall >= FALL and self.harm <= HARM and self.back is not None and self.back >= BACK
 
 
-def other_prompts() -> list[tuple[str, str]]:
-    """Every known concept with a prompt for it: objects in plain style in four places, styles on four subjects."""
-    objects = [(name, f"a {name} near the {place} in plain style") for name in OBJECT_NAMES for place in PLACES]
-    styles = [(name, f"a {subject} in {name} style") for name in STYLE_NAMES for subject in SUBJECTS]
+def other_prompts(each: int) -> list[tuple[str, str]]:
+    """Every known concept with a prompt for it: objects in plain style in `each` places, styles on as many subjects."""
+    objects = [(name, f"a {name} near the {place} in plain style") for name in OBJECT_NAMES for place in PLACES[:each]]
+    styles = [(name, f"a {subject} in {name} style") for name in STYLE_NAMES for subject in SUBJECTS[:each]]
     return objects + styles
 
 
@@ -130,7 +130,7 @@ def tuned(entry: Entry, base: str, changes: Mapping[str, Any]) -> Entry:
     return replace(entry, manifest=changed)
 
 
-def plan(builder: Builder, task: Task, erasure: Entry, seed: int) -> Drawn:
+def plan(builder: Builder, task: Task, erasure: Entry, seed: int, others: Sequence[str]) -> Drawn:
     """Add the stages of one task and one erasure, with the keys that the suites give them."""
     (_, attack) = builder.attacks(builder.suite.chains[0])
     steps = builder.saves(attack, task)
@@ -140,7 +140,6 @@ def plan(builder: Builder, task: Task, erasure: Entry, seed: int) -> Drawn:
     noun, own = task.concept.noun, stream(seed, "adapt", task.id)
     adapter = builder.adapt(attack, task, task.attacker, noun, images, erased, own)
     noise: list[str | int] = [task.id, seed]
-    others = [prompt for _, prompt in other_prompts()]
 
     def drawn_others(model: dict[str, str]) -> str:
         return builder.generate(task, others, model, ["others", seed], per_prompt=1)
@@ -161,8 +160,8 @@ def shown(judge: MiniJudge, folder: Path, names: Sequence[str]) -> NDArray[np.bo
     return np.asarray([name in (OBJECTS[int(o)], STYLES[int(s)]) for name, o, s in seen])
 
 
-def measure(store: Store, judge: MiniJudge, task: Task, defense: str, params: dict[str, Any], drawn: Drawn) -> Outcome:
-    """Name every picture of one task and one erasure."""
+def measure(store: Store, judge: MiniJudge, task: Task, erasure: Entry, drawn: Drawn, others: Sequence[str]) -> Outcome:
+    """Name every picture of one task and one erasure; `others` are the concepts asked for, one a picture."""
     concept = task.concept.name.rpartition("/")[2]
 
     def folder(digest: str) -> Path:
@@ -174,13 +173,13 @@ def measure(store: Store, judge: MiniJudge, task: Task, defense: str, params: di
         place = folder(digest)
         return Share.of(shown(judge, place, [concept] * len(list(place.glob("*.png")))))
 
-    names = np.asarray([name for name, _ in other_prompts()])
+    names = np.asarray(others)
     before, after = (shown(judge, folder(d), list(names)) for d in (drawn.others_base, drawn.others_erased))
     kept = names != concept
     losses = {name: before[names == name].mean() - after[names == name].mean() for name in names[kept]}
     worst = max(losses, key=lambda name: losses[name])
     return Outcome(
-        task.id, concept, defense, params, target(drawn.base), target(drawn.erased),
+        task.id, concept, erasure.id, dict(erasure.params(task.base)), target(drawn.base), target(drawn.erased),
         {step: target(digest) for step, digest in drawn.relearned.items()},
         Share.of(before[kept]), Share.of(after[kept]), f"{worst} -{100 * losses[worst]:.0f}",
     )  # fmt: skip
@@ -264,7 +263,7 @@ def suite_of(options: argparse.Namespace, catalog: Catalog, tasks: Sequence[str]
     return Suite(
         id="erasure", version="1.0", title="Erasure", profile=like.profile, seeds=(options.seed,), tasks=tuple(tasks),
         defenses=tuple(options.defense), chains=("lora",), prompts=like.prompts, pictures=options.pictures,
-        curve_pictures=like.curve_pictures, published=options.published,
+        curve_pictures=like.curve_pictures,
     )  # fmt: skip
 
 
@@ -274,9 +273,8 @@ def main() -> None:
     parser.add_argument("--task", action="append", help="relearn task; all by default")
     parser.add_argument("--defense", action="append", help="erasure; esd by default")
     parser.add_argument("--set", default="", help="name=value[,name=value] of the erasure, for calibration")
-    parser.add_argument("--published", choices=["real", "generated"], default="real",
-                        help="what LoRA is trained on: the task's pictures, or the base's own as in IMMA's protocol")  # fmt: skip
     parser.add_argument("--pictures", type=int, default=4, help="pictures a prompt of the target")
+    parser.add_argument("--others", type=int, default=4, choices=range(1, 5), help="pictures of each other concept")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--store", type=Path)
@@ -288,6 +286,7 @@ def main() -> None:
     names = options.task or [task.id for task in catalog.tasks.values() if task.family == "relearn"]
     changes = tomllib.loads("\n".join(options.set.split(",")))
     builder = Builder(suite_of(options, catalog, names), catalog, None)
+    concepts, prompts = zip(*other_prompts(options.others), strict=True)
     planned: list[tuple[Task, Entry, Drawn]] = []
     for name in names:
         task = catalog.task(name, field="--task")
@@ -298,15 +297,15 @@ def main() -> None:
                     "takes relearn tasks and erasures, not", field="--task", value=f"{name} with {defense}"
                 )
             erasure = tuned(found, task.base, changes)
-            planned.append((task, erasure, plan(builder, task, erasure, options.seed)))
+            planned.append((task, erasure, plan(builder, task, erasure, options.seed, prompts)))
     run(builder.stages, store, options.workers)
     judge = MiniJudge()
-    outcomes = [measure(store, judge, t, e.id, dict(e.params(t.base)), drawn) for t, e, drawn in planned]
+    outcomes = [measure(store, judge, *one, others=concepts) for one in planned]
     print(table(outcomes))
     report = {
-        "seed": options.seed, "published": options.published, "immunebench": immunebench.__version__,
-        "suite rules": builder.suite.version, "environment": environment(),
-        "judge": f"second of {WEIGHTS.name}", "noise": derive_seed(options.seed, "others"),
+        "seed": options.seed, "immunebench": immunebench.__version__, "environment": environment(),
+        "judge": {"network": "second", "files": catalog.judge_files("mini")},
+        "base": {task.base: catalog.models.bases[task.base].revision for task, _, _ in planned},
         "outcomes": [{**asdict(o), "fall": o.fall, "harm": o.harm, "brought_back": o.back, "met": o.met}
                      for o in outcomes],
     }  # fmt: skip

@@ -20,7 +20,9 @@ DREAMBOOTH = {
     "prior_weight": 0.7, "prior_batch": 2, "saves": [2],
 }  # fmt: skip
 LORA = {"rank": 2, "steps": 3, "batch": 4, "lr": 1e-2, "weight_decay": 1e-2, "saves": [3]}
-INVERSION = {"num_vectors": 2, "initializer": "m", "steps": 2, "batch": 4, "lr": 1e-2, "weight_decay": 1e-2, "saves": [2]}  # fmt: skip
+INVERSION = {
+    "num_vectors": 2, "initializer": "m", "steps": 2, "batch": 4, "lr": 1e-2, "weight_decay": 1e-2, "saves": [2],
+}  # fmt: skip
 
 
 def attack(name: str, model: Any, params: dict[str, Any], out: Path, *, prior: bool = False) -> Context:

@@ -85,7 +85,8 @@ def test_an_unknown_attack_breaks_the_defense_with_the_nearest(root: Path) -> No
     ],
 )
 def test_a_defense_is_trained_against_what_trains(root: Path, against: str, field: str, said: str) -> None:
-    house.write(root / "attacks/jpeg/attack.toml", house.ATTACK.partition("[params]")[0].replace("lora", "jpeg").replace("adapt", "purify"))  # fmt: skip
+    manifest = house.ATTACK.partition("[params]")[0].replace("lora", "jpeg").replace("adapt", "purify")
+    house.write(root / "attacks/jpeg/attack.toml", manifest)
     house.write(root / "attacks/jpeg/attack.py", "def purify(*arguments):\n    return arguments\n")
     path = house.defense(root, "odd", "protect_model", f"against = {against}\n") / "defense.toml"
     catalog = read(root)

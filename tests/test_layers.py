@@ -66,8 +66,10 @@ def test_layers_speak_as_one_defense(root: Path) -> None:
     assert (both.id, both.kind_of, both.version, both.budget) == ("gone+shield+cloak", "layered", 3, 4)
     assert both.hooks == ("protect_model", "protect_images") and both.against == ("lora",)
     assert both.params("tiny") == {
-        "gone": {"steps": 3}, "shield": {"steps": 5, "lr": 0.1, "keep": True, "against": ["lora"]}, "cloak": {"steps": 3},
-    }  # fmt: skip
+        "gone": {"steps": 3},
+        "shield": {"steps": 5, "lr": 0.1, "keep": True, "against": ["lora"]},
+        "cloak": {"steps": 3},
+    }
     assert set(both.files) == {"gone/defense.py", "shield/defense.py", "cloak/defense.py"}
     assert catalog.defense("gone+shield").kind_of == "erasure"
 
