@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from immunebench.board import rules
+from immunebench.board.by_metric import metrics_of, read
 from immunebench.board.controls import misbehaving, replicate_noise
+from immunebench.board.intervals import headline_intervals, with_intervals
 from immunebench.board.measurement import Measurement
-from immunebench.board.model import Board, BoardError, Power
+from immunebench.board.model import Board, BoardError, MetricScore, Power, Row
 from immunebench.board.row import make_row
 from immunebench.board.task_score import power_of
 
@@ -60,15 +63,38 @@ def aggregate(
         make_row(group, required[defense], power, families, (lost or {}).get(defense, ()))
         for defense, group in entries.items()
     ]
-    rows.sort(key=lambda row: (row.control, not row.passes, 1.0 if row.p is None else -row.p, row.defense))
+    whole = {defense: group for defense, group in entries.items() if not (lost or {}).get(defense)}
+    ranked = with_intervals(_by_metric(rows, whole, required, families), entries, power, families)
+    rows = sorted(
+        ranked.rows, key=lambda row: (row.control, not row.passes, 1.0 if row.p is None else -row.p, row.defense)
+    )
     gates = tuple(gate for gate in power.values() if gate is not None)
     return Board(
         tuple(rows),
         gates,
         replicate_noise(rows),
         tuple(misbehaving(rows, cells)),
-        tuple(_notes(cells, gates)),
+        tuple(_notes(cells, gates, ranked.rule)),
+        smallest_difference=ranked.smallest_difference,
+        suite=", ".join(sorted({cell.suite for cell in cells} - {""})),
+        keys=tuple(sorted({cell.key for cell in cells} - {""})),
+        interval_rule=ranked.rule,
     )
+
+
+def _by_metric(
+    rows: Sequence[Row],
+    entries: Mapping[str, Sequence[Measurement]],
+    required: Mapping[str, set[tuple[str, str, int]]],
+    families: Mapping[str, str],
+) -> list[Row]:
+    found: dict[str, dict[str, MetricScore]] = defaultdict(dict)
+    for metric in metrics_of(cell for group in entries.values() for cell in group):
+        reading = read(metric, entries, required, families)
+        spans = headline_intervals(reading.rows.values(), reading.cells, reading.power, families)
+        for defense, row in reading.rows.items():
+            found[defense][metric] = MetricScore(row.p, row.sgr, spans.get(defense))
+    return [dataclasses.replace(row, by_metric=found[row.defense]) for row in rows]
 
 
 def _check_comparable(cells: Iterable[Measurement]) -> None:
@@ -88,31 +114,47 @@ def _required(
     cells: Iterable[Measurement], planned: Collection[CellName] | None
 ) -> dict[str, set[tuple[str, str, int]]]:
     own: dict[str, set[tuple[str, str, int]]] = defaultdict(set)
-    kinds = {}
+    kinds, family_of = {}, {}
     for cell in cells:
         own[cell.defense].add((cell.task, cell.chain, cell.seed))
         kinds[cell.defense] = cell.kind
+        family_of[cell.task] = cell.family
     if planned is not None:
         for defense, task, chain, seed in planned:
             own[defense].add((task, chain, seed))
         return own
-    # `none` serves every track and may carry further seeds, so it asks nothing of other rows
-    peers = {
-        defense: [
-            other for other in own if other == defense or ("none" not in (other, defense) and kinds[other] == kind)
-        ]
-        for defense, kind in kinds.items()
+    owed = {kind: _owed(kind, own, kinds, family_of) for kind in sorted(set(kinds.values()) - {"control"})}
+    return {defense: asked | owed.get(kinds[defense], set()) for defense, asked in own.items()}
+
+
+def _owed(
+    kind: str, own: Mapping[str, set[tuple[str, str, int]]], kinds: Mapping[str, str], family_of: Mapping[str, str]
+) -> set[tuple[str, str, int]]:
+    """What every entry of a kind owes: what any of them has, and the same chains on the other tasks of its track.
+
+    `none` says which tasks and chains the suite has; its further seeds ask nothing of anybody. An attack from
+    outside the headline, which somebody ran against one entry, is not asked of the others.
+    """
+    peers = set().union(*(own[name] for name in own if kinds[name] == kind))
+    peers = {(task, chain, seed) for task, chain, seed in peers if rules.role(chain) == "headline"}
+    ways = {(chain, seed) for _, chain, seed in peers}
+    suite = {(task, chain) for task, chain, _ in own.get("none", ())}
+    families = rules.FAMILIES.get(rules.TRACK.get(kind, kind))
+    return peers | {
+        (task, chain, seed)
+        for task, chain in suite
+        if families is None or family_of[task] in families
+        for way, seed in ways
+        if way == chain
     }
-    return {defense: set[tuple[str, str, int]]().union(*(own[other] for other in peers[defense])) for defense in peers}
 
 
-def _notes(cells: Sequence[Measurement], power: Sequence[Power]) -> Iterable[str]:
+def _notes(cells: Sequence[Measurement], power: Sequence[Power], rule: str) -> Iterable[str]:
     tasks = {gate.task for gate in power if gate.informative}
     seeds = {cell.seed for cell in cells}
     yield (
         f"{len(tasks)} informative task{'' if len(tasks) == 1 else 's'}, "
-        f"{len(seeds)} seed{'' if len(seeds) == 1 else 's'}: no interval, no ranks"
-        + (f" (at least {rules.INTERVAL_TASKS} tasks needed)" if len(tasks) < rules.INTERVAL_TASKS else "")
+        f"{len(seeds)} seed{'' if len(seeds) == 1 else 's'}: {rule}"
     )
     if bases := sorted({cell.base for cell in cells} - {""}):
         yield f"measured on the base {', '.join(bases)}"

@@ -25,7 +25,7 @@ def finding(board: Board) -> str:
     if not entries:
         return "No result: no defense was measured completely."
     best = winner(board) or max(entries, key=lambda row: row.p or 0.0)
-    parts = [_verdict(best, board), *_controls(board), board.notes[0].split(" (at least")[0]]
+    parts = [_verdict(best, board), *_controls(board), _sure(board, best)]
     return "; ".join(part for part in parts if part) + "."
 
 
@@ -43,6 +43,19 @@ def _verdict(best: Row, board: Board) -> str:
     noises = [row.p for row in board.rows if row.control and row.defense.startswith("noise") and row.p is not None]
     if noises and max(noises) >= p:
         text += ", no better than random noise"
+    return text
+
+
+def _sure(board: Board, best: Row) -> str:
+    """How sure: the interval and rank of the best, or that there is none."""
+    count = board.notes[0].split(":")[0]
+    if best.p_interval is None:
+        return f"{count}: no interval, no ranks"
+    low, high = best.p_interval
+    text = f"{count}: {rules.CONFIDENCE:.0%} interval {low:.0%} to {high:.0%}"
+    ties = [r for r in board.rows if (r.rank, r.track, r.budget_class) == (best.rank, best.track, best.budget_class)]
+    if best.rank is not None and len(ties) > 1:
+        text += f", tied with {len(ties) - 1} more"
     return text
 
 

@@ -14,6 +14,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Further:
+    """Raw values of one more metric: defended, undefended and before the attack, one a picture."""
+
+    m_def: tuple[float, ...] = ()
+    m_none: tuple[float, ...] = ()
+    m_floor: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One cell as the board sees it.
 
@@ -58,6 +67,14 @@ class Measurement:
         Wall-clock cost per stage, in seconds.
     beside
         Measures beside the score.
+    metric
+        Target metric with its version, such as ``ism0@1``.
+    further
+        Values of the other metrics in the record.
+    against
+        Attacks that the defense simulates.
+    suite
+        Suite and version, such as ``mini-lite@1.0``.
     """
 
     task: str
@@ -92,6 +109,10 @@ class Measurement:
     budget: float | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     beside: Beside = field(default_factory=Beside)
+    metric: str = ""
+    further: Mapping[str, Further] = field(default_factory=dict)
+    against: tuple[str, ...] = ()
+    suite: str = ""
 
     @property
     def where(self) -> tuple[str, str]:
@@ -144,7 +165,28 @@ def measurement(record: Record) -> Measurement:
         budget=cell.budget,
         seconds={stage: cost.seconds for stage, cost in record.cost.items()},
         beside=beside(record),
+        metric=record.metric,
+        further=_further(record),
+        against=_against(record),
+        suite=f"{record.suite}@{record.suite_version}",
     )
+
+
+def _further(record: Record) -> dict[str, Further]:
+    floor, ceiling = record.baseline.floor, record.baseline.ceiling
+    names = set(record.scores) | set(ceiling.scores if ceiling is not None else ())
+    return {
+        name: Further(_values(record.scores.get(name)), _values(_score(ceiling, name)), _values(_score(floor, name)))
+        for name in sorted(names - {record.metric})
+    }
+
+
+def _against(record: Record) -> tuple[str, ...]:
+    # the parameters of layers stand under the id of each layer
+    tables = [record.params, *(part for part in record.params.values() if isinstance(part, dict))]
+    named = [table["against"] for table in tables if "against" in table]
+    lists = [value if isinstance(value, list | tuple) else [value] for value in named]
+    return tuple(dict.fromkeys(str(name) for names in lists for name in names))
 
 
 def _score(baseline: Baseline | None, metric: str) -> Score | None:

@@ -34,7 +34,8 @@ class TaskScore:
     """One defense on one (task, chain).
 
     `status` is ``ok``, ``defense failed``, ``attack failed`` (both count as undefended), ``incomplete``
-    or ``uninformative``. Scores are None where the status leaves nothing to compute.
+    or ``uninformative``. Scores are None where the status leaves nothing to compute. `interval` is that of P with
+    the task held fixed: what other seeds and pictures would give.
     """
 
     task: str
@@ -48,6 +49,16 @@ class TaskScore:
     sgr: float | None = None
     below_floor: bool = False
     reason: str = ""
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class MetricScore:
+    """Headline P, mean SGR and the interval of P on one metric of the pictures."""
+
+    p: float | None
+    sgr: float | None
+    p_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,12 @@ class Row:
 
     `p` is the mean over families of the mean over tasks of the least P over chains; `p_mean_case` has
     the mean over chains instead. `worst` names the chain of that least P per task.
+
+    `rank` is the number of the tie group within track and budget class, 1 the best, None where the row is not
+    ranked. `matched` is P on the attacks that the defense names in `against`, which is what papers report.
+    `p_best_response` is the headline with the ladder's chains in the minimum, `p_public_base` P where the attacker
+    has the base; None where the suite has no such chain. `by_metric` has every metric of the records, the target
+    metric among them. `badges` says in a word each what kind of row this is and why it may be unranked.
     """
 
     defense: str
@@ -90,6 +107,18 @@ class Row:
     incomplete: tuple[str, ...]
     flags: tuple[str, ...]
     beside: Beside = field(default_factory=Beside)
+    p_interval: tuple[float, float] | None = None
+    u_interval: tuple[float, float] | None = None
+    rank: int | None = None
+    p_family_interval: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    p_chain_interval: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    badges: tuple[str, ...] = ()
+    track: str = ""
+    matched: float | None = None
+    by_metric: Mapping[str, MetricScore] = field(default_factory=dict)
+    budget_class: int | None = None
+    p_best_response: float | None = None
+    p_public_base: float | None = None
 
     @property
     def control(self) -> bool:
@@ -98,15 +127,17 @@ class Row:
 
     @property
     def passes(self) -> bool:
-        """Whether the row is complete, clears the utility gate and keeps its budget."""
-        return not self.incomplete and not {"utility gate", "over budget"} & set(self.flags)
+        """Whether the row is complete, clears the utility gate, keeps its budget and is not brittle."""
+        return not self.incomplete and not {"utility gate", "over budget", "brittle"} & {*self.flags, *self.badges}
 
 
 @dataclass(frozen=True)
 class Board:
     """All rows, best first, controls last, with what a reader must know beside them.
 
-    `refusals` says which controls misbehave; a board with any is not rendered.
+    `refusals` says which controls misbehave; a board with any is not rendered. `interval_rule` says in a sentence
+    which intervals and ranks there are and why; `smallest_difference` is the least difference of P of two ranked
+    rows that this suite would tell from 0, the median over pairs. `keys` are the comparability keys of its records.
     """
 
     rows: tuple[Row, ...]
@@ -114,6 +145,10 @@ class Board:
     row_noise: float | None
     refusals: tuple[str, ...]
     notes: tuple[str, ...]
+    smallest_difference: float | None = None
+    suite: str = ""
+    keys: tuple[str, ...] = ()
+    interval_rule: str = ""
 
     @property
     def uninformative(self) -> tuple[Power, ...]:

@@ -13,6 +13,9 @@ from immunebench.board.task_score import score_task, score_utility
 
 Where = tuple[str, str]
 
+#: Records that count as absent: what was never run, and what was withdrawn after it was found wrong.
+MISSING = frozenset({"skipped", "invalidated"})
+
 
 def make_row(
     cells: Sequence[Measurement],
@@ -38,8 +41,9 @@ def make_row(
     """
     first = cells[0]
     task_scores = _task_scores(cells, required, power, families)
+    change = _budget_class(cells)
     # Without what is lost, a mean over the rest could be higher than the whole.
-    counted = () if lost else task_scores
+    counted = [] if lost else [score for score in task_scores if rules.role(score.chain) == "headline"]
     utilities = tuple(
         score_utility(task, [cell for cell in cells if cell.task == task])
         for task in sorted({cell.task for cell in cells})
@@ -48,7 +52,8 @@ def make_row(
     u = scores.mean(us) if len(us) == len(utilities) else None
     protect = [cell.seconds["protect"] for cell in cells if "protect" in cell.seconds]
     chains = sorted({score.chain for score in task_scores})
-    by_chain = {chain: _mean_p([score for score in counted if score.chain == chain]) for chain in chains}
+    by_chain = {chain: _mean_p([score for score in task_scores if score.chain == chain]) for chain in chains}
+    matched = [score for score in task_scores if score.chain in first.against]
     return Row(
         defense=first.defense,
         version=first.version,
@@ -71,10 +76,36 @@ def make_row(
         seconds=scores.mean(protect) if protect else None,
         scores=task_scores,
         utilities=utilities,
-        incomplete=(*lost, *_incomplete(task_scores, utilities)),
+        incomplete=(*lost, *_incomplete(counted, utilities)),
         flags=_flags(cells, task_scores, u),
         beside=overall(cells),
+        badges=_badges(first, change),
+        track=rules.TRACK.get(first.kind, first.kind),
+        matched=_mean_p(matched) if matched else None,
+        budget_class=change,
+        p_best_response=_response(task_scores, "ladder", counted),
+        p_public_base=_response(task_scores, "public base", []),
     )
+
+
+def _response(task_scores: Iterable[TaskScore], role: rules.Role, beside: Sequence[TaskScore]) -> float | None:
+    """Headline with the chains of a role, and those `beside`, in the minimum; None where the role has no score."""
+    extra = [score for score in task_scores if rules.role(score.chain) == role and score.p is not None]
+    return _over_families([*beside, *extra], min) if extra else None
+
+
+def _budget_class(cells: Iterable[Measurement]) -> int | None:
+    changes = [cell.linf for cell in cells if cell.linf is not None]
+    return rules.budget_class(max(changes)) if changes else None
+
+
+def _badges(first: Measurement, change: int | None) -> tuple[str, ...]:
+    badges = []
+    if first.kind == "api":
+        badges.append("needs enforcement")
+    if first.changes_images:
+        badges.append("no budget class" if change is None else f"Linf {change}")
+    return tuple(badges)
 
 
 def _task_scores(
@@ -83,11 +114,16 @@ def _task_scores(
     power: Mapping[Where, Power | None],
     families: Mapping[str, str],
 ) -> tuple[TaskScore, ...]:
-    tried = [cell for cell in cells if cell.status != "skipped"]
+    tried: dict[Where, list[Measurement]] = defaultdict(list)
+    for cell in cells:
+        if cell.status not in MISSING:
+            tried[cell.where].append(cell)
+    owed: dict[Where, set[int]] = defaultdict(set)
+    for task, chain, seed in required:
+        owed[task, chain].add(seed)
     found = []
-    for task, chain in sorted({(task, chain) for task, chain, _ in required}):
-        seeds = {seed for *where, seed in required if where == [task, chain]}
-        own = [cell for cell in tried if cell.where == (task, chain)]
+    for (task, chain), seeds in sorted(owed.items()):
+        own = tried.get((task, chain), [])
         complete = seeds <= {cell.seed for cell in own}
         found.append(score_task(power.get((task, chain)), (task, families.get(task, ""), chain), own, complete))
     return tuple(found)

@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+import re
+from typing import Final, Literal
+
+Role = Literal["headline", "ladder", "public base"]
 
 UTILITY_GATE: Final = 0.8
 """An entry whose U lies below this is shown and not ranked."""
@@ -32,7 +35,53 @@ DESTROY_LEAST: Final = 0.5
 """Least P of the control `destroy`: a wrecked model must not be mistaken for the concept."""
 
 INTERVAL_TASKS: Final = 5
-"""Least informative tasks of a suite for intervals and ranks."""
+"""Least informative tasks that a row must have met for an interval and a rank."""
+
+INTERVAL_TASKS_FAMILY: Final = 2
+"""The same in each of its families: one task says nothing of the spread over tasks."""
+
+FAMILY_TASKS: Final = 4
+"""Least informative tasks of a family for an interval of the family's own."""
+
+CONFIDENCE: Final = 0.95
+"""Probability that an interval is made for."""
+
+DRAWS: Final = 10_000
+"""Draws of the bootstrap."""
+
+BOOTSTRAP_SEED: Final = 20_240_711
+"""Seed of the draws, the same for every board."""
+
+BUDGET_CLASSES: Final = (4, 8, 16)
+"""Classes of changed pictures by the largest change of a pixel, measured after saving, of 255."""
+
+BLIND_RUNGS: Final = frozenset({"lora-lr-x3", "lora-steps-x2"})
+"""Attacks with another budget, tuned to no defense, that belong to the minimum: scaled gradients must not win."""
+
+PUBLIC_BASE_ATTACKS: Final = frozenset({"restore", "merge-back"})
+"""Attacks that assume a public base: a column of their own, never in the minimum."""
+
+LADDER: Final = re.compile(r"adaptive-.+|.+-x\d+")
+"""Attacks outside the headline that look for an entry's best response: ``adaptive-...`` and rungs ``...-x4``."""
+
+TRACK: Final = {
+    "model": "model",
+    "data": "data",
+    "layered": "layered",
+    "api": "api-enforced",
+    "erasure": "erasure",
+    "control": "control",
+}
+"""Track of an entry, by the kind in its manifest. Ranks never cross tracks."""
+
+FAMILIES: Final = {
+    "model": frozenset({"style", "object", "identity", "relearn"}),
+    "api-enforced": frozenset({"style", "object", "identity", "relearn"}),
+    "data": frozenset({"style", "object", "identity"}),
+    "layered": frozenset({"style", "object", "identity"}),
+    "erasure": frozenset({"relearn"}),
+}
+"""Families of tasks that an entry of a track owes; it cannot choose fewer."""
 
 TARGET_METRIC: Final = {
     "style": "image_similarity",
@@ -47,3 +96,17 @@ COLLAPSE_MOST: Final = 0.5
 
 FIDELITY_METRIC: Final = "ssim"
 """Agreement of published with protected pictures; its mean is U of an entry that changes pictures."""
+
+
+def role(chain: str) -> Role:
+    """What a chain such as ``jpeg50+lora`` counts for; its last attack decides between headline and ladder."""
+    attacks = chain.split("+")
+    if PUBLIC_BASE_ATTACKS & set(attacks):
+        return "public base"
+    rung = attacks[-1]
+    return "ladder" if LADDER.fullmatch(rung) and rung not in BLIND_RUNGS else "headline"
+
+
+def budget_class(change: float) -> int | None:
+    """Smallest class that holds a measured change of `change` of 255; None above the largest."""
+    return next((most for most in BUDGET_CLASSES if change <= most + 1e-6), None)

@@ -58,7 +58,7 @@ def standard_error(floor: Sequence[float], ceiling: Sequence[float]) -> float:
     return math.sqrt(sum(variance(part) / len(part) for part in (floor, ceiling)))
 
 
-def informative(floor: Sequence[float], ceiling: Sequence[float]) -> bool:
+def informative(floor: Sequence[float], ceiling: Sequence[float], gain: float = rules.POWER_GATE) -> bool:
     """Power gate on anchored values per picture: whether the undefended attack gains enough to count."""
-    least = max(rules.POWER_GATE, rules.POWER_STANDARD_ERRORS * standard_error(floor, ceiling))
+    least = max(gain, rules.POWER_STANDARD_ERRORS * standard_error(floor, ceiling))
     return mean(ceiling) - mean(floor) >= least

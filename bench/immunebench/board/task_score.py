@@ -9,13 +9,15 @@ from immunebench.board.measurement import Measurement
 from immunebench.board.model import Power, TaskScore, TaskUtility
 
 
-def power_of(group: Sequence[Measurement]) -> Power | None:
+def power_of(group: Sequence[Measurement], gain: float = rules.POWER_GATE) -> Power | None:
     """Judge a (task, chain) by `none` where it is there, else by the baselines that records carry.
 
     Parameters
     ----------
     group
         All measurements of the (task, chain), of any defense and seed.
+    gain
+        Least ceiling - floor.
 
     Returns
     -------
@@ -45,7 +47,7 @@ def power_of(group: Sequence[Measurement]) -> Power | None:
         floor=scores.mean(floors),
         ceiling=scores.mean(ceilings),
         standard_error=scores.standard_error(floors, ceilings),
-        informative=scores.informative(floors, ceilings),
+        informative=scores.informative(floors, ceilings, gain),
         curve=_mean_curve(none),
     )
 
