@@ -271,11 +271,12 @@ def test_rules_state_the_thresholds_that_the_code_uses() -> None:
     text = (Path(__file__).parents[1] / "leaderboard" / "rules.md").read_text("utf-8")
     stated = dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]+?) \|", text, flags=re.MULTILINE))
     numbers = {
-        name: f"{value:g}"
-        for name, value in vars(rules).items()
-        if name.isupper() and not isinstance(value, dict | str)
+        name: f"{value:g}" for name, value in vars(rules).items() if name.isupper() and isinstance(value, int | float)
     }
-    numbers |= {"FIDELITY_METRIC": rules.FIDELITY_METRIC}
+    numbers |= {"DRAWS": str(rules.DRAWS), "BOOTSTRAP_SEED": str(rules.BOOTSTRAP_SEED)}
+    numbers |= {"FIDELITY_METRIC": rules.FIDELITY_METRIC, "BUDGET_CLASSES": ", ".join(map(str, rules.BUDGET_CLASSES))}
+    for attack in rules.BLIND_RUNGS | rules.PUBLIC_BASE_ATTACKS:
+        assert f"`{attack}`" in text
     assert stated == numbers
     for family, metric in rules.TARGET_METRIC.items():
         assert f"| {family} | `{metric}` |" in text

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 COLUMNS = (
+    "rank",
     "defense",
-    "kind",
+    "track",
     "P",
+    "95 %",
     "U",
     "U_gen",
     "U_ben",
@@ -63,7 +65,7 @@ def terminal(board: Board, title: str) -> RenderableType:
     board.require_sound()
     table = Table(title=Text(title), title_justify="left", title_style="bold", header_style="bold", show_edge=False)
     for column in COLUMNS:
-        numeric = column not in ("defense", "kind", "worst chain", "remarks")
+        numeric = column not in ("defense", "track", "worst chain", "remarks")
         table.add_column(column, justify="right" if numeric else "left", no_wrap=column != "remarks")
     controls = False
     for row in board.rows:
@@ -92,10 +94,11 @@ def markdown(board: Board, title: str) -> str:
         [row.defense]
         + [number(row.p_family.get(family)) for family in families]
         + [number(row.p_chain.get(chain)) for chain in chains]
-        + [number(row.p_mean_case), number(row.p_best_step), number(row.p_curve)]
+        + [number(value) for value in _readings(row)]
         for row in board.rows
     ]
     heads = ["defense", *families, *chains, "mean over chains", "attacker's best step", "mean over steps"]
+    heads += ["matched attack", "best response", "public base"]
     parts += ["## P by family, by chain, and other readings", _table(split, heads)]
     gates = [
         [
@@ -137,17 +140,30 @@ def number(value: float | None, digits: int = 2) -> str:
     return text.removeprefix("-") if float(text) == 0.0 else text
 
 
+def interval_text(interval: tuple[float, float] | None) -> str:
+    """Both ends; a dash where there is no interval."""
+    return "-" if interval is None else f"{number(interval[0])} to {number(interval[1])}"
+
+
 def _cells(row: Row) -> list[str]:
-    scores = [row.p, row.u, row.u_gen, row.u_ben, row.fidelity, row.sgr]
+    scores = [row.u, row.u_gen, row.u_ben, row.fidelity, row.sgr]
     worst = sorted(set(row.worst.values()))
     return [
+        "-" if row.rank is None else str(row.rank),
         f"{row.defense}@{row.version}",
-        row.kind,
+        row.track,
+        number(row.p),
+        interval_text(row.p_interval),
         *map(number, scores),
         worst[0] if len(worst) == 1 else f"{len(worst)} chains" if worst else "-",
         number(row.seconds, 1),
-        "; ".join(["incomplete"] * bool(row.incomplete) + list(row.flags)),
+        "; ".join(["incomplete"] * bool(row.incomplete) + [*row.badges, *row.flags]),
     ]
+
+
+def _readings(row: Row) -> tuple[float | None, ...]:
+    step = row.p_best_step, row.p_curve
+    return row.p_mean_case, *step, row.matched, row.p_best_response, row.p_public_base
 
 
 def _table(rows: list[list[str]], heads: list[str] | tuple[str, ...]) -> str:
@@ -163,6 +179,8 @@ def _remarks(board: Board) -> Iterator[str]:
         f"U: part of the use of what is released that is left; below {rules.UTILITY_GATE:g} not ranked."
     )
     yield from board.notes
+    if board.smallest_difference is not None:
+        yield f"smallest difference of P that shows between two rows: {board.smallest_difference:.2f}"
     if board.row_noise is not None:
         yield f"noise of a row: {board.row_noise:.2f} (root mean square P_raw of none-replicate)"
     for power in board.uninformative:
