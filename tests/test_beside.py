@@ -46,10 +46,10 @@ def test_a_row_is_flagged_where_more_than_half_of_a_tasks_pictures_collapse(
     parts: tuple[float, float], flagged: bool
 ) -> None:
     attacked = [cell(seed=seed, collapse=part) for seed, part in enumerate(parts)]
-    fine = cell(task="style-b", collapse=0.0)
-    assert collapsed([*attacked, fine]) == (["style-a"] if flagged else [])
-    none = [cell("none", seed=0), cell("none", seed=1), cell("none", task="style-b")]
-    row = aggregate([*none, *attacked, fine]).row("shield")
+    fine = [cell(task="style-b", seed=seed, collapse=0.0) for seed in (0, 1)]
+    assert collapsed([*attacked, *fine]) == (["style-a"] if flagged else [])
+    none = [cell("none", seed=seed, task=task) for seed in (0, 1) for task in ("style-a", "style-b")]
+    row = aggregate([*none, *attacked, *fine]).row("shield")
     assert row is not None
     assert ("collapsed" in row.flags) == flagged
     assert row.p == pytest.approx(0.5), "no score depends on it"
@@ -60,6 +60,6 @@ def test_the_table_stands_on_the_board_where_anything_was_measured() -> None:
     page = markdown(aggregate([cell("none"), measured]), "t")
     (line,) = (line for line in page.partition("## Beside the score")[2].splitlines() if line.startswith("| shield "))
     assert [part.strip() for part in line.strip("|").split("|")] == [
-        "shield", "0.75", "0.12", "0.25", "-", "0.00", "-", "-", "0.50", "-",
+        "shield", "0.75", "0.12", "0.25", "-", "0.00", "-", "-", "0.50", "-", "-", "-",
     ]  # fmt: skip
     assert "Beside the score" not in markdown(aggregate([cell("none"), cell()]), "t")

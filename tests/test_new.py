@@ -146,7 +146,7 @@ def test_a_changed_picture_is_another_stage_and_is_never_read_under_the_old_one(
     Image.new("RGB", (64, 64), "red").save(published / "001.png")
     after = plan(defense="none")
     gone = [before.stages[digest] for digest in before.stages.keys() - after.stages.keys()]
-    # What is trained on it and drawn after that, and how near unseen pictures come to it; floor, anchors and the benign attack stay.
+    # What is trained on it, drawn after that and compared with it; floor, anchors and the benign attack stay.
     assert sorted(spec.stage for spec in gone) == ["adapt", "generate", "pictures", "score", "score"]
     old = next(spec.key for spec in gone if spec.stage == "pictures")
     with pytest.raises(OSError, match=r"001\.png: changed after the run was planned"):

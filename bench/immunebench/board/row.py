@@ -43,7 +43,8 @@ def make_row(
     task_scores = _task_scores(cells, required, power, families)
     change = _budget_class(cells)
     # Without what is lost, a mean over the rest could be higher than the whole.
-    counted = [] if lost else [score for score in task_scores if rules.role(score.chain) == "headline"]
+    shown = () if lost else task_scores
+    counted = [score for score in shown if rules.role(score.chain) == "headline"]
     utilities = tuple(
         score_utility(task, [cell for cell in cells if cell.task == task])
         for task in sorted({cell.task for cell in cells})
@@ -52,8 +53,8 @@ def make_row(
     u = scores.mean(us) if len(us) == len(utilities) else None
     protect = [cell.seconds["protect"] for cell in cells if "protect" in cell.seconds]
     chains = sorted({score.chain for score in task_scores})
-    by_chain = {chain: _mean_p([score for score in task_scores if score.chain == chain]) for chain in chains}
-    matched = [score for score in task_scores if score.chain in first.against]
+    by_chain = {chain: _mean_p([score for score in shown if score.chain == chain]) for chain in chains}
+    matched = [score for score in shown if score.chain in first.against]
     return Row(
         defense=first.defense,
         version=first.version,
@@ -83,8 +84,8 @@ def make_row(
         track=rules.TRACK.get(first.kind, first.kind),
         matched=_mean_p(matched) if matched else None,
         budget_class=change,
-        p_best_response=_response(task_scores, "ladder", counted),
-        p_public_base=_response(task_scores, "public base", []),
+        p_best_response=_response(shown, "ladder", counted),
+        p_public_base=_response(shown, "public base", []),
     )
 
 
