@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from immunebench.board import rules
 from immunebench.board.by_metric import metrics_of, read
 from immunebench.board.controls import misbehaving, replicate_noise
-from immunebench.board.intervals import headline_intervals, with_intervals
 from immunebench.board.measurement import Measurement
 from immunebench.board.model import Board, BoardError, MetricScore, Power, Row
 from immunebench.board.row import make_row
@@ -47,6 +46,9 @@ def aggregate(
         If there is no record, if records of different comparability keys meet in one column, or if two
         records claim one cell.
     """
+    # The rules are read by every command; numpy and scipy are imported where a board is made.
+    from immunebench.board.intervals import with_intervals
+
     cells = sorted(measurements, key=lambda cell: (cell.defense, cell.task, cell.chain, cell.seed))
     if not cells:
         raise BoardError("there is no record to make a board of")
@@ -88,6 +90,8 @@ def _by_metric(
     required: Mapping[str, set[tuple[str, str, int]]],
     families: Mapping[str, str],
 ) -> list[Row]:
+    from immunebench.board.intervals import headline_intervals
+
     found: dict[str, dict[str, MetricScore]] = defaultdict(dict)
     for metric in metrics_of(cell for group in entries.values() for cell in group):
         reading = read(metric, entries, required, families)

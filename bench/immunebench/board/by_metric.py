@@ -69,7 +69,16 @@ def _through(metric: str, cell: Measurement) -> Measurement | None:
     if not values.m_def and cell.measured:
         # scored on the target metric alone: nothing to say here, as if it had not been run
         return dataclasses.replace(cell, status="skipped", m_def=(), curve={})
-    return dataclasses.replace(cell, **dataclasses.asdict(values), curve={}, m_same=1.0, m_other=0.0, anchored=True)
+    return dataclasses.replace(
+        cell,
+        m_def=values.m_def,
+        m_none=values.m_none,
+        m_floor=values.m_floor,
+        curve={},
+        m_same=1.0,
+        m_other=0.0,
+        anchored=True,
+    )
 
 
 def _turned(cell: Measurement) -> Measurement:

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import ndtri, stdtrit
 
 from immunebench.board import rules
 
@@ -131,7 +130,7 @@ def spread(draws: Array, within: float, degrees: int) -> tuple[float, float]:
         return 0.0, 0.0
     between = max(total - within, 0.0)
     effective = math.inf if between <= 0.0 else degrees * (total / between) ** 2
-    stretch = float(student.ppf(_TAILS[1], effective) / norm.ppf(_TAILS[1])) if effective < 1e6 else 1.0
+    stretch = float(stdtrit(effective, _TAILS[1]) / ndtri(_TAILS[1])) if effective < 1e6 else 1.0
     low, high = np.quantile(known, _TAILS) - known.mean()
     return -float(low) * stretch, float(high) * stretch
 
@@ -362,9 +361,9 @@ def _protection(defended: Array, floor: Array | np.floating, ceiling: Array) -> 
 def _weights(rng: np.random.Generator, draws: int, seeds: int, pictures: int) -> Array:
     """Share of each (seed, picture) in the mean of a draw, shape (draws, seeds x pictures)."""
     taken = max(seeds - 1, 1)
-    counts = rng.multinomial(pictures, np.full(pictures, 1.0 / pictures), size=(draws, taken))
-    picks = rng.integers(0, seeds, (draws, taken))
-    weights = np.zeros((draws, seeds, pictures))
-    for slot in range(taken):
-        weights[np.arange(draws), picks[:, slot]] += counts[:, slot] / (taken * pictures)
-    return weights.reshape(draws, seeds * pictures)
+    seed = rng.integers(0, seeds, (draws, taken, 1))
+    picture = rng.integers(0, pictures, (draws, taken, pictures))
+    place = np.arange(draws)[:, None, None] * (seeds * pictures) + seed * pictures + picture
+    counts = np.bincount(place.ravel(), minlength=draws * seeds * pictures)
+    weights: Array = counts.reshape(draws, seeds * pictures) / (taken * pictures)
+    return weights

@@ -78,7 +78,7 @@ def score_task(
     failed = [cell for cell in cells if not cell.measured]
     # a failed cell counts as undefended: it moves P towards 0 and never leaves the denominator
     defended = scores.mean(
-        [scores.mean(_anchored(cell, cell.m_def)) if cell.measured else _ceiling(cell, power) for cell in cells]
+        [_mean(cell, cell.m_def, power.ceiling) if cell.measured else _ceiling(cell, power) for cell in cells]
     )
     floor = scores.mean([_mean(cell, cell.m_floor, power.floor) for cell in cells])
     ceiling = scores.mean([_ceiling(cell, power) for cell in cells])
@@ -148,7 +148,7 @@ def _anchored(cell: Measurement, values: Iterable[float]) -> list[float]:
 
 
 def _mean(cell: Measurement, values: Sequence[float], default: float) -> float:
-    return scores.mean(_anchored(cell, values)) if values else default
+    return scores.anchored(scores.mean(values), cell.m_same, cell.m_other) if values else default
 
 
 def _ceiling(cell: Measurement, power: Power) -> float:
