@@ -81,10 +81,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", type=int, default=200, help="worlds a row")
     parser.add_argument("--draws", type=int, default=400, help="draws of the bootstrap a world")
+    numbers = range(len(SHAPES))
+    parser.add_argument("--shapes", type=int, nargs="+", default=[*numbers], choices=numbers, help="which of SHAPES")
     arguments = parser.parse_args()
     print("| families x tasks x seeds, pictures, chains | world | true P | bias | coverage | width |")
     print("|---|---|---|---|---|---|")
-    for shape in SHAPES:
+    for shape in [SHAPES[number] for number in arguments.shapes]:
         for name, (means, *spread) in WORLDS.items():
             truth, bias, held, width = measure(shape, means, (spread[0], spread[1]), arguments.worlds, arguments.draws)
             label = f"{shape[0]} x {shape[1]} x {shape[2]}, {shape[3]}, {shape[4]}"

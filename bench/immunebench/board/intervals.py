@@ -126,7 +126,7 @@ def interval_rule(rows: Iterable[Row], cells: Sequence[Measurement], deviation: 
     )
     if any(row.p_interval is None for row in rows if row.p is not None):
         text += "; rows of tracks with too few informative tasks have neither"
-    if len({cell.seed for cell in cells if cell.defense != "none"}) > 1:
+    if len({cell.seed for cell in cells if cell.defense != "none"}) != 1:
         return text
     if deviation is None:
         return text + "; one seed, and none to take its variance from: it shows in the spread over tasks alone"
