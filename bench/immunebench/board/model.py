@@ -46,6 +46,7 @@ class TaskScore:
     sgr: float | None = None
     below_floor: bool = False
     reason: str = ""
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,14 @@ class Row:
     utilities: tuple[TaskUtility, ...]
     incomplete: tuple[str, ...]
     flags: tuple[str, ...]
+    p_interval: tuple[float, float] | None = None
+    u_interval: tuple[float, float] | None = None
+    rank: int | None = None
+    p_family_interval: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    p_chain_interval: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    badges: tuple[str, ...] = ()
+    track: str = ""
+    matched: float | None = None
 
     @property
     def control(self) -> bool:
@@ -111,6 +120,10 @@ class Board:
     row_noise: float | None
     refusals: tuple[str, ...]
     notes: tuple[str, ...]
+    smallest_difference: float | None = None
+    suite: str = ""
+    keys: tuple[str, ...] = ()
+    interval_rule: str = ""
 
     @property
     def uninformative(self) -> tuple[Power, ...]:
