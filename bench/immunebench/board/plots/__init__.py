@@ -26,7 +26,7 @@ class Plot:
 _PLOTS = {
     "protection-utility": ("Protection against use", "P over U of every entry with intervals and the utility gate."),
     "chains": ("Which attack gets through", "P of each defense against each chain, the worst chain framed."),
-    "curves": ("What the attack learns, step by step", "Similarity over steps: floor, no defense, each defense."),
+    "curves": ("What the attack learns, step by step", "Similarity over steps: floor, no defense, the first six defenses."),
     "tasks": ("Task by task", "P of every task per defense, worst chain, with the headline."),
     "cost": ("What protection costs", "P over the seconds of protecting one task."),
     "power": ("What there is to protect", "Floor and ceiling of every task and chain without a defense."),
@@ -54,9 +54,11 @@ def write_plots(board: Board, measurements: Iterable[Measurement], folder: Path)
         "cost": lambda: scatter.cost_against_protection(board),
         "power": lambda: strips.power_of_the_attack(board),
     }
+    # Where nothing but `none` was measured there is one thing to show: what the attack learns.
+    names = _PLOTS if any(row.defense != "none" for row in board.rows) else {"power": _PLOTS["power"]}
     written = []
     with style():
-        for name, (title, text) in _PLOTS.items():
+        for name, (title, text) in names.items():
             figure = draw[name]()
             if figure is not None:
                 save(figure, folder, name)

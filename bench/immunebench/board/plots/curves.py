@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from matplotlib.axes import Axes
@@ -17,6 +17,8 @@ from immunebench.board.plots.style import CYCLE, INK, PALE, grid, label, spread
 
 MOST_LINES = len(CYCLE)
 _COLUMNS = 3
+# Drawn as "no defense", or on top of it.
+_SAME = ("none", "none-replicate")
 
 Curve = Mapping[int, float]
 
@@ -51,7 +53,7 @@ def panels(
     Defenses come in the order of the board, at most `MOST_LINES`.
     """
     gates = [gate for gate in board.power if gate.informative and task in (None, gate.task)]
-    chosen = [row.defense for row in board.rows if defense in (None, row.defense) and row.defense != "none"]
+    chosen = [row.defense for row in board.rows if defense in (None, row.defense) and row.defense not in _SAME]
     curves: dict[tuple[str, str, str], list[Curve]] = defaultdict(list)
     for cell in measurements:
         if cell.measured and cell.anchored and cell.m_same > cell.m_other and cell.curve:
@@ -123,7 +125,7 @@ def _panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
     axes.set_xticks(sorted({0, *panel.undefended}))
     grid(axes, "y")
     low, high = axes.get_ylim()
-    places = spread([value for _, value, _ in ends], (high - low) * 0.078, low, high)
+    places = spread([value for _, value, _ in ends], (high - low) * 0.078, low + 0.02 * (high - low), high - 0.1 * (high - low))
     for (name, _, colour), place in zip(ends, places, strict=True):
         axes.text(last * 1.09, place, name, va="center", fontsize=8.5, color=colour)
 
@@ -138,5 +140,4 @@ def _mean(curves: Sequence[Curve]) -> Curve:
 
 
 def _values(curves: Iterable[Curve]) -> Iterable[float]:
-    get: Callable[[Curve], Iterable[float]] = lambda curve: curve.values()  # noqa: E731
-    return [value for curve in curves for value in get(curve)]
+    return [value for curve in curves for value in curve.values()]

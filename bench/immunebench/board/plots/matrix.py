@@ -30,7 +30,8 @@ def defense_by_chain(board: Board) -> Figure | None:
         for x, chain in enumerate(names):
             _cell(axes, x, y, row.p_chain.get(chain))
         _cell(axes, len(names) + 0.25, y, row.p, bold=True)
-        if len(names) > 1:
+        # Not where the chains look the same: a frame would claim a difference that the numbers do not show.
+        if len({number(p) for p in row.p_chain.values()}) > 1:
             worst = min(row.p_chain, key=lambda chain: (row.p_chain[chain], chain))
             frame = {"fill": False, "edgecolor": "#c8102e", "linewidth": 2.2, "zorder": 3}
             axes.add_patch(Rectangle((names.index(worst) + 0.04, y + 0.06), 0.92, 0.88, **frame))

@@ -29,13 +29,13 @@ class Mark:
     marker: str
 
 
-# Okabe and Ito's colours, which people with any colour vision tell apart, without the yellow that white swallows.
+# Okabe and Ito's colours, which people with any colour vision tell apart; the light ones darker, to be read on white.
 KINDS = {
     "model": Mark("model", "#0072b2", "o"),
     "data": Mark("data", "#d55e00", "s"),
     "erasure": Mark("erasure", "#009e73", "^"),
-    "api": Mark("api-enforced", "#cc79a7", "P"),
-    "layered": Mark("layered", "#b07a00", "D"),
+    "api": Mark("api-enforced", "#b3588c", "P"),
+    "layered": Mark("layered", "#9a6b00", "D"),
     "control": Mark("control", "#7d8590", "X"),
 }
 OTHER = Mark("other", "#1c2028", "v")
@@ -45,9 +45,9 @@ CYCLE = tuple(
         ("#0072b2", "o"),
         ("#d55e00", "s"),
         ("#009e73", "^"),
-        ("#cc79a7", "P"),
-        ("#b07a00", "D"),
-        ("#56b4e9", "v"),
+        ("#b3588c", "P"),
+        ("#9a6b00", "D"),
+        ("#2b86bf", "v"),
     )
 )
 
