@@ -16,11 +16,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot that was written: ``<name>.svg`` and ``<name>.png``."""
+    """A plot that was written: ``<name>.svg`` and ``<name>.png``.
+
+    `layout` is ``broad`` where it needs a page's whole width, ``keep`` where its shades are values, else empty.
+    """
 
     name: str
     title: str
     text: str
+
+    @property
+    def layout(self) -> str:
+        """How a page must treat it."""
+        return {"curves": "broad", "chains": "keep"}.get(self.name, "")
 
 
 _PLOTS = {
@@ -75,12 +83,12 @@ def write_curves(
     task: str | None = None,
     defense: str | None = None,
 ) -> bool:
-    """Draw similarity over steps of one task or one defense; False where there is nothing to draw."""
+    """Draw similarity over steps of one task or one defense as ``<name>.svg``; False where there is nothing to draw."""
     from immunebench.board.plots import curves
     from immunebench.board.plots.style import save, style
 
     with style():
         figure = curves.similarity_over_steps(curves.panels(board, measurements, task=task, defense=defense))
         if figure is not None:
-            save(figure, folder, name)
+            save(figure, folder, name, ["svg"])
     return figure is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from immunebench.board.plots.style import CYCLE, INK, PALE, grid, label, spread
 
 MOST_LINES = len(CYCLE)
 _COLUMNS = 3
+_LEFT, _NAMES, _BELOW, _PANEL = 0.75, 1.15, 0.9, (1.95, 2.1)  # inches
 # Drawn as "no defense", or on top of it.
 _SAME = ("none", "none-replicate")
 
@@ -77,22 +77,33 @@ def similarity_over_steps(drawn: Sequence[Panel]) -> Figure | None:
     if not drawn:
         return None
     columns = min(_COLUMNS, len(drawn))
-    rows = math.ceil(len(drawn) / columns)
-    figure = Figure(figsize=(max(4.9, 2.9 * columns + 1.3), 2.75 * rows + 0.5), layout="constrained")
-    grids = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    rows = -(-len(drawn) // columns)
+    # Fixed places in inches: room for the names at the right of each panel, which no layout engine sees.
+    width, height = columns * (_PANEL[0] + _NAMES) + _LEFT, rows * (_PANEL[1] + _BELOW)
+    figure = Figure(figsize=(width, height))
+    grids = [
+        figure.add_axes(
+            (
+                (_LEFT + (index % columns) * (_PANEL[0] + _NAMES)) / width,
+                1 - (index // columns * (_PANEL[1] + _BELOW) + _PANEL[1] + 0.3) / height,
+                _PANEL[0] / width,
+                _PANEL[1] / height,
+            )
+        )
+        for index in range(len(drawn))
+    ]
     names = list(dict.fromkeys(name for panel in drawn for name in panel.lines))
     values = [v for panel in drawn for v in (panel.floor, *panel.undefended.values(), *_values(panel.lines.values()))]
     low, high = min(values), max(values)
     room = 0.09 * (high - low or 1.0)
-    for index, axes in enumerate(grids.flat):
-        if index >= len(drawn):
-            axes.set_axis_off()
-            continue
+    for index, axes in enumerate(grids):
         axes.set_ylim(low - room, high + room)
         _panel(axes, drawn[index], names)
         axes.set_xlabel("steps of the attack")
         if index % columns == 0:
             axes.set_ylabel("similarity to the concept")
+        else:
+            axes.tick_params(labelleft=False)
     return figure
 
 

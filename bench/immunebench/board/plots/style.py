@@ -89,11 +89,12 @@ def style() -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+def save(figure: Figure, folder: Path, name: str, formats: Sequence[str] = ("svg", "png")) -> list[Path]:
     """Write a figure as ``<name>.svg`` and ``<name>.png`` (2 pixels a point) without dates or versions."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for suffix, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
+    for suffix in formats:
+        metadata = {"Date": None, "Creator": None} if suffix == "svg" else {"Software": None}
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix, dpi=144, metadata=metadata, bbox_inches="tight", pad_inches=0.12)
         path = folder / f"{name}.{suffix}"

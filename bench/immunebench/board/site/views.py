@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from immunebench.board import rules, scores
+from immunebench.board import scores
 from immunebench.board.columns import Column, columns, remarks, worst_chains
 from immunebench.board.model import Board, Row, TaskScore
 from immunebench.board.site.suite import CheckedSheet, Suite
@@ -50,6 +50,11 @@ class Line:
     def attacks(self) -> str:
         """Slugs of the chains it was measured against, for filters."""
         return " ".join(sorted({slug(score.chain) for score in self.row.scores}))
+
+    @property
+    def worst_text(self) -> str:
+        """Every chain that is the worst somewhere, with its number of tasks."""
+        return ", ".join(f"{chain}: {count}" for chain, count in self.worst)
 
     @property
     def families(self) -> str:
@@ -115,25 +120,25 @@ def cell_views(suite: Suite) -> dict[str, CellView]:
     return views
 
 
-def gallery(suite: Suite, views: Mapping[str, CellView], most: int = 4) -> list[CellView]:
-    """What the board looks like: the leading entry's worst chain on the first task of each family."""
+def gallery(suite: Suite, views: Mapping[str, CellView]) -> dict[str, CellView]:
+    """What the board looks like: where the leading entry holds best and least, each task with its worst chain."""
     if suite.board is None:
-        return []
-    rows = [row for row in suite.board.rows if not row.control and row.passes]
-    rows = rows or [row for row in suite.board.rows if not row.control] or list(suite.board.rows)
-    found: dict[str, CellView] = {}
-    for view in views.values():
-        cell = view.record.cell
-        if rows and cell.defense == rows[0].defense and view.sheet is not None and view.sheet.data:
-            worst = rows[0].worst.get(cell.task)
-            if worst in (None, cell.chain):
-                found.setdefault(cell.family, view)
-    return [found[family] for family in sorted(found)][:most]
-
-
-def passes_gate(row: Row) -> bool | None:
-    """Whether U reaches the gate; None where it is not measured."""
-    return None if row.u is None else row.u >= rules.UTILITY_GATE
+        return {}
+    entries = [row for row in suite.board.rows if not row.control]
+    leading = next((row for row in entries if row.passes), (entries or list(suite.board.rows))[0])
+    shown = [
+        view
+        for view in views.values()
+        if view.record.cell.defense == leading.defense
+        and leading.worst.get(view.record.cell.task) == view.record.cell.chain
+        and view.p_raw is not None
+        and view.sheet is not None
+        and view.sheet.data
+    ]
+    if leading.defense == "none" or len(shown) < 2:
+        return {"The attack on no defense" if leading.defense == "none" else leading.defense: shown[0]} if shown else {}
+    shown.sort(key=lambda view: (view.p_raw or 0.0, view.slug))
+    return {f"Where {leading.defense} holds best": shown[-1], f"Where {leading.defense} holds least": shown[0]}
 
 
 def entry_of(catalog: Catalog | None, kind: str, name: str) -> Entry | None:

@@ -81,7 +81,7 @@
         return !chosen[facet] || values === null || values.split(" ").includes(chosen[facet]);
       });
       row.hidden = !(fits && (row.dataset.text || "").toLowerCase().includes(query));
-      shown += row.hidden ? 0 : 1;
+      shown += row.hidden || row.tagName !== "TR" ? 0 : 1;
     }
     return shown;
   }
