@@ -7,7 +7,6 @@ import io
 from pathlib import Path
 
 import pytest
-import synthetic
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+import synthetic
 from immunebench.board import Board, measurement
 from immunebench.board.plots import curves, matrix, scatter, strips, write_curves, write_plots
 from immunebench.board.plots.style import KINDS, label, spread, style

@@ -12,8 +12,8 @@ from typing import Any
 
 import jsonschema
 import pytest
-import synthetic
 
+import synthetic
 from immunebench.board import Board, BoardError, Power, Row, TaskScore, TaskUtility
 from immunebench.board.document import BoardDocument, json_schema, schema_text
 from immunebench.board.tables import markdown
@@ -110,7 +110,7 @@ def test_latex_escapes_every_special_character() -> None:
 
 def test_csv_holds_hostile_text_as_text_and_no_formula() -> None:
     lines = list(csv.DictReader(io.StringIO(to_csv(board(row('=1+1","'), row("a\nb"), row("r\u202el"))))))
-    assert [line["defense"] for line in lines] == ["'=1+1\",\"", "a\nb", "r<U+202E>l"]
+    assert [line["defense"] for line in lines] == ['\'=1+1","', "a\nb", "r<U+202E>l"]
     assert all(line["p"] == "0.4249" for line in lines)
 
 

@@ -233,7 +233,9 @@ def board(
         str | None, typer.Argument(help="Folder of results that is printed; default: write all boards and the site.")
     ] = None,
     results: ResultsDir = Path("results"),
-    markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the printed page to this file too.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", help="Write the printed page to this file too.")
+    ] = None,
     site: Annotated[Path, typer.Option("--site", help="Folder of the site; replaced as a whole.")] = Path(
         "leaderboard/site"
     ),
@@ -278,7 +280,7 @@ def _write_boards(results: Path, site: Path) -> None:
         for key, sheet in scored.sheets.items():
             if sheet.problem:
                 print(f"no picture: {key}: the contact sheet {sheet.problem}", file=sys.stderr)
-    print(f"{len(suites)} boards, {len(files)} files: {site / 'index.html'}")
+    print(f"suites: {len(suites)}, files: {len(files)}, site: {site / 'index.html'}")
     if any(scored.refusals for scored in suites):
         raise typer.Exit(1)
 

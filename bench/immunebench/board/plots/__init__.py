@@ -34,7 +34,10 @@ class Plot:
 _PLOTS = {
     "protection-utility": ("Protection against use", "P over U of every entry with intervals and the utility gate."),
     "chains": ("Which attack gets through", "P of each defense against each chain, the worst chain framed."),
-    "curves": ("What the attack learns, step by step", "Similarity over steps: floor, no defense, the first six defenses."),
+    "curves": (
+        "What the attack learns, step by step",
+        "Similarity over steps: floor, no defense, the first six defenses.",
+    ),
     "tasks": ("Task by task", "P of every task per defense, worst chain, with the headline."),
     "cost": ("What protection costs", "P over the seconds of protecting one task."),
     "power": ("What there is to protect", "Floor and ceiling of every task and chain without a defense."),

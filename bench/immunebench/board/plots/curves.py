@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -111,7 +112,9 @@ def _panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
     axes.axhline(panel.floor, color=PALE, linewidth=1.2, linestyle=(0, (1, 2)), zorder=1)
     last = max([*panel.undefended, *(step for curve in panel.lines.values() for step in curve)])
     ends: list[tuple[str, float, str]] = [("floor", panel.floor, PALE)]
-    drawn = [("no defense", {0: panel.floor, **panel.undefended}, INK, "o", (0, (5, 2)))]
+    drawn: list[tuple[str, Curve, str, str, Any]] = [
+        ("no defense", {0: panel.floor, **panel.undefended}, INK, "o", (0, (5, 2)))
+    ]
     for name, curve in panel.lines.items():
         look = CYCLE[names.index(name) % len(CYCLE)]
         drawn.append((label(name, 20), dict(curve), look.colour, look.marker, "-"))
@@ -136,7 +139,9 @@ def _panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
     axes.set_xticks(sorted({0, *panel.undefended}))
     grid(axes, "y")
     low, high = axes.get_ylim()
-    places = spread([value for _, value, _ in ends], (high - low) * 0.078, low + 0.02 * (high - low), high - 0.1 * (high - low))
+    places = spread(
+        [value for _, value, _ in ends], (high - low) * 0.078, low + 0.02 * (high - low), high - 0.1 * (high - low)
+    )
     for (name, _, colour), place in zip(ends, places, strict=True):
         axes.text(last * 1.09, place, name, va="center", fontsize=8.5, color=colour)
 

@@ -11,7 +11,7 @@ from immunebench.board.model import Board, Row
 from immunebench.board.plots.style import INK, PALE, label
 from immunebench.board.tables import number
 
-_CELL, _MAP = 0.34, "cividis"
+_CELL, _MAP, _FRAME = 0.34, "cividis", "#c8102e"
 
 
 def defense_by_chain(board: Board) -> Figure | None:
@@ -33,9 +33,9 @@ def defense_by_chain(board: Board) -> Figure | None:
         # Not where the chains look the same: a frame would claim a difference that the numbers do not show.
         if len({number(p) for p in row.p_chain.values()}) > 1:
             worst = min(row.p_chain, key=lambda chain: (row.p_chain[chain], chain))
-            frame = {"fill": False, "edgecolor": "#c8102e", "linewidth": 2.2, "zorder": 3}
-            axes.add_patch(Rectangle((names.index(worst) + 0.04, y + 0.06), 0.92, 0.88, **frame))
-            axes.plot([names.index(worst) + 0.13], [y + 0.28], marker="v", markersize=4.5, color="#c8102e", zorder=4)
+            place = (names.index(worst) + 0.04, y + 0.06)
+            axes.add_patch(Rectangle(place, 0.92, 0.88, fill=False, edgecolor=_FRAME, linewidth=2.2, zorder=3))
+            axes.plot([names.index(worst) + 0.13], [y + 0.28], marker="v", markersize=4.5, color=_FRAME, zorder=4)
     axes.set_xlim(0, len(names) + 1.25)
     axes.set_ylim(len(rows), 0)
     axes.set_yticks([y + 0.5 for y in range(len(rows))], [_name(row) for row in rows])
@@ -46,7 +46,7 @@ def defense_by_chain(board: Board) -> Figure | None:
     axes.xaxis.tick_top()
     for tick in axes.get_xticklabels():
         tick.set_rotation(28)
-        tick.set_ha("left")
+        tick.set_horizontalalignment("left")
         tick.set_rotation_mode("anchor")
         tick.set_color(INK)
     axes.tick_params(length=0)
@@ -61,9 +61,7 @@ def defense_by_chain(board: Board) -> Figure | None:
 def _cell(axes: matplotlib.axes.Axes, x: float, y: int, value: float | None, *, bold: bool = False) -> None:
     box = (x + 0.02, y + 0.03)
     if value is None:
-        axes.add_patch(
-            Rectangle(box, 0.96, 0.94, facecolor="white", edgecolor="#c3c8d0", hatch="////", linewidth=0)
-        )
+        axes.add_patch(Rectangle(box, 0.96, 0.94, facecolor="white", edgecolor="#c3c8d0", hatch="////", linewidth=0))
         return
     colour = matplotlib.colormaps[_MAP](0.02 + 0.96 * value)
     axes.add_patch(Rectangle(box, 0.96, 0.94, facecolor=colour, linewidth=0))

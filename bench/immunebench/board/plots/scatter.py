@@ -30,7 +30,7 @@ def protection_against_utility(board: Board) -> Figure | None:
     _draw(axes, rows, lambda row: row.u or 0.0)
     for row in rows:
         if row.u_interval is not None:
-            axes.plot(row.u_interval, [row.p, row.p], color=mark(row).colour, linewidth=1.3, alpha=0.75, zorder=2)
+            axes.plot(row.u_interval, [row.p or 0.0] * 2, color=mark(row).colour, linewidth=1.3, alpha=0.75, zorder=2)
     return figure
 
 

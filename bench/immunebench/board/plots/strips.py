@@ -33,7 +33,9 @@ def tasks_by_defense(board: Board) -> Figure | None:
     axes.set_xlabel("P of a task, worst chain  \N{RIGHTWARDS ARROW} better")
     grid(axes, "x")
     axes.spines["left"].set_visible(False)
-    headline = Line2D([], [], marker="|", markersize=13, markeredgewidth=2.4, linestyle="", color=INK, label="headline P")
+    headline = Line2D(
+        [], [], marker="|", markersize=13, markeredgewidth=2.4, linestyle="", color=INK, label="headline P"
+    )
     _legend(axes, looks, [headline])
     return figure
 
@@ -77,8 +79,7 @@ def power_of_the_attack(board: Board) -> Figure | None:
 
 
 def _strip(axes: Axes, row: Row, y: int, looks: dict[str, Mark]) -> None:
-    worst = {task: chain for task, chain in row.worst.items()}
-    dots = [score for score in row.scores if score.p is not None and worst.get(score.task) == score.chain]
+    dots = [score for score in row.scores if score.p is not None and row.worst.get(score.task) == score.chain]
     for index, score in enumerate(sorted(dots, key=lambda score: (score.family, score.task))):
         look = looks[score.family]
         # Side by side rather than on top of one another, in an order that never changes.
@@ -86,7 +87,7 @@ def _strip(axes: Axes, row: Row, y: int, looks: dict[str, Mark]) -> None:
         failed = score.status != "ok"
         face = "white" if failed else look.colour
         axes.plot(
-            [score.p],
+            [score.p or 0.0],
             [y + lift],
             marker=look.marker,
             markersize=5.5,

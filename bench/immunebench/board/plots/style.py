@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -51,7 +52,7 @@ CYCLE = tuple(
     )
 )
 
-_STYLE = {
+_STYLE: dict[str, Any] = {
     "svg.hashsalt": "immunebench",
     "svg.fonttype": "path",
     "text.parse_math": False,
@@ -85,7 +86,7 @@ def style() -> Iterator[None]:
     """The plots' settings, whatever the user's own are."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
+        matplotlib.rcParams.update(_STYLE)  # type: ignore[arg-type]
         yield
 
 

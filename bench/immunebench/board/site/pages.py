@@ -165,9 +165,7 @@ def _defense(pages: Pages, name: str) -> None:
 def _attack(pages: Pages, name: str) -> None:
     board, suite = pages.board, pages.suite
     records = suite.of(chain=name)
-    entries = [
-        (part.attack, views.entry_of(pages.catalog, "attack", part.attack)) for part in records[0].cell.links
-    ]
+    entries = [(part.attack, views.entry_of(pages.catalog, "attack", part.attack)) for part in records[0].cell.links]
     rows = [] if board is None else [row for row in board.rows if any(score.chain == name for score in row.scores)]
     pages.write(
         f"attacks/{slug(name)}.html",
@@ -207,9 +205,7 @@ def _curves(pages: Pages, file: str, *, task: str | None = None, defense: str | 
         for cell in pages.suite.measurements
         if task in (None, cell.task) and defense in (None, cell.defense) and len(cell.curve) > 1
     ]
-    drawn = bool(cells) and write_curves(
-        pages.board, cells, pages.folder / "plots", file, task=task, defense=defense
-    )
+    drawn = bool(cells) and write_curves(pages.board, cells, pages.folder / "plots", file, task=task, defense=defense)
     return file if drawn else ""
 
 
