@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,6 @@ def test_labels_keep_their_order_their_distance_and_their_range(wanted: list[flo
     assert all(-1e-9 <= place <= 1 + 1e-9 for place in placed)
     order = sorted(range(len(wanted)), key=lambda i: (wanted[i], i))
     room = min(gap, 1 / max(1, len(wanted) - 1))
-    assert all(placed[b] - placed[a] >= room - 1e-9 for a, b in zip(order, order[1:], strict=False))
+    assert all(placed[b] - placed[a] >= room - 1e-9 for a, b in itertools.pairwise(order))
     if all(abs(a - b) >= gap for i, a in enumerate(wanted) for b in wanted[i + 1 :]):
         assert placed == pytest.approx(wanted, abs=1e-9)
