@@ -65,11 +65,12 @@ def panels(
         lines = {}
         for name in chosen[:MOST_LINES]:
             own = [curve for gate in here for curve in curves.get((name, gate.task, chain), [])]
-            if own:
-                lines[name] = _mean(own)
+            # Curves that share no step have no mean.
+            if own and (mean := _mean(own)):
+                lines[name] = mean
         none = [gate.curve for gate in here if gate.curve]
-        if none:
-            found.append(Panel(chain, scores.mean([gate.floor for gate in here]), _mean(none), lines))
+        if none and (undefended := _mean(none)):
+            found.append(Panel(chain, scores.mean([gate.floor for gate in here]), undefended, lines))
     return found
 
 
