@@ -21,9 +21,8 @@ lint: $(INSTALLED) ## ruff and mypy --strict
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-board: $(INSTALLED) ## score every folder of results/ and write its board.md
-	@for folder in results/*/; do \
-		$(BIN)/immunebench board "$$(basename "$$folder")" --markdown "$$folder/board.md" || exit $$?; done
+board: $(INSTALLED) ## score every folder of results/: tables, plots and the site in leaderboard/site/
+	@$(BIN)/immunebench board
 
 # The install is skipped until the lock or the project file changes. An existing .venv is updated, never replaced.
 $(INSTALLED): requirements.txt pyproject.toml hatch_build.py

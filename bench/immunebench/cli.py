@@ -233,12 +233,17 @@ def doctor(store: StoreDir = None, as_json: AsJson = False) -> None:
 @app.command()
 def board(
     suite: Annotated[
-        str, typer.Argument(help="Folder of results that is read; that of a suite has its name.")
-    ] = "demo",
+        str | None, typer.Argument(help="Folder of results that is printed; default: write all boards and the site.")
+    ] = None,
     results: ResultsDir = Path("results"),
-    markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the page to this file too.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", help="Write the printed page to this file too.")
+    ] = None,
+    site: Annotated[Path, typer.Option("--site", help="Folder of the site; replaced as a whole.")] = Path(
+        "leaderboard/site"
+    ),
 ) -> None:
-    """Print the scored table of a suite's results.
+    """Print the scored table of a suite's results; without SUITE write every board, its files, plots and the site.
 
     Exits with 1 where lines of the results are left out or the board is refused, with 2 where nothing can be shown.
 
@@ -246,6 +251,11 @@ def board(
     """
     from immunebench.board import BoardError, scored, tables
 
+    if suite is None:
+        if markdown is not None:
+            raise UsageError("needs a SUITE", field="--markdown")
+        _write_boards(results, site)
+        return
     try:
         found = scored.score_folder(scored.suite_folder(suite, results))
         tables.show(found.board, suite)
@@ -263,6 +273,29 @@ def board(
 
 
 cli_board.register(app)
+
+
+def _write_boards(results: Path, site: Path) -> None:
+    """Write ``board.md`` beside the records of every suite, and the site with every other format."""
+    from immunebench.board import tables
+    from immunebench.board.site import load_suite, suite_folders, write_site
+
+    folders = suite_folders(results)
+    if not folders:
+        raise UsageError("has no folder of records:", field="--results", value=str(results))
+    suites = [load_suite(folder) for folder in folders]
+    files = write_site(suites, site, _catalog())
+    for folder, scored in zip(folders, suites, strict=True):
+        if scored.board is None or scored.refusals:
+            print(f"no board: {scored.name}: {'; '.join(scored.refusals)}", file=sys.stderr)
+        else:
+            tables.write_markdown(scored.board, scored.name, folder / "board.md")
+        for key, sheet in scored.sheets.items():
+            if sheet.problem:
+                print(f"no picture: {key}: the contact sheet {sheet.problem}", file=sys.stderr)
+    print(f"suites: {len(suites)}, files: {len(files)}, site: {site / 'index.html'}")
+    if any(scored.refusals for scored in suites):
+        raise typer.Exit(1)
 
 
 @store_app.command("size")

@@ -1,26 +1,70 @@
-"""Text of strangers, made safe for where it is shown."""
+"""Text of strangers, made fit to be shown: nothing invisible, nothing endless, no path made of it."""
 
 from __future__ import annotations
 
+import hashlib
+import re
+import unicodedata
+
+LONG = 160
+"""Characters of a text that are shown before it is cut."""
+
+_SAFE_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_HIDDEN = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
 _LATEX = {
     "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
     "{": r"\{",
     "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    '"': "''",
 }
 
 
+def visible(text: object) -> str:
+    """Text in which marks that nobody sees, and that may reorder or hide others, stand as ``<U+202E>``.
+
+    Spaces and line breaks stay.
+    """
+    return "".join(_shown(character) for character in str(text))
+
+
+def shorten(text: object, most: int = LONG) -> str:
+    """The beginning of a text, `visible`, at most `most` characters, with an ellipsis where it was cut."""
+    shown = visible(text)
+    return shown if len(shown) <= most else shown[: most - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def slug(name: str) -> str:
+    """A file name for a name: itself where it is plain, else what is plain of it and a digest of all of it."""
+    if len(name) <= 64 and _SAFE_NAME.fullmatch(name):
+        return name
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-")
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{plain or 'x'}-{digest}"
+
+
+def latex(text: object, most: int = LONG) -> str:
+    """A text for LaTeX's text mode: cut, on one line, with every special character escaped."""
+    return "".join(_LATEX.get(character, character) for character in " ".join(shorten(text, most).split()))
+
+
 def latex_escape(text: str) -> str:
-    """Text that LaTeX prints as it stands; control characters and line ends become spaces."""
+    """A text for LaTeX's text mode, whole; control characters and line ends become spaces."""
     shown = "".join(character if character.isprintable() else " " for character in text)
     # One pass over characters: a second one would escape what the first has written.
     return "".join(_LATEX.get(character, character) for character in shown)
+
+
+def _shown(character: str) -> str:
+    if character in "\n\t" or unicodedata.category(character) not in _HIDDEN:
+        return character
+    return f"<U+{ord(character):04X}>"

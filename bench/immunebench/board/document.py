@@ -1,0 +1,161 @@
+"""The board as a JSON document with a published schema (``leaderboard/board.schema.json``)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from immunebench.board.finding import finding
+from immunebench.board.model import Board
+
+SCHEMA_VERSION = 1
+Interval = tuple[float, float]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PowerPart(_Part):
+    """What the undefended attack learns on a (task, chain), and the verdict of the power gate."""
+
+    task: str
+    family: str
+    chain: str
+    floor: float
+    ceiling: float
+    standard_error: float | None = Field(description="None where it is unbounded: fewer than two pictures.")
+    informative: bool
+    curve: dict[int, float]
+
+
+class TaskScorePart(_Part):
+    """One defense on one (task, chain)."""
+
+    task: str
+    family: str
+    chain: str
+    status: str
+    p_raw: float | None
+    p: float | None
+    p_best_step: float | None
+    p_curve: float | None
+    sgr: float | None
+    below_floor: bool
+    reason: str
+    interval: Interval | None
+
+
+class TaskUtilityPart(_Part):
+    """What a defense leaves of the use on one task."""
+
+    task: str
+    u_gen: float | None
+    u_ben: float | None
+    fidelity: float | None
+    u: float | None
+
+
+class MetricPart(_Part):
+    """Headline P, mean SGR and interval of P on one metric of the pictures."""
+
+    p: float | None
+    sgr: float | None
+    p_interval: Interval | None
+
+
+class RowPart(_Part):
+    """One defense."""
+
+    defense: str
+    version: int
+    kind: str
+    track: str
+    rank: int | None
+    p: float | None = Field(description="Mean over families of the mean over tasks of the least P over chains.")
+    p_interval: Interval | None
+    u: float | None
+    u_interval: Interval | None
+    u_gen: float | None
+    u_ben: float | None
+    fidelity: float | None
+    p_family: dict[str, float]
+    p_family_interval: dict[str, Interval]
+    p_chain: dict[str, float]
+    p_chain_interval: dict[str, Interval]
+    matched: float | None
+    p_mean_case: float | None
+    p_best_step: float | None
+    p_curve: float | None
+    sgr: float | None
+    worst: dict[str, str] = Field(description="Chain of the least P, by task.")
+    seconds: float | None = Field(description="Wall-clock seconds of `protect`, mean over cells.")
+    flags: tuple[str, ...]
+    badges: tuple[str, ...]
+    incomplete: tuple[str, ...]
+    control: bool
+    passes: bool
+    beside: dict[str, float | None] = Field(description="Measures beside the score; see leaderboard/rules.md.")
+    by_metric: dict[str, MetricPart]
+    budget_class: int | None
+    p_best_response: float | None
+    p_public_base: float | None
+    scores: tuple[TaskScorePart, ...]
+    utilities: tuple[TaskUtilityPart, ...]
+
+
+class BoardDocument(_Part):
+    """A board: rows best first, controls last."""
+
+    schema_version: int = SCHEMA_VERSION
+    suite: str
+    keys: tuple[str, ...]
+    finding: str
+    notes: tuple[str, ...]
+    interval_rule: str
+    smallest_difference: float | None
+    row_noise: float | None
+    rows: tuple[RowPart, ...]
+    power: tuple[PowerPart, ...]
+
+
+def document(board: Board, suite: str = "") -> BoardDocument:
+    """The document of a board; `suite` names it where the board does not.
+
+    Raises
+    ------
+    BoardError
+        If a control misbehaves.
+    """
+    board.require_sound()
+    rows = [dataclasses.asdict(row) | {"control": row.control, "passes": row.passes} for row in board.rows]
+    power = [dataclasses.asdict(part) for part in board.power]
+    for part in power:
+        part["standard_error"] = part["standard_error"] if part["standard_error"] < float("inf") else None
+    return BoardDocument.model_validate(
+        {
+            "suite": board.suite or suite,
+            "keys": board.keys,
+            "finding": finding(board),
+            "notes": board.notes,
+            "interval_rule": board.interval_rule,
+            "smallest_difference": board.smallest_difference,
+            "row_noise": board.row_noise,
+            "rows": rows,
+            "power": power,
+        }
+    )
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a document."""
+    schema = BoardDocument.model_json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def schema_text() -> str:
+    """The schema file, in the bytes in which it is published."""
+    return json.dumps(json_schema(), indent=1, sort_keys=True) + "\n"

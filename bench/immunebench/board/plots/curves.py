@@ -1,0 +1,160 @@
+"""Similarity over the steps of the attack: the floor, no defense, each defense."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from immunebench.board import scores
+from immunebench.board.measurement import Measurement
+from immunebench.board.model import Board
+from immunebench.board.plots.style import CYCLE, INK, PALE, grid, label, spread
+
+MOST_LINES = len(CYCLE)
+_COLUMNS = 3
+_LEFT, _NAMES, _BELOW, _PANEL = 0.75, 1.15, 0.9, (1.95, 2.1)  # inches
+# Drawn as "no defense", or on top of it.
+_SAME = ("none", "none-replicate")
+
+Curve = Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves of one panel: mean anchored similarity per step.
+
+    Parameters
+    ----------
+    title
+        What the panel shows, such as a chain.
+    floor
+        Similarity before the attack.
+    undefended
+        The same attack on no defense.
+    lines
+        One curve a defense, in the order in which they take colours.
+    """
+
+    title: str
+    floor: float
+    undefended: Curve
+    lines: Mapping[str, Curve] = field(default_factory=dict)
+
+
+def panels(
+    board: Board, measurements: Iterable[Measurement], *, task: str | None = None, defense: str | None = None
+) -> list[Panel]:
+    """One panel a chain: means over the informative tasks, or one task; all entries and controls, or one defense.
+
+    Defenses come in the order of the board, at most `MOST_LINES`.
+    """
+    gates = [gate for gate in board.power if gate.informative and task in (None, gate.task)]
+    chosen = [row.defense for row in board.rows if defense in (None, row.defense) and row.defense not in _SAME]
+    curves: dict[tuple[str, str, str], list[Curve]] = defaultdict(list)
+    for cell in measurements:
+        if cell.measured and cell.anchored and cell.m_same > cell.m_other and cell.curve:
+            curves[cell.defense, cell.task, cell.chain].append(_anchored(cell))
+    found = []
+    for chain in sorted({gate.chain for gate in gates}):
+        here = [gate for gate in gates if gate.chain == chain]
+        lines = {}
+        for name in chosen[:MOST_LINES]:
+            own = [curve for gate in here for curve in curves.get((name, gate.task, chain), [])]
+            # Curves that share no step have no mean.
+            if own and (mean := _mean(own)):
+                lines[name] = mean
+        none = [gate.curve for gate in here if gate.curve]
+        if none and (undefended := _mean(none)):
+            found.append(Panel(chain, scores.mean([gate.floor for gate in here]), undefended, lines))
+    return found
+
+
+def similarity_over_steps(drawn: Sequence[Panel]) -> Figure | None:
+    """Panels side by side on common axes; None without any."""
+    if not drawn:
+        return None
+    columns = min(_COLUMNS, len(drawn))
+    rows = -(-len(drawn) // columns)
+    # Fixed places in inches: room for the names at the right of each panel, which no layout engine sees.
+    width, height = columns * (_PANEL[0] + _NAMES) + _LEFT, rows * (_PANEL[1] + _BELOW)
+    figure = Figure(figsize=(width, height))
+    grids = [
+        figure.add_axes(
+            (
+                (_LEFT + (index % columns) * (_PANEL[0] + _NAMES)) / width,
+                1 - (index // columns * (_PANEL[1] + _BELOW) + _PANEL[1] + 0.3) / height,
+                _PANEL[0] / width,
+                _PANEL[1] / height,
+            )
+        )
+        for index in range(len(drawn))
+    ]
+    names = list(dict.fromkeys(name for panel in drawn for name in panel.lines))
+    values = [v for panel in drawn for v in (panel.floor, *panel.undefended.values(), *_values(panel.lines.values()))]
+    low, high = min(values), max(values)
+    room = 0.09 * (high - low or 1.0)
+    for index, axes in enumerate(grids):
+        axes.set_ylim(low - room, high + room)
+        _panel(axes, drawn[index], names)
+        axes.set_xlabel("steps of the attack")
+        if index % columns == 0:
+            axes.set_ylabel("similarity to the concept")
+        else:
+            axes.tick_params(labelleft=False)
+    return figure
+
+
+def _panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
+    axes.axhline(panel.floor, color=PALE, linewidth=1.2, linestyle=(0, (1, 2)), zorder=1)
+    last = max([*panel.undefended, *(step for curve in panel.lines.values() for step in curve)])
+    ends: list[tuple[str, float, str]] = [("floor", panel.floor, PALE)]
+    drawn: list[tuple[str, Curve, str, str, Any]] = [
+        ("no defense", {0: panel.floor, **panel.undefended}, INK, "o", (0, (5, 2)))
+    ]
+    for name, curve in panel.lines.items():
+        look = CYCLE[names.index(name) % len(CYCLE)]
+        drawn.append((label(name, 20), dict(curve), look.colour, look.marker, "-"))
+    for name, points, colour, marker, dashes in drawn:
+        steps = sorted(points)
+        line = [points[step] for step in steps]
+        face = "white" if name == "no defense" else colour
+        axes.plot(
+            steps,
+            line,
+            color=colour,
+            marker=marker,
+            markersize=5,
+            markerfacecolor=face,
+            linestyle=dashes,
+            linewidth=1.8,
+            zorder=3,
+        )
+        ends.append((name, line[-1], colour))
+    axes.set_title(label(panel.title, 30))
+    axes.set_xlim(0, last * 1.06)
+    axes.set_xticks(sorted({0, *panel.undefended}))
+    grid(axes, "y")
+    low, high = axes.get_ylim()
+    places = spread(
+        [value for _, value, _ in ends], (high - low) * 0.078, low + 0.02 * (high - low), high - 0.1 * (high - low)
+    )
+    for (name, _, colour), place in zip(ends, places, strict=True):
+        axes.text(last * 1.09, place, name, va="center", fontsize=8.5, color=colour)
+
+
+def _anchored(cell: Measurement) -> Curve:
+    return {step: scores.anchored(value, cell.m_same, cell.m_other) for step, value in cell.curve.items()}
+
+
+def _mean(curves: Sequence[Curve]) -> Curve:
+    shared: Collection[int] = set.intersection(*(set(curve) for curve in curves))
+    return {step: scores.mean([curve[step] for curve in curves]) for step in sorted(shared)}
+
+
+def _values(curves: Iterable[Curve]) -> Iterable[float]:
+    return [value for curve in curves for value in curve.values()]

@@ -1,0 +1,86 @@
+"""Defenses against chains, as a heat map."""
+
+from __future__ import annotations
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from immunebench.board.columns import chains
+from immunebench.board.model import Board, Row
+from immunebench.board.plots.style import INK, PALE, label
+from immunebench.board.tables import number
+
+_CELL, _MAP, _FRAME = 0.34, "cividis", "#c8102e"
+
+
+def defense_by_chain(board: Board) -> Figure | None:
+    """P of each defense against each chain, the worst chain framed, and the headline beside it.
+
+    None where no row has a number.
+    """
+    names = chains(board)
+    rows = [row for row in board.rows if row.p_chain]
+    if not rows or not names:
+        return None
+    width, height = 0.82 * (len(names) + 1.25), _CELL * len(rows)
+    figure = Figure(figsize=(width + 2.4, height + 1.2))
+    axes = figure.add_axes((2.2 / (width + 2.4), 0.2 / (height + 1.2), width / (width + 2.4), height / (height + 1.2)))
+    for y, row in enumerate(rows):
+        for x, chain in enumerate(names):
+            _cell(axes, x, y, row.p_chain.get(chain))
+        _cell(axes, len(names) + 0.25, y, row.p, bold=True)
+        # Not where the chains look the same: a frame would claim a difference that the numbers do not show.
+        if len({number(p) for p in row.p_chain.values()}) > 1:
+            worst = min(row.p_chain, key=lambda chain: (row.p_chain[chain], chain))
+            place = (names.index(worst) + 0.04, y + 0.06)
+            axes.add_patch(Rectangle(place, 0.92, 0.88, fill=False, edgecolor=_FRAME, linewidth=2.2, zorder=3))
+            axes.plot([names.index(worst) + 0.13], [y + 0.28], marker="v", markersize=4.5, color=_FRAME, zorder=4)
+    axes.set_xlim(0, len(names) + 1.25)
+    axes.set_ylim(len(rows), 0)
+    axes.set_yticks([y + 0.5 for y in range(len(rows))], [_name(row) for row in rows])
+    for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
+        tick.set_color(INK if row.passes and not row.control else PALE)
+    ticks = [*(x + 0.5 for x in range(len(names))), len(names) + 0.75]
+    axes.set_xticks(ticks, [*(label(name, 24) for name in names), "P, worst per task"])
+    axes.xaxis.tick_top()
+    for tick in axes.get_xticklabels():
+        tick.set_rotation(28)
+        tick.set_horizontalalignment("left")
+        tick.set_rotation_mode("anchor")
+        tick.set_color(INK)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    note = "P by chain, mean over tasks; dark 0, light 1."
+    axes.text(0, len(rows) + 0.25, note, fontsize=8.5, color=PALE, va="top")
+    if len(names) > 1:
+        axes.text(0, len(rows) + 0.72, "Red frame: the worst chain of a row.", fontsize=8.5, color=PALE, va="top")
+    return figure
+
+
+def _cell(axes: matplotlib.axes.Axes, x: float, y: int, value: float | None, *, bold: bool = False) -> None:
+    box = (x + 0.02, y + 0.03)
+    if value is None:
+        axes.add_patch(Rectangle(box, 0.96, 0.94, facecolor="white", edgecolor="#c3c8d0", hatch="////", linewidth=0))
+        return
+    colour = matplotlib.colormaps[_MAP](0.02 + 0.96 * value)
+    axes.add_patch(Rectangle(box, 0.96, 0.94, facecolor=colour, linewidth=0))
+    axes.text(
+        x + 0.5,
+        y + 0.52,
+        number(value),
+        ha="center",
+        va="center",
+        fontsize=9.5,
+        color="white" if _luminance(colour) < 0.36 else INK,
+        fontweight="bold" if bold else "normal",
+    )
+
+
+def _luminance(colour: tuple[float, float, float, float]) -> float:
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour[:3]]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _name(row: Row) -> str:
+    return label(row.defense, 26)

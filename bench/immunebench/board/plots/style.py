@@ -1,0 +1,150 @@
+"""How every plot looks, and how it is saved so that the same numbers give the same bytes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+
+from immunebench.board.model import Row
+from immunebench.board.text import shorten
+
+INK, PALE, GRID, SHADE = "#1c2028", "#5b6472", "#dfe3e8", "#f1f2f4"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Colour and marker of a group; either alone tells groups apart, also in grey."""
+
+    name: str
+    colour: str
+    marker: str
+
+
+# Okabe and Ito's colours, which people with any colour vision tell apart; the light ones darker, to be read on white.
+KINDS = {
+    "model": Mark("model", "#0072b2", "o"),
+    "data": Mark("data", "#d55e00", "s"),
+    "erasure": Mark("erasure", "#009e73", "^"),
+    "api": Mark("api-enforced", "#b3588c", "P"),
+    "layered": Mark("layered", "#9a6b00", "D"),
+    "control": Mark("control", "#7d8590", "X"),
+}
+OTHER = Mark("other", "#1c2028", "v")
+CYCLE = tuple(
+    Mark("", colour, marker)
+    for colour, marker in (
+        ("#0072b2", "o"),
+        ("#d55e00", "s"),
+        ("#009e73", "^"),
+        ("#b3588c", "P"),
+        ("#9a6b00", "D"),
+        ("#2b86bf", "v"),
+    )
+)
+
+_STYLE: dict[str, Any] = {
+    "svg.hashsalt": "immunebench",
+    "svg.fonttype": "path",
+    "text.parse_math": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 10.0,
+    "axes.edgecolor": PALE,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 11.0,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "xtick.color": PALE,
+    "ytick.color": PALE,
+    "text.color": INK,
+    "axes.unicode_minus": True,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+}
+
+
+def mark(row: Row) -> Mark:
+    """The mark of a row's kind."""
+    return KINDS.get(row.kind, OTHER)
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The plots' settings, whatever the user's own are."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)  # type: ignore[arg-type]
+        yield
+
+
+def save(figure: Figure, folder: Path, name: str, formats: Sequence[str] = ("svg", "png")) -> list[Path]:
+    """Write a figure as ``<name>.svg`` and ``<name>.png`` (2 pixels a point) without dates or versions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for suffix in formats:
+        metadata = {"Date": None, "Creator": None} if suffix == "svg" else {"Software": None}
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=suffix, dpi=144, metadata=metadata, bbox_inches="tight", pad_inches=0.12)
+        path = folder / f"{name}.{suffix}"
+        path.write_bytes(buffer.getvalue())
+        paths.append(path)
+    return paths
+
+
+def label(text: str, most: int = 26) -> str:
+    """A text for a plot: cut, on one line, with a box for each character that the font lacks."""
+    line = " ".join(shorten(text, most).split())
+    return "".join(character if _has_glyph(character) else "\N{WHITE SQUARE}" for character in line)
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Positions at least `gap` apart, in the order of `wanted` and as near to it as that allows.
+
+    Neighbours that crowd form a block around the mean of what they want; blocks that meet are merged. Where there
+    is no room for all between `low` and `high` they share it evenly.
+    """
+    if not wanted:
+        return []
+    order = sorted(range(len(wanted)), key=lambda index: (wanted[index], index))
+    gap = min(gap, (high - low) / max(1, len(wanted) - 1))
+    blocks: list[list[float]] = []  # start, then what each member's start would be if it were the first
+    for place, index in enumerate(order):
+        blocks.append([wanted[index] - gap * place])
+        while len(blocks) > 1 and _mean(blocks[-2]) > _mean(blocks[-1]):
+            last = blocks.pop()
+            blocks[-1] += last
+    starts = [_mean(block) for block in blocks for _ in block]
+    most = high - gap * (len(wanted) - 1)
+    placed = [0.0] * len(wanted)
+    for place, index in enumerate(order):
+        placed[index] = min(max(starts[place], low), most) + gap * place
+    return placed
+
+
+def grid(axes: Axes, axis: str) -> None:
+    """Thin lines along one axis, and no tick marks."""
+    axes.grid(visible=True, axis=axis, color=GRID, linewidth=0.8)  # type: ignore[arg-type]
+    axes.tick_params(length=0)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+@cache
+def _has_glyph(character: str) -> bool:
+    font = get_font(findfont(FontProperties(family="DejaVu Sans")))
+    return bool(font.get_char_index(ord(character)))

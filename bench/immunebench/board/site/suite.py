@@ -1,0 +1,131 @@
+"""One suite's results, read and scored for the site; its contact sheets checked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from immunebench.board import Board, BoardError, Measurement, aggregate, measurement
+from immunebench.board.text import slug
+from immunebench.records import Record, read_records
+from immunebench.sheet import MAX_BYTES
+
+_MOST_PIXELS = 4096
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class CheckedSheet:
+    """A contact sheet: its bytes, or why it is not shown."""
+
+    data: bytes = b""
+    problem: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its file name on the site, which comes from its bytes alone."""
+        return f"{hashlib.sha256(self.data).hexdigest()[:24]}.png"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, as the PNG header says."""
+        return int.from_bytes(self.data[16:20], "big"), int.from_bytes(self.data[20:24], "big")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Results of one folder.
+
+    Parameters
+    ----------
+    name
+        The folder's name.
+    records
+        In the order of their cells' keys.
+    measurements
+        What the board reads of them, in the same order.
+    board
+        None where the records do not make one.
+    refusals
+        Why there is no board, or why it must not be shown.
+    sheets
+        Contact sheets by cell key, of records that name one.
+    """
+
+    name: str
+    records: tuple[Record, ...]
+    measurements: tuple[Measurement, ...]
+    board: Board | None
+    refusals: tuple[str, ...] = ()
+    sheets: dict[str, CheckedSheet] = field(default_factory=dict)
+
+    @property
+    def slug(self) -> str:
+        """Its folder's name on the site."""
+        return slug(self.name)
+
+    @cached_property
+    def profiles(self) -> list[str]:
+        """Profiles of its records."""
+        return sorted({record.cell.profile for record in self.records})
+
+    @cached_property
+    def bases(self) -> list[str]:
+        """Bases of its records."""
+        return sorted({record.cell.base for record in self.records})
+
+    def of(self, **names: str) -> list[Record]:
+        """The records whose cell has these names, such as ``task="style-weave"``."""
+        return [r for r in self.records if all(getattr(r.cell, name) == value for name, value in names.items())]
+
+
+def suite_folders(results: Path) -> list[Path]:
+    """The folders below `results` that hold records, by name."""
+    if not results.is_dir():
+        return []
+    return [folder for folder in sorted(results.iterdir()) if folder.is_dir() and any(folder.glob("*.jsonl"))]
+
+
+def load_suite(folder: Path) -> Suite:
+    """Read and score the records of a folder and check their contact sheets.
+
+    Raises
+    ------
+    UsageError
+        A line is no record; file, line and field are named.
+    """
+    records = tuple(sorted(read_records(folder), key=lambda record: record.cell.key))
+    board, refusals = _score(records)
+    sheets = {r.cell.key: check_sheet(folder, r.sheet.file, r.sheet.sha256) for r in records if r.sheet is not None}
+    return Suite(folder.name, records, tuple(map(measurement, records)), board, refusals, sheets)
+
+
+def check_sheet(folder: Path, name: str, sha256: str) -> CheckedSheet:
+    """Read a contact sheet if it lies in the suite's own ``sheets/`` and is the picture that the record names."""
+    path = folder / name
+    try:
+        if not path.resolve(strict=True).is_relative_to((folder / "sheets").resolve()):
+            return CheckedSheet(problem="lies outside the suite's sheets")
+        data = path.read_bytes() if path.stat().st_size <= MAX_BYTES else b""
+    except OSError:
+        return CheckedSheet(problem="is missing")
+    if not data:
+        return CheckedSheet(problem=f"is empty or larger than {MAX_BYTES} bytes")
+    if hashlib.sha256(data).hexdigest() != sha256:
+        return CheckedSheet(problem="is not the picture that the record names: its SHA-256 differs")
+    if not data.startswith(_PNG) or len(data) < 24:
+        return CheckedSheet(problem="is no PNG")
+    sheet = CheckedSheet(data)
+    # A few bytes can claim a picture that no browser has the memory for.
+    return sheet if 0 < max(sheet.size) <= _MOST_PIXELS else CheckedSheet(problem="is larger than it may be on a side")
+
+
+def _score(records: Sequence[Record]) -> tuple[Board | None, tuple[str, ...]]:
+    try:
+        board = aggregate(map(measurement, records))
+    except BoardError as error:
+        return None, (str(error),)
+    return board, board.refusals

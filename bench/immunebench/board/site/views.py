@@ -1,0 +1,172 @@
+"""What the templates show, as plain values: no template computes a score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from immunebench.board import scores
+from immunebench.board.columns import Column, columns, remarks, worst_chains
+from immunebench.board.model import Board, Row, TaskScore
+from immunebench.board.site.suite import CheckedSheet, Suite
+from immunebench.board.tables import number
+from immunebench.board.text import slug
+from immunebench.entry import Catalog, Entry
+from immunebench.records import Record
+
+GROUPS = {
+    "headline": "headline",
+    "family": "P by family",
+    "attack": "P by attack",
+    "utility": "parts of U",
+    "readings": "other readings of P",
+    "cost": "cost",
+}
+SHOWN_AT_FIRST = ("headline", "family", "cost")
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number of a table: text, interval's text, and what to sort by."""
+
+    column: Column
+    text: str
+    interval: str
+    sort: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One defense in the main table."""
+
+    row: Row
+    slug: str
+    numbers: tuple[Number, ...]
+    worst: tuple[tuple[str, int], ...]
+    remarks: tuple[str, ...]
+    failed: tuple[TaskScore, ...]
+
+    @property
+    def attacks(self) -> str:
+        """Slugs of the chains it was measured against, for filters."""
+        return " ".join(sorted({slug(score.chain) for score in self.row.scores}))
+
+    @property
+    def worst_text(self) -> str:
+        """Every chain that is the worst somewhere, with its number of tasks."""
+        return ", ".join(f"{chain}: {count}" for chain, count in self.worst)
+
+    @property
+    def families(self) -> str:
+        """Slugs of the families it was measured on, for filters."""
+        return " ".join(sorted({slug(score.family) for score in self.row.scores}))
+
+
+@dataclass(frozen=True)
+class CellView:
+    """One measured cell: the numbers under its picture."""
+
+    record: Record
+    slug: str
+    sheet: CheckedSheet | None
+    s: float | None
+    floor: float | None
+    ceiling: float | None
+    p_raw: float | None
+
+    @property
+    def p(self) -> str:
+        """P_raw of this seed alone, clipped, as text."""
+        return number(None if self.p_raw is None else scores.clip(self.p_raw))
+
+
+def lines(board: Board) -> list[Line]:
+    """The main table's rows in the order of the board."""
+    heads = columns(board)
+    return [
+        Line(
+            row,
+            slug(row.defense),
+            tuple(Number(c, c.text(row), c.text_interval(row), _sort(c.value(row))) for c in heads),
+            tuple(worst_chains(row)),
+            tuple(remarks(row)),
+            tuple(score for score in row.scores if score.reason and score.status != "incomplete"),
+        )
+        for row in board.rows
+    ]
+
+
+def shown_columns(board: Board) -> list[Column]:
+    """Columns in which at least one row has a number."""
+    return [column for column in columns(board) if any(column.value(row) is not None for row in board.rows)]
+
+
+def cell_views(suite: Suite) -> dict[str, CellView]:
+    """Every cell of a suite by its key."""
+    views = {}
+    for record, cell in zip(suite.records, suite.measurements, strict=True):
+        s = floor = ceiling = p_raw = None
+        if cell.anchored and cell.m_same > cell.m_other:
+            s, floor, ceiling = (
+                scores.anchored(scores.mean(values), cell.m_same, cell.m_other) if values else None
+                for values in (cell.m_def, cell.m_floor, cell.m_none)
+            )
+        if cell.defense == "none":
+            ceiling = s
+        if s is not None and floor is not None and ceiling is not None and ceiling > floor:
+            p_raw = scores.protection(s, floor, ceiling)
+        key = record.cell.key
+        views[key] = CellView(record, slug(key), suite.sheets.get(key), s, floor, ceiling, p_raw)
+    return views
+
+
+def gallery(suite: Suite, views: Mapping[str, CellView]) -> dict[str, CellView]:
+    """What the board looks like: where the leading entry holds best and least, each task with its worst chain."""
+    if suite.board is None:
+        return {}
+    entries = [row for row in suite.board.rows if not row.control]
+    leading = next((row for row in entries if row.passes), (entries or list(suite.board.rows))[0])
+    shown = [
+        view
+        for view in views.values()
+        if view.record.cell.defense == leading.defense
+        and leading.worst.get(view.record.cell.task) == view.record.cell.chain
+        and view.p_raw is not None
+        and view.sheet is not None
+        and view.sheet.data
+    ]
+    if leading.defense == "none" or len(shown) < 2:
+        return {"The attack on no defense" if leading.defense == "none" else leading.defense: shown[0]} if shown else {}
+    shown.sort(key=lambda view: (view.p_raw or 0.0, view.slug))
+    return {f"Where {leading.defense} holds best": shown[-1], f"Where {leading.defense} holds least": shown[0]}
+
+
+def entry_of(catalog: Catalog | None, kind: str, name: str) -> Entry | None:
+    """The catalogue's entry of a name, None where it has none."""
+    if catalog is None:
+        return None
+    table = catalog.defenses if kind == "defense" else catalog.attacks
+    return table.get(catalog.names.get((kind, name), name))
+
+
+def citation(entry: Entry | None, most: int = 8000) -> str:
+    """The entry's BibTeX, at most `most` characters; empty where there is none."""
+    if entry is None:
+        return ""
+    try:
+        path = (entry.folder / "cite.bib").resolve(strict=True)
+        if not path.is_relative_to(entry.folder.resolve()):
+            return ""
+        return path.read_text("utf-8", errors="replace")[:most].strip()
+    except OSError:
+        return ""
+
+
+def link(url: str | None) -> str:
+    """A web address that is safe to link to, else nothing."""
+    return url if url is not None and url.startswith(("https://", "http://")) else ""
+
+
+def _sort(value: float | int | None) -> str:
+    # Plain decimals are what the sorting script reads; what is missing comes last where the best come first.
+    return "-999" if value is None else f"{value:.6f}"

@@ -1,0 +1,163 @@
+"""The files of a board say the same numbers, and no text breaks them."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+import made_up
+from immunebench.board import Board, BoardError, Power, Row, TaskScore, TaskUtility
+from immunebench.board.document import BoardDocument, json_schema, schema_text
+from immunebench.board.tables import markdown
+from immunebench.board.text import latex, shorten, slug, visible
+from immunebench.board.writers import to_csv, to_json, to_latex, write_files
+
+ROOT = Path(__file__).parents[1]
+
+
+def row(defense: str = "shield", **changes: Any) -> Row:
+    """A row whose numbers nobody computed."""
+    base = Row(
+        defense=defense,
+        version=2,
+        kind="model",
+        p=0.4249,
+        p_mean_case=0.611,
+        p_best_step=0.39,
+        p_curve=0.52,
+        p_family={"object": 0.3, "style": 0.55},
+        p_chain={"dreambooth": 0.42, "lora": 0.8},
+        worst={"style-a": "dreambooth", "object-b": "dreambooth", "object-c": "lora"},
+        sgr=0.21,
+        u_gen=0.97,
+        u_ben=0.913,
+        fidelity=None,
+        u=0.913,
+        seconds=123.46,
+        scores=(
+            TaskScore("style-a", "style", "lora", "ok", p_raw=0.8, p=0.8),
+            TaskScore("object-b", "object", "lora", "attack failed", p_raw=0.0, p=0.0, reason="oom"),
+        ),
+        utilities=(TaskUtility("style-a", 0.97, 0.913, None, 0.913),),
+        incomplete=(),
+        flags=(),
+        p_interval=(0.351, 0.498),
+        u_interval=(0.88, 0.94),
+        rank=1,
+        p_family_interval={"style": (0.45, 0.65)},
+        track="model",
+        matched=0.8,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def board(*rows: Row) -> Board:
+    power = (
+        Power("style-a", "style", "lora", 0.1, 0.9, 0.01, informative=True, curve={60: 0.5, 120: 0.9}),
+        Power("object-b", "object", "dreambooth", 0.1, 0.2, float("inf"), informative=False),
+    )
+    rows = rows or (row(), row("armour", p=0.1, rank=2), row("none", kind="control", p=0.0, rank=None, worst={}))
+    return Board(rows, power, 0.03, (), ("2 informative tasks, 1 seed: no interval, no ranks",), 0.07, "toy", ("k@1",))
+
+
+def test_one_number_reads_the_same_in_every_format() -> None:
+    shown = board()
+    in_csv = {line["defense"]: line for line in csv.DictReader(io.StringIO(to_csv(shown)))}
+    in_json = {line["defense"]: line for line in json.loads(to_json(shown))["rows"]}
+    for name, p, u in (("shield", 0.4249, 0.913), ("armour", 0.1, 0.913), ("none", 0.0, 0.913)):
+        assert (float(in_csv[name]["p"]), float(in_csv[name]["u"])) == (p, u)
+        assert (in_json[name]["p"], in_json[name]["u"]) == (p, u)
+    assert float(in_csv["shield"]["p.low"]) == in_json["shield"]["p_interval"][0] == 0.351
+    assert float(in_csv["shield"]["p_family.style.high"]) == in_json["shield"]["p_family_interval"]["style"][1] == 0.65
+    assert in_csv["shield"]["fidelity"] == "" and in_json["shield"]["fidelity"] is None
+    assert in_csv["shield"]["worst_chain"] == "dreambooth (2); lora (1)"
+    tex = next(line for line in to_latex(shown).splitlines() if "shield" in line)
+    head = next(line for line in markdown(shown, "t").splitlines() if "defense |" in line)
+    md = next(line for line in markdown(shown, "t").splitlines() if "| shield@2 " in line or "|  shield@2 " in line)
+    assert r"\textbf{0.42} {\scriptsize [0.35, 0.50]} & 0.91 {\scriptsize [0.88, 0.94]}" in tex
+    cells = dict(zip([c.strip() for c in head.split("|")], [c.strip() for c in md.split("|")], strict=True))
+    assert (cells["P"], cells["95 %"], cells["U"]) == ("0.42", "0.35 to 0.50", "0.91")
+    assert "0.55 {\\scriptsize [0.45, 0.65]}" in tex and "& 123.5 &" in tex
+
+
+def test_latex_is_bold_for_tie_group_one_and_sets_apart_what_is_not_ranked() -> None:
+    tex = to_latex(board(row(), row("second", rank=2), row("weak", flags=("utility gate",), rank=None)))
+    assert r"\textbf{\texttt{shield}}" in tex
+    assert r"\textbf{\texttt{second}}" not in tex
+    body = tex.split(r"\midrule")
+    assert len(body) == 3 and "weak" in body[2] and "shield" in body[1]
+    columns = {line.count("&") for line in tex.splitlines() if line.endswith(r"\\")}
+    assert len(columns) == 1, "every line has as many columns"
+    assert tex.count("{") == tex.count("}")
+
+
+def test_latex_escapes_every_special_character() -> None:
+    assert latex(r"a_b%c&d#e$f{g}h~i^j\k") == (
+        r"a\_b\%c\&d\#e\$f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k"
+    )
+    hostile = r"\input{/etc/passwd}%_&" + "\n\n\\end{table}"
+    tex = to_latex(board(row(hostile)))
+    bare = re.sub(r"\\textbackslash\{\}|\\[{}%_&]", "", tex)
+    assert r"\input" not in bare and tex.count(r"\end{table}") == 1
+    assert len(latex("x" * 10_000)) <= 160
+
+
+def test_csv_holds_hostile_text_as_text_and_no_formula() -> None:
+    lines = list(csv.DictReader(io.StringIO(to_csv(board(row('=1+1","'), row("a\nb"), row("r\u202el"))))))
+    assert [line["defense"] for line in lines] == ['\'=1+1","', "a\nb", "r<U+202E>l"]
+    assert all(line["p"] == "0.4249" for line in lines)
+
+
+def test_json_follows_the_published_schema() -> None:
+    document = json.loads(to_json(board()))
+    published = json.loads((ROOT / "leaderboard" / "board.schema.json").read_text("utf-8"))
+    jsonschema.Draft202012Validator.check_schema(published)
+    jsonschema.validate(document, published)
+    assert document["power"][1]["standard_error"] is None, "JSON has no infinity"
+    assert BoardDocument.model_validate(document).rows[0].p_family_interval["style"] == (0.45, 0.65)
+    del document["rows"][0]["p"]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(document, published)
+
+
+def test_published_schema_is_the_one_of_the_code() -> None:
+    # To renew it: python -c "from immunebench.board.document import schema_text; print(schema_text(), end='')"
+    assert (ROOT / "leaderboard" / "board.schema.json").read_text("utf-8") == schema_text()
+    assert set(json_schema()["properties"]) >= {"rows", "power", "finding", "keys"}
+
+
+def test_nothing_is_written_of_a_board_with_a_misbehaving_control(tmp_path: Path) -> None:
+    bad = dataclasses.replace(board(), refusals=("destroy: U is 1.000",))
+    with pytest.raises(BoardError, match=r"destroy: U is 1\.000"):
+        write_files(bad, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_of_measured_records_are_the_same_bytes_in_any_order(tmp_path: Path) -> None:
+    made = made_up.records(tasks=made_up.TASKS[:2])
+    one = write_files(made_up.board(made), tmp_path / "a", "toy")
+    two = write_files(made_up.board(made[::-1]), tmp_path / "b", "toy")
+    assert [path.name for path in one] == ["board.csv", "board.json", "board.tex"]
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+
+
+def test_names_of_files_are_plain_and_differ_where_names_differ() -> None:
+    assert slug("imma-lora") == "imma-lora"
+    hostile = ["..", "../x", "a/b", "a b", "A-b", "a--b", "", "\u202e", "jpeg50+lora", "x" * 10_000, "con.", "-"]
+    slugs = [slug(name) for name in hostile]
+    assert len(set(slugs)) == len(hostile)
+    assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) and len(name) <= 64 for name in slugs)
+
+
+def test_hidden_characters_are_shown() -> None:
+    assert visible("a\u202eb\u2069c\x00d\u200f") == "a<U+202E>b<U+2069>c<U+0000>d<U+200F>"
+    assert visible("Émile \N{HEBREW LETTER ALEF}\n") == "Émile \N{HEBREW LETTER ALEF}\n"
+    assert shorten("x" * 200, 10) == "x" * 9 + "…"
