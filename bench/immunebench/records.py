@@ -18,7 +18,8 @@ from immunebench.errors import UsageError
 from immunebench.graph import Cell, CellGraph, canonical_json
 from immunebench.schema import Id, Model, Values, usage_error
 
-Status = Literal["ok", "oom", "over_memory", "timeout", "error", "skipped"]
+#: `invalidated` is set by hand, on a record that turned out wrong: it then counts as missing.
+Status = Literal["ok", "oom", "over_memory", "timeout", "error", "skipped", "invalidated"]
 Part = Literal["defense", "attack", "baseline", "utility", "fidelity", "beside"]
 SCHEMA = 1
 
