@@ -85,6 +85,11 @@ class Entry:
         return str(getattr(self.manifest, "kind", ""))
 
     @property
+    def erases(self) -> bool:
+        """Whether this defense takes a known concept out of the base, in the place of the task's own erasure."""
+        return self.kind_of == "erasure"
+
+    @property
     def layers(self) -> tuple[Entry, ...]:
         """Return the entry itself: a defense of one layer."""
         return (self,)

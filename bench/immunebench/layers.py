@@ -37,6 +37,11 @@ class Layers:
         return "layered" if len(set(self.hooks)) > 1 else self.layers[0].kind_of
 
     @property
+    def erases(self) -> bool:
+        """Whether the first layer is an erasure, which begins from the base."""
+        return self.layers[0].erases
+
+    @property
     def title(self) -> str:
         """Return the layers' titles."""
         return " + ".join(entry.title for entry in self.layers)

@@ -129,7 +129,7 @@ def _has_kind(entries: Iterable[Defense], entry: Defense) -> bool:
 
 def _suits(entry: Defense, task: Task, named: Mapping[str, Defense]) -> bool:
     """Say whether a defense that was asked for belongs on a task; one that the suite names always does."""
-    return entry.id in named or entry.kind_of != "erasure" or task.family == "relearn"
+    return entry.id in named or not entry.erases or task.family == "relearn"
 
 
 #: What a source calls its innocent pictures, and how many of them a defense is given.
@@ -323,13 +323,13 @@ class Builder:
         """Add a defense's hooks; return them, the released model and the released pictures."""
         if "freeze" in entry.hooks:
             raise UsageError("no stage runs the hook", file=entry.path, field="hooks", value="freeze")
-        if entry.kind_of == "erasure" and task.family != "relearn":
+        if entry.erases and task.family != "relearn":
             raise UsageError(
                 f"erases what a base knows; task {task.id!r} is of the family {task.family!r}, not 'relearn':",
                 file=self.file, field="defenses", value=entry.id,
             )  # fmt: skip
         # An erasure takes the place of the task's own, so it begins from the base.
-        model = self.released(entry, task, seed, {} if entry.kind_of == "erasure" else start)
+        model = self.released(entry, task, seed, {} if entry.erases else start)
         protect = {"protect_model": model["weights"]} if "protect_model" in entry.hooks else {}
         for layer in entry.layers:
             if "protect_images" in layer.hooks:
