@@ -17,7 +17,7 @@ from tiny import tiny_context, tiny_model, tiny_pictures
 
 DREAMBOOTH = {
     "train": "networks", "text_encoder": False, "rank": 2, "steps": 2, "batch": 3, "lr": 1e-3, "weight_decay": 1e-2,
-    "prior_weight": 0.7, "prior_batch": 2, "saves": [2],
+    "prior_weight": 0.7, "prior_batch": 2, "decay": 0.0, "saves": [2],
 }  # fmt: skip
 LORA = {"rank": 2, "steps": 3, "batch": 4, "lr": 1e-2, "weight_decay": 1e-2, "saves": [3]}
 INVERSION = {
@@ -39,11 +39,11 @@ def context(model: Any, out: Path, *, prior: bool) -> Context:
     return ctx
 
 
-@pytest.mark.parametrize("lam", [0.7, 0.0])
-def test_dreambooth_descends_its_loss_with_prior_preservation(tmp_path: Path, lam: float) -> None:
+@pytest.mark.parametrize(("lam", "decay"), [(0.7, 0.0), (0.0, 0.5)])
+def test_dreambooth_descends_its_loss_with_prior_preservation(tmp_path: Path, lam: float, decay: float) -> None:
     """L(x, c) + lambda L(x_pr, c_pr), eq. 2, over every tensor of the UNet."""
     model = exact_model()
-    params = {**DREAMBOOTH, "prior_weight": lam}
+    params = {**DREAMBOOTH, "prior_weight": lam, "decay": decay}
     ctx = attack("dreambooth", model, params, tmp_path, prior=lam > 0)
     found = copied(model.unet_tensors("all"))
     model.restore()
@@ -58,6 +58,7 @@ def test_dreambooth_descends_its_loss_with_prior_preservation(tmp_path: Path, la
         kept = denoising_loss(model, theta, classes, classes.condition) if classes else torch.zeros(())
         assert row["step"] == step
         assert (row["loss"], row["prior"]) == pytest.approx((own.item(), kept.item()), abs=1e-12)
+        optimiser.lr = 1e-3 * (1 - decay * step / 2)
         optimiser.descend(list(theta.values()), torch.autograd.grad(own + lam * kept, list(theta.values())))
     assert_equal(found, theta)
     assert moved(found, copied(tiny_model().unet_tensors("all"))) > 1e-3
