@@ -64,10 +64,10 @@ class Drawn:
     """Digests of the generate stages of one task and one erasure; `relearned` by the attack's step."""
 
     base: str
-    erased: str
-    relearned: dict[int, str]
     others_base: str
+    erased: str
     others_erased: str
+    relearned: dict[int, str]
 
 
 @dataclass(frozen=True)
@@ -146,10 +146,10 @@ def plan(builder: Builder, task: Task, erasure: Entry, seed: int, others: Sequen
 
     return Drawn(
         base=builder.generate(task, prompts, {}, noise),
-        erased=builder.generate(task, prompts, erased, noise),
-        relearned={step: builder.generate(task, prompts, erased, noise, adapter, step, [step]) for step in steps},
         others_base=drawn_others({}),
+        erased=builder.generate(task, prompts, erased, noise),
         others_erased=drawn_others(erased),
+        relearned={step: builder.generate(task, prompts, erased, noise, adapter, step, [step]) for step in steps},
     )
 
 

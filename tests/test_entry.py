@@ -76,21 +76,21 @@ def test_an_unknown_attack_breaks_the_defense_with_the_nearest(root: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("against", "field", "said"),
+    ("against", "said"),
     [
-        ('"jpeg"', "against", "cleans pictures, it trains nothing to defend against: 'jpeg'"),
-        ('["lora", "jpeg"]', "against", "cleans pictures, it trains nothing to defend against: 'jpeg'"),
-        ("[]", "against", "names no attack"),
-        ('["lora", "lora"]', "against", "holds a value twice"),
+        ('"jpeg"', "cleans pictures, it trains nothing to defend against: 'jpeg'"),
+        ('["lora", "jpeg"]', "cleans pictures, it trains nothing to defend against: 'jpeg'"),
+        ("[]", "names no attack"),
+        ('["lora", "lora"]', "holds a value twice"),
     ],
 )
-def test_a_defense_is_trained_against_what_trains(root: Path, against: str, field: str, said: str) -> None:
+def test_a_defense_is_trained_against_what_trains(root: Path, against: str, said: str) -> None:
     manifest = house.ATTACK.partition("[params]")[0].replace("lora", "jpeg").replace("adapt", "purify")
     house.write(root / "attacks/jpeg/attack.toml", manifest)
     house.write(root / "attacks/jpeg/attack.py", "def purify(*arguments):\n    return arguments\n")
     path = house.defense(root, "odd", "protect_model", f"against = {against}\n") / "defense.toml"
     catalog = read(root)
-    assert reason(catalog, "odd") == f"{path}: {field}: {said}"
+    assert reason(catalog, "odd") == f"{path}: against: {said}"
     assert "odd" not in catalog.defenses
 
 
