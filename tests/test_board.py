@@ -316,3 +316,10 @@ def test_an_entry_over_its_budget_does_not_pass() -> None:
     grey = cell("data", kind="data", budget=8.0, linf=128.0, changes_images=True, changes_model=False)
     row = aggregate([none(), grey]).row("data")
     assert row is not None and not row.passes
+
+
+def test_a_board_of_controls_says_where_the_attack_works() -> None:
+    low = (0.2, 0.3, 0.25, 0.25)
+    weak = none(task="style-b", m_none=low, m_def=low)
+    found = finding(aggregate([none(), weak]))
+    assert found == "Without a defense the attack learns enough to measure in 1 of 2 tasks and chains."

@@ -22,6 +22,11 @@ def finding(board: Board) -> str:
         gain = max(power.ceiling - power.floor for power in board.power)
         return f"No result: without a defense the attack learns too little to measure (at most {gain:.2f})."
     entries = [row for row in board.rows if not row.control and row.p is not None]
+    if not entries and all(row.control for row in board.rows):
+        able = len(board.power) - len(board.uninformative)
+        return (
+            f"Without a defense the attack learns enough to measure in {able} of {len(board.power)} tasks and chains."
+        )
     if not entries:
         return "No result: no defense was measured completely."
     best = winner(board) or max(entries, key=lambda row: row.p or 0.0)
