@@ -8,7 +8,7 @@ import itertools
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -115,6 +115,8 @@ def test_hostile_names_are_drawn_as_text() -> None:
         figure.savefig(io.BytesIO(), format="svg")
 
 
+# A busy machine must not fail it: the property has no time in it.
+@settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.floats(0.001, 0.2))
 def test_labels_keep_their_order_their_distance_and_their_range(wanted: list[float], gap: float) -> None:
     placed = spread(wanted, gap, 0.0, 1.0)

@@ -283,7 +283,7 @@ def browser() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=BROWSER)
+        browser = playwright.chromium.launch(executable_path=path, args=BROWSER, timeout=120_000)
         yield browser
         browser.close()
 
@@ -292,6 +292,7 @@ def browser() -> Iterator[Browser]:
 def page(browser: Browser, site: Path) -> Iterator[Page]:
     """A page that fails its test on a console error, a dialog, or a request for anything but the site's files."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
+    context.set_default_timeout(120_000)  # a busy machine is slow, not wrong
     page, wrong = context.new_page(), []
     page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))

@@ -86,18 +86,31 @@ def _number(value: float | int | None) -> str:
 
 
 def to_latex(board: Board, suite: str = "") -> str:
-    """A ``booktabs`` table: P and U with intervals, P per family, per chain, cost; bold for tie group 1.
+    """Two ``booktabs`` tables: P and U with intervals and cost; P per family and per chain. Bold for tie group 1.
 
     Rows that are not ranked and controls stand below a rule of their own.
     """
     board.require_sound()
-    shown = [column for column in columns(board) if _in_paper(column, board)]
     name = latex(board.suite or suite, 64)
+    there = [column for column in columns(board) if any(column.value(row) is not None for row in board.rows)]
+    main = [c for c in there if c.group in ("headline", "cost") or c.key in ("matched", "p_mean_case")]
+    parts = [
+        column
+        for column in there
+        if (column.group == "family" and len(families(board)) > 1)
+        or (column.group == "attack" and len(chains(board)) > 1)
+    ]
+    tables = [_latex_table(board, main, _caption(board, name))]
+    if parts:
+        tables.append(_latex_table(board, parts, f"{name}: P by family (worst chain per task) and by attack."))
+    return "% needs \\usepackage{booktabs}\n" + "\n".join(tables)
+
+
+def _latex_table(board: Board, shown: list[Column], caption: str) -> str:
     lines = [
-        r"% needs \usepackage{booktabs}",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_caption(board, name)}}}",
+        rf"\caption{{{caption}}}",
         r"\begin{tabular}{l" + "r" * len(shown) + "l}",
         r"\toprule",
         " & ".join(["defense", *(latex(column.title, 40) for column in shown), "worst chain"]) + r" \\",
@@ -105,13 +118,6 @@ def to_latex(board: Board, suite: str = "") -> str:
     for group in _groups(board):
         lines += [r"\midrule", *(_latex_line(row, shown) for row in group)]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
-
-
-def _in_paper(column: Column, board: Board) -> bool:
-    wanted = column.group in ("headline", "cost") or column.key in ("matched", "p_mean_case")
-    wanted = wanted or (column.group == "family" and len(families(board)) > 1)
-    wanted = wanted or (column.group == "attack" and len(chains(board)) > 1)
-    return wanted and any(column.value(row) is not None for row in board.rows)
 
 
 def _groups(board: Board) -> list[list[Row]]:
