@@ -236,6 +236,7 @@ def test_damage_never_helps_a_score(results: Path, data: st.DataObject) -> None:
     finally:
         shield(results).write_bytes(content)
     assert row is None or row.p is None or row.p <= 0.25 + 1e-9
-    assert (
-        row is None or row.p is not None or (row.p_mean_case, dict(row.p_chain), dict(row.p_family)) == (None, {}, {})
-    )
+    if row is not None and row.p is None:
+        assert (row.p_mean_case, dict(row.p_family)) == (None, {})
+        # A chain that lost nothing keeps its column.
+        assert all(p <= 0.25 + 1e-9 for p in row.p_chain.values())
