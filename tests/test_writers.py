@@ -17,7 +17,7 @@ import made_up
 from immunebench.board import Board, BoardError, Power, Row, TaskScore, TaskUtility
 from immunebench.board.document import BoardDocument, json_schema, schema_text
 from immunebench.board.tables import markdown
-from immunebench.board.text import latex, shorten, slug, visible
+from immunebench.board.text import latex, latex_escape, shorten, slug, visible
 from immunebench.board.writers import to_csv, to_json, to_latex, write_files
 
 ROOT = Path(__file__).parents[1]
@@ -163,3 +163,8 @@ def test_hidden_characters_are_shown() -> None:
     assert visible("a\u202eb\u2069c\x00d\u200f") == "a<U+202E>b<U+2069>c<U+0000>d<U+200F>"
     assert visible("Émile \N{HEBREW LETTER ALEF}\n") == "Émile \N{HEBREW LETTER ALEF}\n"
     assert shorten("x" * 200, 10) == "x" * 9 + "…"
+
+
+def test_what_pdflatex_cannot_set_stands_as_its_number() -> None:
+    assert latex_escape("Zoë Łuk\u202e \u6f22") == r"Zoë Łuk \texttt{U+6F22}".replace("Łuk ", "Łuk  ")
+    assert latex("\u0105_x") == r"\texttt{U+0105}\_x"

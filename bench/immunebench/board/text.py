@@ -11,7 +11,10 @@ LONG = 160
 
 _SAFE_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _HIDDEN = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
-_LATEX = {
+#: What pdflatex sets of its own: letters, and accents on plain ones.
+_LATIN = frozenset("ßæÆøØœŒłŁ…")
+_ACCENTS = frozenset("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327")
+_LATEX: dict[str, str] = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
     "}": r"\}",
@@ -54,14 +57,24 @@ def slug(name: str) -> str:
 
 def latex(text: object, most: int = LONG) -> str:
     """A text for LaTeX's text mode: cut, on one line, with every special character escaped."""
-    return "".join(_LATEX.get(character, character) for character in " ".join(shorten(text, most).split()))
+    return "".join(map(_in_latex, " ".join(shorten(text, most).split())))
 
 
 def latex_escape(text: str) -> str:
     """A text for LaTeX's text mode, whole; control characters and line ends become spaces."""
     shown = "".join(character if character.isprintable() else " " for character in text)
     # One pass over characters: a second one would escape what the first has written.
-    return "".join(_LATEX.get(character, character) for character in shown)
+    return "".join(map(_in_latex, shown))
+
+
+def _in_latex(character: str) -> str:
+    """A character as pdflatex sets it without further packages; one that it cannot set as its number."""
+    if character.isascii() or character in _LATIN:
+        return _LATEX.get(character, character)
+    parts = unicodedata.normalize("NFD", character)
+    if ord(character) < 0x180 and len(parts) == 2 and parts[0].isascii() and parts[1] in _ACCENTS:
+        return character
+    return rf"\texttt{{U+{ord(character):04X}}}"
 
 
 def _shown(character: str) -> str:
