@@ -323,3 +323,12 @@ def test_a_board_of_controls_says_where_the_attack_works() -> None:
     weak = none(task="style-b", m_none=low, m_def=low)
     found = finding(aggregate([none(), weak]))
     assert found == "Without a defense the attack learns enough to measure in 1 of 2 tasks and chains."
+
+
+def test_measures_that_say_nothing_of_the_concept_have_no_p_even_where_nothing_moves() -> None:
+    from immunebench.board.measurement import Further
+
+    still = {"collapse@1": Further((0.0, 0.0), (0.0, 0.0), (0.0, 0.0)), "lpips@1": Further((0.2,), (0.2,), (0.2,))}
+    found = aggregate([dataclasses.replace(c, further=still) for c in (none(), cell())]).row("shield")
+    assert found is not None and "collapse@1" not in found.by_metric
+    assert "lpips@1" not in found.by_metric or found.by_metric["lpips@1"].p is None

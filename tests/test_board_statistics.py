@@ -243,12 +243,12 @@ def test_further_metrics_have_their_own_p_and_turn_where_the_attack_lowers_them(
         defended = 2.0 if c.defense == "none" else 8.0
         values = {name: tuple(m + x for x in (-0.1, 0.1)) for name, m in (("d", defended), ("n", 2.0), ("f", 10.0))}
         return dataclasses.replace(
-            c, metric="ism0@1", further={"distance@1": Further(values["d"], values["n"], values["f"])}
+            c, metric="ism0@1", further={"perceptual@1": Further(values["d"], values["n"], values["f"])}
         )
 
     found = row(aggregate(map(distance, suite({"a": 0.5}))), "a").by_metric
-    assert found["distance@1"].p == pytest.approx(0.75)
-    assert found["distance@1"].p_interval == pytest.approx((0.75, 0.75), abs=0.05)
+    assert found["perceptual@1"].p == pytest.approx(0.75)
+    assert found["perceptual@1"].p_interval == pytest.approx((0.75, 0.75), abs=0.05)
     assert found["ism0@1"].p == pytest.approx(0.5)
 
 

@@ -240,3 +240,13 @@ def test_damage_never_helps_a_score(results: Path, data: st.DataObject) -> None:
         assert (row.p_mean_case, dict(row.p_family)) == (None, {})
         # A chain that lost nothing keeps its column.
         assert all(p <= 0.25 + 1e-9 for p in row.p_chain.values())
+
+
+def test_the_benign_concept_of_a_relearn_task_has_a_metric_of_its_own(results: Path) -> None:
+    metric = "concept_probability@1"
+    erased = record("shield", 0.4, task="relearn-cat", family="relearn")
+    text = erased.model_dump_json().replace(synthetic.METRIC, metric)
+    cosine = erased.utility.model_copy(update={"benign": erased.utility.benign.model_copy(update={"floor": -0.2})})
+    changed = type(erased).model_validate_json(text).model_copy(update={"utility": cosine})
+    synthetic.write(results, [changed])
+    assert [p for p in load_results(results)[1] if p.kind == "range"] == []

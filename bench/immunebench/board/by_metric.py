@@ -6,7 +6,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from immunebench.board import scores
+from immunebench.board import rules, scores
 from immunebench.board.measurement import Further, Measurement
 from immunebench.board.model import Power, Row
 from immunebench.board.row import make_row
@@ -25,8 +25,9 @@ class Reading:
 
 
 def metrics_of(cells: Iterable[Measurement]) -> list[str]:
-    """Every metric that a record has, sorted."""
-    return sorted({name for cell in cells for name in (cell.metric, *cell.further) if name})
+    """Every metric of likeness that a record has, sorted: what says no more of the concept has no P."""
+    names = {name for cell in cells for name in (cell.metric, *cell.further) if name}
+    return sorted(name for name in names if name.partition("@")[0] in rules.LIKENESS)
 
 
 def read(

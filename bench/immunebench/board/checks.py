@@ -77,8 +77,10 @@ def _ranges(record: Record) -> Iterator[Complaint]:
         if rate is not None:
             yield from _within(f"utility.{name}", rate, 0, 1)
     if use.benign is not None:
+        # The benign concept of a relearn task is of another family and has that family's metric.
+        span = METRICS["image_similarity"].range if record.cell.family == "relearn" else bounds
         for name in ("s", "floor", "ceiling"):
-            yield from _within(f"utility.benign.{name}", getattr(use.benign, name), *bounds)
+            yield from _within(f"utility.benign.{name}", getattr(use.benign, name), *span)
     for stage, cost in record.cost.items():
         yield from _within(f"cost.{stage}.seconds", cost.seconds, 0, None)
 

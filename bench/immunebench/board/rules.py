@@ -110,3 +110,7 @@ def role(chain: str) -> Role:
 def budget_class(change: float) -> int | None:
     """Smallest class that holds a measured change of `change` of 255; None above the largest."""
     return next((most for most in BUDGET_CLASSES if change <= most + 1e-6), None)
+
+
+#: Metrics that say how much of the concept is in a picture: P and SGR are computed on these.
+LIKENESS = frozenset({"image_similarity", "ism0", "ism", "concept_probability", "perceptual", "lpips"})

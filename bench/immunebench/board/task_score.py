@@ -47,7 +47,7 @@ def power_of(group: Sequence[Measurement], gain: float = rules.POWER_GATE) -> Po
         floor=scores.mean(floors),
         ceiling=scores.mean(ceilings),
         standard_error=scores.standard_error(floors, ceilings),
-        informative=scores.informative(floors, ceilings, gain),
+        informative=scores.informative(floors, ceilings, gain) and scores.mean(ceilings) > scores.mean(floors),
         curve=_mean_curve(none),
     )
 
