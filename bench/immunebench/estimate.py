@@ -36,13 +36,14 @@ class Cost:
     size: int
 
 
-# Seconds of one idle CPU core on the embedded base; a unit is what `units` counts.
+# Seconds of one of two busy CPU cores on the embedded base, from `mini-lite`'s processor time (sampling alone on the machine
+# takes half of this); a unit is what `units` counts.
 COSTS = {
     "pictures": Cost(0.05, 0.004, 10_000),
-    "protect": Cost(1.0, 0.038, 9_000_000),
+    "protect": Cost(1.0, 0.06, 9_000_000),
     "purify": Cost(1.0, 0.1, 10_000),
-    "adapt": Cost(0.5, 0.037, 2_000_000),
-    "generate": Cost(0.2, 0.0135, 10_000),
+    "adapt": Cost(0.5, 0.041, 2_000_000),
+    "generate": Cost(0.2, 0.027, 10_000),
     "score": Cost(0.05, 0.001, 2_000),
     "anchor": Cost(0.1, 0.002, 2_000),
 }
