@@ -36,8 +36,8 @@ class Cost:
     size: int
 
 
-# Seconds of one of two busy CPU cores on the embedded base, from the processor time of `mini-lite` (sampling alone on the
-# machine takes half of this); a unit is what `units` counts.
+# Seconds of one of two busy CPU cores on the embedded base, from the processor time of `mini-lite` (sampling alone on
+# the machine takes half of this); a unit is what `units` counts.
 COSTS = {
     "pictures": Cost(0.05, 0.004, 10_000),
     "protect": Cost(1.0, 0.06, 9_000_000),
