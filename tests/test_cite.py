@@ -280,3 +280,11 @@ def test_a_row_without_a_headline_is_cited_as_none(place: Path) -> None:
     row: Standing = taken(place).row("imma-lora").model_copy(update={"p": None, "incomplete": ("x",)})
     assert str(cite_rows(taken(place), [row]).claims[0]) == "none"
     assert "imma-lora@1 & -- & $1.00$" in latex([row], "main", {})
+
+
+def test_layers_are_cited_under_their_joined_name(place: Path) -> None:
+    put(place, [record("none"), record("esd+imma-lora", 0.5, defense_version=2)])
+    printed = call("--suite", "tiny").stdout
+    (line,) = (part.lstrip("% ") for part in printed.splitlines() if "suite=tiny@" in part)
+    assert "P(esd+imma-lora@2)=0.5000" in line
+    assert call("--check", line).exit_code == 0

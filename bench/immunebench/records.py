@@ -16,7 +16,7 @@ from pydantic import Field, JsonValue, ValidationError
 from immunebench import __version__
 from immunebench.errors import UsageError
 from immunebench.graph import Cell, CellGraph, canonical_json
-from immunebench.schema import Id, Model, Values, usage_error
+from immunebench.schema import DefenseName, Id, Model, Values, usage_error
 
 #: `invalidated` is set by hand, on a record that turned out wrong: it then counts as missing.
 Status = Literal["ok", "oom", "over_memory", "timeout", "error", "skipped", "invalidated"]
@@ -54,7 +54,7 @@ class CellNames(Model):
     concept_kind: str
     base: Id
     base_revision: str
-    defense: str = Field(pattern=r"^[a-z0-9]+([-+][a-z0-9]+)*$", max_length=256)
+    defense: DefenseName
     defense_version: int
     defense_title: str
     defense_kind: str

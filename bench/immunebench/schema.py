@@ -28,6 +28,8 @@ Hook = Literal["protect_model", "protect_images", "freeze"]
 DType = Literal["float32", "float16", "bfloat16"]
 Track = Literal["model", "data", "erasure", "api-enforced", "layered"]
 Id = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
+#: A defense, or several joined by ``+``.
+DefenseName = Annotated[str, Field(pattern=r"^[a-z0-9]+([-+][a-z0-9]+)*$", max_length=256)]
 ConceptName = Annotated[str, Field(pattern=r"^[a-z0-9_-]+(/[a-z0-9_-]+)+$")]
 Text = Annotated[str, Field(min_length=1)]
 Caption = Annotated[str, Field(min_length=1, pattern=r"\{(token|content)\}")]

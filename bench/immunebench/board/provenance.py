@@ -15,7 +15,7 @@ DIGITS = 4
 _MARK = "immunebench"
 _HEX = 16
 _NUMBER = rf"-?[0-9]\.[0-9]{{{DIGITS}}}"
-_ID = r"[a-z0-9]+(?:-[a-z0-9]+)*"
+_ID = r"[a-z0-9]+(?:[-+][a-z0-9]+)*"
 _SCORE = re.compile(rf"P\(({_ID})@([0-9]+)\)=({_NUMBER}|none)(?:\[({_NUMBER}),({_NUMBER})\])?")
 _FIELDS = {
     "suite": re.compile(rf"{_ID}@[0-9]+\.[0-9]+"),

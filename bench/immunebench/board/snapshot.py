@@ -16,7 +16,7 @@ from immunebench import __version__
 from immunebench.board.load import digest
 from immunebench.board.scored import Scored
 from immunebench.errors import UsageError
-from immunebench.schema import Id, Model
+from immunebench.schema import DefenseName, Id, Model
 
 if TYPE_CHECKING:
     from immunebench.board.model import Row
@@ -46,7 +46,7 @@ class Standing(Model):
     `records` is the digest of what the row was made of: its own records and those of `none`.
     """
 
-    defense: Id
+    defense: DefenseName
     version: int
     kind: str
     p: float | None
