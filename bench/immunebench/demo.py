@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 4
 _SIDE, _GAP, _ROW, _MARGIN = 128, 6, 146, 32
-_PANEL, _SCORE, _HEAD, _FOOT = 286, 86, 196, 64
+_PANEL, _SCORE, _HEAD, _FOOT = 286, 86, 196, 80
 _GREEN, _BLUE, _RED, _TRACK = (18, 140, 96), (52, 104, 192), (196, 62, 50), (228, 232, 238)
 _BAND, _ZEBRA = (226, 245, 236), (247, 248, 250)
 _FIXED = {
@@ -151,8 +151,9 @@ def render(board: Board, blocks: Sequence[Block], path: Path) -> str:
         _columns(draw, block, _MARGIN + _PANEL + x * block_width, columns)
     foot = "; ".join(board.notes) + ". Each column of generated pictures has one prompt and one noise."
     legend = "P: part of the attack's gain that is stopped.  U: part of the use that is left (gate 0.8)."
-    draw.text((_MARGIN, image.height - 42), legend, PALE, font(13), anchor="lm")
-    draw.text((_MARGIN, image.height - 20), foot, PALE, font(13), anchor="lm")
+    lines = [legend, *textwrap.wrap(foot, int((width - 2 * _MARGIN) / 7.2))[:2]]
+    for y, line in enumerate(lines):
+        draw.text((_MARGIN, image.height - 20 - 20 * (len(lines) - 1 - y)), line, PALE, font(13), anchor="lm")
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path, "PNG", optimize=True)
     return sentence
