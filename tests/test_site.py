@@ -21,12 +21,13 @@ from typer.testing import CliRunner
 import house
 import made_up
 from immunebench import cli
-from immunebench.board import Board
+from immunebench.board import Board, aggregate, measurement
 from immunebench.board.site import Suite, build_site, load_suite, write_site
 from immunebench.board.site.render import environment
 from immunebench.board.site.suite import check_sheet
 from immunebench.entry import load_catalog
 from immunebench.errors import UsageError
+from immunebench.records import read_records
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -72,7 +73,12 @@ def suites(tmp_path_factory: pytest.TempPathFactory) -> list[Suite]:
     results = tmp_path_factory.mktemp("results")
     made_up.write_results(results / "toy", made_up.records(NAMES, TASKS, CHAINS))
     made_up.write_results(results / "hostile", [hostile_record()])
-    toy, hostile = load_suite(results / "toy"), load_suite(results / "hostile")
+    toy, refused = load_suite(results / "toy"), load_suite(results / "hostile")
+    assert refused.problems and not refused.records, "the loader lets no such record pass"
+    # The pages must be safe by themselves all the same.
+    records = tuple(read_records(results / "hostile"))
+    read = tuple(map(measurement, records))
+    hostile = dataclasses.replace(refused, records=records, measurements=read, board=aggregate(read), refusals=())
     assert toy.board is not None
     return [hostile, dataclasses.replace(toy, board=made_up.with_statistics(toy.board))]
 

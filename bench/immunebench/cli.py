@@ -290,11 +290,13 @@ def _write_boards(results: Path, site: Path) -> None:
             print(f"no board: {scored.name}: {'; '.join(scored.refusals)}", file=sys.stderr)
         else:
             tables.write_markdown(scored.board, scored.name, folder / "board.md")
+        for problem in scored.problems:
+            print(f"left out: {scored.name}: {problem}", file=sys.stderr)
         for key, sheet in scored.sheets.items():
             if sheet.problem:
                 print(f"no picture: {key}: the contact sheet {sheet.problem}", file=sys.stderr)
     print(f"suites: {len(suites)}, files: {len(files)}, site: {site / 'index.html'}")
-    if any(scored.refusals for scored in suites):
+    if any(scored.refusals or scored.problems for scored in suites):
         raise typer.Exit(1)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from immunebench.board import Board, BoardError, Measurement, aggregate, measurement
+from immunebench.board import Board, BoardError, Measurement, measurement
+from immunebench.board.load import load_results
+from immunebench.board.scored import NothingToShow, newest, score_folder
 from immunebench.board.text import slug
-from immunebench.records import Record, read_records
+from immunebench.records import Record
 from immunebench.sheet import MAX_BYTES
 
 _MOST_PIXELS = 4096
@@ -53,6 +54,8 @@ class Suite:
         Why there is no board, or why it must not be shown.
     sheets
         Contact sheets by cell key, of records that name one.
+    problems
+        What of the folder could not be used, with file and line.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Suite:
     board: Board | None
     refusals: tuple[str, ...] = ()
     sheets: dict[str, CheckedSheet] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
 
     @property
     def slug(self) -> str:
@@ -90,17 +94,13 @@ def suite_folders(results: Path) -> list[Path]:
 
 
 def load_suite(folder: Path) -> Suite:
-    """Read and score the records of a folder and check their contact sheets.
-
-    Raises
-    ------
-    UsageError
-        A line is no record; file, line and field are named.
-    """
-    records = tuple(sorted(read_records(folder), key=lambda record: record.cell.key))
-    board, refusals = _score(records)
+    """Read and score the records of a folder and check their contact sheets; what cannot be used is a problem."""
+    loaded, found = load_results(folder)
+    records = tuple(sorted(newest(loaded), key=lambda record: record.cell.key))
+    board, refusals = _score(folder)
+    problems = tuple(str(problem) for problem in found)
     sheets = {r.cell.key: check_sheet(folder, r.sheet.file, r.sheet.sha256) for r in records if r.sheet is not None}
-    return Suite(folder.name, records, tuple(map(measurement, records)), board, refusals, sheets)
+    return Suite(folder.name, records, tuple(map(measurement, records)), board, refusals, sheets, problems)
 
 
 def check_sheet(folder: Path, name: str, sha256: str) -> CheckedSheet:
@@ -123,9 +123,9 @@ def check_sheet(folder: Path, name: str, sha256: str) -> CheckedSheet:
     return sheet if 0 < max(sheet.size) <= _MOST_PIXELS else CheckedSheet(problem="is larger than it may be on a side")
 
 
-def _score(records: Sequence[Record]) -> tuple[Board | None, tuple[str, ...]]:
+def _score(folder: Path) -> tuple[Board | None, tuple[str, ...]]:
     try:
-        board = aggregate(map(measurement, records))
-    except BoardError as error:
+        board = score_folder(folder).board
+    except (BoardError, NothingToShow) as error:
         return None, (str(error),)
     return board, board.refusals
