@@ -300,12 +300,12 @@ class Builder:
             return {}
         path = self.catalog.paths["task", task.id]
         entry = self.catalog.defense(task.start_from, file=path, field="start_from")
-        if entry.kind_of != "erasure":
+        if not entry.erases:
             # Any other defense begins from the start model itself: a circle.
             raise UsageError(
                 "begins from the start model, so it cannot make it:", file=path, field="start_from",
                 value=task.start_from,
-                choices=[name for name, other in self.catalog.defenses.items() if other.kind_of == "erasure"],
+                choices=[name for name, other in self.catalog.defenses.items() if other.erases],
             )  # fmt: skip
         return self.released(entry, task, seed, {})
 

@@ -57,7 +57,7 @@ def slug(name: str) -> str:
 
 def latex(text: object, most: int = LONG) -> str:
     """A text for LaTeX's text mode: cut, on one line, with every special character escaped."""
-    return "".join(map(_in_latex, " ".join(shorten(text, most).split())))
+    return latex_escape(" ".join(shorten(text, most).split()))
 
 
 def latex_escape(text: str) -> str:
