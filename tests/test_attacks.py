@@ -128,7 +128,7 @@ def test_textual_inversion_begins_from_the_noun_without_an_initializer(tmp_path:
     ctx = context(model, tmp_path, prior=False)
     module = load_catalog().attack("textual-inversion").function("adapt").__globals__
     phi = module["attach"](model, Params({**INVERSION, "initializer": ""}), ctx)
-    expected = model.word_vectors("m").repeat(2, 1)
+    expected = model.text.vectors("m").repeat(2, 1)
     assert torch.equal(phi.rows.detach(), expected)
 
 

@@ -444,18 +444,6 @@ class LatentDiffusion:
         other.unet = copy.deepcopy(self.unet).eval().requires_grad_(False)
         return other
 
-    def word_vectors(self, word: str) -> Tensor:
-        """Return the embedding rows of a word's tokens; see `Text.vectors`."""
-        return self.text.vectors(word)
-
-    def teach(self, word: str, rows: Tensor) -> nn.Parameter:
-        """Let a word mean new vectors; see `Text.teach`."""
-        return self.text.teach(word, rows)
-
-    def listen(self, on: bool) -> None:
-        """Embed captions at each step, taught words included, or once as the base does; see `Text.listen`."""
-        self.text.listen(on)
-
     def trainable(self, tensors: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         """Raise parameters to the trained dtype in place, so that small updates survive rounding."""
         for parameter in tensors.values():

@@ -51,10 +51,10 @@ class Words(Adapter):
         """
         if num_vectors < 1:
             raise StageError("error", f"num_vectors must be at least 1, not {num_vectors}")
-        start = model.word_vectors(initializer)
+        start = model.text.vectors(initializer)
         if len(start) != 1:
             raise StageError("error", f"initializer {initializer!r} is {len(start)} tokens, not one")
-        return cls(model, token, model.teach(token, start.repeat(num_vectors, 1)))
+        return cls(model, token, model.text.teach(token, start.repeat(num_vectors, 1)))
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -63,7 +63,7 @@ class Words(Adapter):
 
     def enable(self, on: bool) -> None:
         """Read the placeholder as the learned vectors, or as the tokenizer does."""
-        self.model.listen(on)
+        self.model.text.listen(on)
 
     def save(self, path: Path) -> None:
         """Write the rows, readable by `StableDiffusionPipeline.load_textual_inversion` with ``token=<sks>``."""
@@ -84,4 +84,4 @@ def load(model: LatentDiffusion, path: Path) -> None:
     for name, rows in saved.items():
         if rows.ndim != 2 or not torch.isfinite(rows).all():
             raise StageError("error", f"{path.name}: {name} holds no vectors of a word")
-        model.teach(name.strip("<>"), rows)
+        model.text.teach(name.strip("<>"), rows)
