@@ -9,7 +9,9 @@ import pytest
 import house
 from immunebench.entry import load_catalog
 from immunebench.errors import UsageError
-from immunebench.plan import Plan, StageSpec, canonical_json, make_plan
+from immunebench.graph import Plan, StageSpec, canonical_json
+from immunebench.plan import make_plan
+from immunebench.wording import fill
 
 
 @pytest.fixture
@@ -314,3 +316,21 @@ def relearn(root: Path, *, start_from: str) -> Path:
     path = root / "tasks/style/style-a.toml"
     edited(path, 'family = "style"', f'family = "relearn"\nstart_from = "{start_from}"')
     return edited(path, "[benign]", '[benign]\nfamily = "style"')
+
+
+def test_what_the_base_draws_for_the_attacker_is_asked_for_in_the_attackers_own_words(root: Path) -> None:
+    house.defense(root, "gone", "protect_model", kind="erasure")
+    task = relearn(root, start_from="gone")
+    edited(task, 'token = "sks"', 'token = "mosaic"')
+    edited(root / "suites/tiny.toml", "curve_pictures = 2", 'curve_pictures = 2\npublished = "generated"')
+    made = plan(root, defense="none")
+    (asked,) = {
+        canonical_json(made.stages[spec.inputs["training"]].key["prompts"])
+        for spec in made.stages.values()
+        if spec.stage == "score" and "training" in spec.inputs
+    }
+    assert asked == '["a painting in mosaic style"]'
+    # The attack trains with that prompt as the caption: the template is not applied to it again.
+    own = [spec for spec in made.stages.values() if spec.stage == "adapt" and spec.key["token"] == "mosaic"]
+    assert own and all(spec.key["caption"] == "{content}" for spec in own)
+    assert fill("{content}", token="mosaic", noun="style", content="a painting in mosaic style").count("mosaic") == 1

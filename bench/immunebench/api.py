@@ -17,7 +17,8 @@ from immunebench import execute
 from immunebench.entry import Catalog, load_catalog
 from immunebench.errors import UsageError
 from immunebench.execute import Event, Executor, Inline, Outcome, RunStage
-from immunebench.plan import Plan, make_plan
+from immunebench.graph import Plan
+from immunebench.plan import make_plan
 from immunebench.progress import Progress
 from immunebench.store import CorruptArtifact, Store
 

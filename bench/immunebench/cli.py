@@ -15,7 +15,7 @@ from immunebench.errors import UsageError
 
 if TYPE_CHECKING:
     from immunebench.entry import Catalog
-    from immunebench.plan import Plan
+    from immunebench.graph import Plan
     from immunebench.store import Spec
 
 app = typer.Typer(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image, ImageFont
 
-    from immunebench.plan import CellGraph
+    from immunebench.graph import CellGraph
     from immunebench.records import Artifacts, Sheet
 
     Pixels: TypeAlias = NDArray[np.uint8]

@@ -19,12 +19,13 @@ from immunebench.entry import Entry, default_catalog, digests
 from immunebench.errors import UsageError
 from immunebench.metrics.stage import run_anchor, run_score
 from immunebench.types import Concept, Numerics, Params, Pictures, StageError, Weights
+from immunebench.wording import fill
 
 if TYPE_CHECKING:
     from immunebench.adapters import Adapter
     from immunebench.context import AttackHandle, Context
     from immunebench.diffusion import LatentDiffusion
-    from immunebench.plan import StageSpec
+    from immunebench.graph import StageSpec
 
 Report = Callable[[str, int, int], None]
 Meta = dict[str, Any]
@@ -94,19 +95,8 @@ def load_base(key: Key) -> LatentDiffusion:
     return model
 
 
-def fill(template: str, *, token: str, noun: str = "", content: str = "") -> str:
-    """Fill a caption: `{content}` is the picture's own words, their `{subject}` the placeholder and noun.
-
-    >>> fill("{content} as a painting", token="sks", noun="mug", content="a {subject} near the sea")
-    'a sks mug near the sea as a painting'
-    """
-    subject = noun if token == noun else f"{token} {noun}".strip()
-    content = content.replace("{subject}", subject)
-    return template.replace("{content}", content).replace("{token}", token).replace("{noun}", noun)
-
-
 def recaption(pictures: Pictures, template: str, *, token: str, noun: str) -> Pictures:
-    """Caption every picture from a template; see `fill`."""
+    """Caption every picture from a template; see `wording.fill`."""
     captions = (fill(template, token=token, noun=noun, content=content) for content in pictures.captions)
     return Pictures(pictures.pixels, tuple(captions))
 
