@@ -110,7 +110,7 @@ def results_folder(folder: Path | str | None = None) -> Path:
 
 
 def planned(plan: Plan, store: Store) -> list[dict[str, object]]:
-    """One row a cell: its names, its state and how many of its stages the store has.
+    """One row a cell: its key and names, its state and how many of its stages the store has.
 
     The state is ``done``, ``failed``, ``part`` or ``planned``.
     """
@@ -123,6 +123,7 @@ def planned(plan: Plan, store: Store) -> list[dict[str, object]]:
         state = "done" if reused == len(stages) else "failed" if failed else "part" if reused else "planned"
         rows.append(
             {
+                "cell": cell.key,
                 "task": cell.task,
                 "defense": cell.defense,
                 "chain": cell.chain,

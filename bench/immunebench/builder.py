@@ -11,8 +11,8 @@ from immunebench.board.rules import TARGET_METRIC
 from immunebench.entry import Catalog, Defense, Entry
 from immunebench.errors import UsageError
 from immunebench.graph import Cell, CellGraph, Facts, UtilityGraph
-from immunebench.schema import Prompt, Suite, Task, Wording, save_steps
-from immunebench.specs import Model, Specs, stream
+from immunebench.schema import Prompt, Suite, Task, Values, Wording, save_steps
+from immunebench.specs import Model, Specs, on_base, stream
 from immunebench.wording import fill, whole
 
 #: What a source calls its innocent pictures, and how many of them a defense is given.
@@ -30,34 +30,36 @@ class Builder(Specs):
     def cell(self, cell: Cell) -> CellGraph:
         """Add everything that a cell's record needs."""
         task = self.catalog.task(cell.task, file=self.file, field="tasks")
+        # The task as the attacker meets it, and as the owner does: the same one but for transfer.
+        theirs, ours = on_base(task, cell.setting.attacker_base), on_base(task, cell.setting.surrogate)
         entry = self.catalog.defense(cell.defense)
         purifiers, attack = self.attacks(cell.chain)
         prompts = self.prompts(task.evaluation.prompts, task.attacker.token, task)
-        steps = self.saves(attack, task)
+        steps = self.saves(attack, theirs)
 
         start = self.start(task, cell.seed)
         published = self.published(task)
         reference = self.pictures(task, task.concept.name, "reference", task.pictures.reference)
-        protect, released, images = self.protect(entry, task, cell.seed, start, published)
+        protect, released, images = self.protect(entry, ours, cell.seed, start, published)
         compared = {"reference": reference}
 
         def attacked(images: str, model: Model, *, again: bool) -> tuple[dict[int, str], dict[int, str]]:
             seed = stream(cell.seed, "adapt", task.id, *(["replicate"] if again else []))
+            images = self.mix(task, images, cell.setting.clean)
             for purifier in purifiers:
-                images = self.purify(purifier, task, images, seed)
-            adapter = self.adapt(attack, task, self.words(task), task.concept.noun, images, model, seed)
-            drawn = {
-                step: self.generate(task, prompts, model, [task.id, cell.seed], adapter, step, steps) for step in steps
-            }
+                images = self.purify(purifier, theirs, images, seed)
+            adapter = self.adapt(attack, theirs, self.words(task), task.concept.noun, images, model, seed)
+            noise: list[str | int] = [task.id, cell.seed]
+            drawn = {step: self.generate(theirs, prompts, model, noise, adapter, step, steps) for step in steps}
             last = {**compared, "training": images}
             return drawn, {s: self.score(task, made, last if s == steps[-1] else compared) for s, made in drawn.items()}
 
         drawn, curve = attacked(images, released, again=entry.replicate)
         undefended, ceiling = attacked(published, start, again=False)
-        floor_pictures = self.generate(task, prompts, start, [task.id, cell.seed])
+        floor_pictures = self.generate(theirs, prompts, start, [task.id, cell.seed])
         graph = CellGraph(
             cell=cell,
-            facts=self.facts(task, entry, [*purifiers, attack]),
+            facts=self.facts(theirs, entry, [*purifiers, attack], self.catalog.params(entry, ours.base)),
             curve=curve,
             ceiling=ceiling,
             pictures=drawn,
@@ -91,7 +93,7 @@ class Builder(Specs):
 
     def saves(self, attack: Entry, task: Task) -> tuple[int, ...]:
         """Return the steps that are scored: all saved ones, or the last where the suite draws no curve."""
-        params = attack.params(task.base)
+        params = self.catalog.params(attack, task.base)
         if not {"steps", "lr", "batch", "saves"} <= params.keys():
             raise UsageError(
                 f"lacks steps, lr, batch or saves for base {task.base!r}", file=attack.path, field="presets"
@@ -203,8 +205,8 @@ class Builder(Specs):
             },
         )
 
-    def facts(self, task: Task, entry: Defense, chain: Sequence[Entry]) -> Facts:
-        """Collect what the record says of the cell."""
+    def facts(self, task: Task, entry: Defense, chain: Sequence[Entry], params: Values) -> Facts:
+        """Collect what the record says of the cell; the task is on the base that is attacked."""
         return Facts(
             suite=self.suite.id,
             suite_version=self.suite.version,
@@ -225,7 +227,7 @@ class Builder(Specs):
             memory_gib=self.profile.memory_gib,
             captions=len(self.catalog.models.bases[task.base].unrelated_prompts),
             contents=len(set(self.contents(task).values())) if "prompt_accuracy" in self.suite.metrics else 0,
-            params=entry.params(task.base),
+            params=params,
             entry_files=entry.files,
             metric=self.named_metric(task.family),
         )

@@ -141,7 +141,7 @@ def status(
     _columns(
         [
             ["cell", "status", "stages"],
-            *([_key(r), r["status"], f"{r['reused']}/{r['stages']}"] for r in rows),
+            *([r["cell"], r["status"], f"{r['reused']}/{r['stages']}"] for r in rows),
         ]
     )
     print(f"{sum(r['status'] == 'done' for r in rows)} of {len(rows)} cells done")
@@ -437,7 +437,7 @@ def _dry_run(plan: Plan, cells: list[dict[str, object]], estimate: Any, workers:
     _columns(
         [
             ["cell", "status", "stages"],
-            *([_key(c), c["status"], f"{c['reused']}/{c['stages']}"] for c in cells),
+            *([c["cell"], c["status"], f"{c['reused']}/{c['stages']}"] for c in cells),
         ]
     )
     print()
@@ -451,10 +451,6 @@ def _dry_run(plan: Plan, cells: list[dict[str, object]], estimate: Any, workers:
         f"{len(cells)} cells, {len(plan.stages)} stages, {reused} reused: about {duration(seconds)} "
         f"with {workers} worker{'s' * (workers != 1)}, {size(estimate.bytes)}"
     )
-
-
-def _key(row: dict[str, object]) -> str:
-    return "/".join(str(row[name]) for name in ("task", "defense", "chain", "profile", "seed"))
 
 
 def _mean(score: Any) -> str:

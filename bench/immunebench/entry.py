@@ -127,12 +127,19 @@ class Entry:
         """Return SHA-256 by relative name of every file that the code consists of."""
         return digests(self.folder)
 
-    def params(self, base: str) -> Values:
-        """Resolve ``[params]``, then ``[presets.<base>]``, then the variant's two, then its factors."""
-        values = {**self.manifest.params, **self.manifest.presets.get(base, {})}
+    def params(self, base: str, like: str | None = None) -> Values:
+        """Resolve ``[params]``, then ``[presets.<base>]``, then the variant's two, then its factors.
+
+        Where there is no preset for ``base``, that for ``like`` is taken.
+        """
+
+        def preset(presets: Mapping[str, Values]) -> Values:
+            return presets.get(base, presets.get(like or base, {}))
+
+        values = {**self.manifest.params, **preset(self.manifest.presets)}
         if self.variant is not None:
             variant = self.manifest.variants[self.variant]
-            values |= {**variant.params, **variant.presets.get(base, {})}
+            values |= {**variant.params, **preset(variant.presets)}
             values |= {name: _scaled(values[name], factor) for name, factor in variant.scale.items()}
         return values | ({"against": list(self.against)} if self.against else {})
 
@@ -244,6 +251,10 @@ class Catalog:
                 raise UsageError(f"{kind} {name!r} is broken: {broken.reason}", file=file, field=field)
         choices = {*table, *(alias for of, alias in self.names if of == kind)}
         raise UsageError(f"unknown {kind}", file=file, field=field, value=name, choices=choices)
+
+    def params(self, entry: Defense, base: str) -> Values:
+        """Return an entry's parameters on a base, with presets of the base that `models.toml` names instead."""
+        return entry.params(base, self.models.bases[base].presets_like)
 
     def base_folder(self, base: str, *, file: Path | None = None) -> Path:
         """Return the folder of a base.

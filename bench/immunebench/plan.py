@@ -10,8 +10,8 @@ from immunebench.builder import Builder
 from immunebench.entry import Catalog, Defense
 from immunebench.errors import UsageError
 from immunebench.graph import Cell, Plan
-from immunebench.plan_checks import check_defense, check_task
-from immunebench.schema import Suite, Task
+from immunebench.plan_checks import check_defense, check_setting, check_task
+from immunebench.schema import Setting, Suite, Task
 
 
 def make_plan(
@@ -50,8 +50,8 @@ def make_plan(
         raise UsageError("must not be negative, not", field="--seed", value=min(seeds))
     builder = Builder(suite, catalog, file, profile)
     cells = [
-        Cell(name, entry.id, chain, builder.profile.id, number)
-        for name, entry, chain in _places(suite, catalog, _many(defense), file)
+        Cell(name, entry.id, chain, builder.profile.id, number, setting)
+        for name, entry, chain, setting in _places(suite, catalog, _many(defense), file)
         if name in tasks and chain in chains
         for number in dict.fromkeys(seeds)
     ]
@@ -62,16 +62,17 @@ def make_plan(
         raise UsageError("has no cell of this selection", file=file)
     for name in dict.fromkeys(cell.task for cell in cells):
         check_task(catalog, catalog.task(name))
-    for name, entry_name in dict.fromkeys((cell.task, cell.defense) for cell in cells):
-        check_defense(catalog.defense(entry_name), catalog.task(name), file)
+    for name, entry_id, setting in dict.fromkeys((cell.task, cell.defense, cell.setting) for cell in cells):
+        check_defense(catalog.defense(entry_id), catalog.task(name), file)
+        check_setting(catalog, catalog.defense(entry_id), catalog.task(name), setting, file)
     roots = {cell.key: builder.cell(cell) for cell in cells}
     return Plan(suite, tuple(cells), builder.stages, roots)
 
 
 def _places(
     suite: Suite, catalog: Catalog, wanted: Sequence[str], file: Path | None
-) -> Iterator[tuple[str, Defense, str]]:
-    """Yield the suite's task, defense and chain of each cell, or those of the defenses wanted instead."""
+) -> Iterator[tuple[str, Defense, str, Setting]]:
+    """Yield the suite's task, defense, chain and setting of each cell, or those of the defenses wanted instead."""
     seen = set()
     known = {name: catalog.defense(name, file=file, field="defenses") for name in suite.names("defenses")}
     named = {entry.id: entry for entry in known.values()}
@@ -84,10 +85,20 @@ def _places(
             here = entry in own or (
                 entry.id not in named and (entry.kind_of in kinds or not _has_kind(named.values(), entry))
             )
-            for place in itertools.product(block.tasks, [entry.id], block.chains) if here else ():
-                if place not in seen and _suits(entry, catalog.task(place[0], file=file, field="tasks"), named):
+            places = itertools.product(block.tasks, block.chains, block.settings) if here else ()
+            for name, chain, setting in places:
+                task = catalog.task(name, file=file, field="tasks")
+                place = name, entry.id, chain, _settled(setting, entry, task)
+                if place not in seen and _suits(entry, task, named):
                     seen.add(place)
-                    yield place[0], entry, place[2]
+                    yield name, entry, chain, place[3]
+
+
+def _settled(setting: Setting, entry: Defense, task: Task) -> Setting:
+    """Return a setting without what is usual on this task: its own base, and a surrogate where none is needed."""
+    surrogate = setting.surrogate if "protect_images" in entry.hooks else None
+    bases = {"surrogate": surrogate, "attacker_base": setting.attacker_base}
+    return setting.model_copy(update={name: None if base == task.base else base for name, base in bases.items()})
 
 
 def _has_kind(entries: Iterable[Defense], entry: Defense) -> bool:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from immunebench.entry import Catalog, Defense
 from immunebench.errors import UsageError
-from immunebench.schema import Task
+from immunebench.schema import Setting, Task
+from immunebench.specs import on_base
 
 
 def check_task(catalog: Catalog, task: Task) -> None:
@@ -37,6 +38,31 @@ def check_defense(entry: Defense, task: Task, file: Path | None) -> None:
             f"erases what a base knows; task {task.id!r} is of the family {task.family!r}, not 'relearn':",
             file=file, field="defenses", value=entry.id,
         )  # fmt: skip
+
+
+def check_setting(catalog: Catalog, entry: Defense, task: Task, setting: Setting, file: Path | None) -> None:
+    """Refuse a setting that has no meaning for a defense or on a task.
+
+    Raises
+    ------
+    UsageError
+        With the suite's file and the field of the block.
+    """
+    if setting.clean and entry.hooks and "protect_images" not in entry.hooks:
+        raise UsageError(
+            f"says which pictures stay unprotected, and {entry.id!r} protects none:",
+            file=file, field="clean", value=setting.clean,
+        )  # fmt: skip
+    for field, base in (("surrogate", setting.surrogate), ("attacker_base", setting.attacker_base)):
+        if base is None:
+            continue
+        known = catalog.find("base", catalog.models.bases, base, file=file, field=field)
+        if "protect_model" in entry.hooks or task.start_from is not None:
+            why = f"the attacker of {task.id!r} against {entry.id!r} begins from weights of {task.base!r}, not of"
+            raise UsageError(why, file=file, field=field, value=base)
+        if known.judge != catalog.models.bases[task.base].judge:
+            raise UsageError(f"has another judge than {task.base!r}:", file=file, field=field, value=base)
+        _check_words(catalog, on_base(task, base))
 
 
 def _check_words(catalog: Catalog, task: Task) -> None:

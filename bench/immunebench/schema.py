@@ -316,20 +316,62 @@ class Profile(Model):
         return values
 
 
+class Setting(Model):
+    """What is unusual in a cell; usually all pictures are protected, on the base that is attacked, the task's own.
+
+    Attributes
+    ----------
+    clean
+        Percent of the attacker's pictures that are clean ones of the split ``extra``, never protected.
+    surrogate
+        Base on which pictures are protected, where it is not the task's.
+    attacker_base
+        Base that the attacker adapts, where it is not the task's.
+    """
+
+    clean: Annotated[int, Field(ge=0, le=100)] = 0
+    surrogate: Id | None = None
+    attacker_base: Id | None = None
+
+    @property
+    def usual(self) -> bool:
+        """Whether nothing is unusual: only such cells enter a board's headline."""
+        return self == USUAL
+
+    @property
+    def name(self) -> str:
+        """Return a name for keys and tables, such as ``clean-25`` or ``on-mini-b``; empty for the usual setting."""
+        parts = {"clean": self.clean, "by": self.surrogate, "on": self.attacker_base}
+        return "+".join(f"{word}-{value}" for word, value in parts.items() if value)
+
+
+USUAL = Setting()
+
+
 class Block(Model):
-    """A product of tasks, defenses and chains."""
+    """A product of tasks, defenses, chains and shares of clean pictures, on one pair of bases."""
 
     tasks: tuple[Id, ...] = Field(min_length=1)
     defenses: tuple[Text, ...] = Field(min_length=1)
     chains: tuple[Text, ...] = Field(min_length=1)
+    clean: tuple[Annotated[int, Field(ge=0, le=100)], ...] = Field(default=(0,), min_length=1)
+    surrogate: Id | None = None
+    attacker_base: Id | None = None
 
     @model_validator(mode="after")
     def _no_twins(self) -> Block:
-        for name in ("tasks", "defenses", "chains"):
+        for name in ("tasks", "defenses", "chains", "clean"):
             values = getattr(self, name)
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} holds a value twice")
         return self
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """Return one setting for each share of clean pictures."""
+        return tuple(
+            Setting(clean=share, surrogate=self.surrogate, attacker_base=self.attacker_base) for share in self.clean
+        )
 
 
 class Suite(Model):
@@ -382,7 +424,10 @@ class Suite(Model):
 
 
 class BaseModelSpec(Model):
-    """A pre-trained model in the diffusers folder format; `public` is the source of innocent pictures for it."""
+    """A pre-trained model in the diffusers folder format; `public` is the source of innocent pictures for it.
+
+    An entry without a preset for this base is given its preset for the base `presets_like`.
+    """
 
     path: Text
     format: Literal["diffusers"]
@@ -391,6 +436,7 @@ class BaseModelSpec(Model):
     public: Id | None = None
     unrelated_prompts: tuple[Text, ...] = Field(min_length=2)
     placeholders: tuple[Text, ...] = ()
+    presets_like: Id | None = None
 
 
 class JudgeSpec(Model):
@@ -416,6 +462,13 @@ class Models(Model):
     bases: dict[Id, BaseModelSpec]
     judges: dict[Id, JudgeSpec]
     sources: dict[Id, SourceSpec]
+
+    @model_validator(mode="after")
+    def _presets_come_from_another_base(self) -> Models:
+        for base, spec in self.bases.items():
+            if spec.presets_like is not None and spec.presets_like not in self.bases.keys() - {base}:
+                raise ValueError(f"bases.{base}.presets_like is no other base: {spec.presets_like!r}")
+        return self
 
 
 M = TypeVar("M", bound=Model)

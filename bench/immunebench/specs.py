@@ -25,6 +25,11 @@ def stream(seed: int, name: str, *of: object) -> int:
     return derive_seed(seed, name, *of)
 
 
+def on_base(task: Task, base: str | None) -> Task:
+    """Return the task on another base than its own, where one is named."""
+    return task if base is None else task.model_copy(update={"base": base})
+
+
 class Specs:
     """Stages of one suite by digest; one that is there already is not added again."""
 
@@ -67,9 +72,9 @@ class Specs:
             "token": task.owner.token,
         }
         attacks = [self.catalog.attack(name, file=entry.path, field="against") for name in entry.against]
-        against: Values = {attack.id: _code(attack, task.base) for attack in attacks}
+        against: Values = {attack.id: self.code(attack, task.base) for attack in attacks}
         key: Values = {
-            **_code(entry, task.base),
+            **self.code(entry, task.base),
             "hook": hook,
             "budget": entry.budget,
             "against": against,
@@ -80,10 +85,35 @@ class Specs:
         }
         return self.add("protect", key, inputs)
 
+    def mix(self, task: Task, images: str, clean: int) -> str:
+        """Add the attacker's pictures of which ``clean`` percent were never protected: others of the concept.
+
+        Which places these take is the same for every defense, and what a share holds is held by every larger one.
+
+        Raises
+        ------
+        UsageError
+            The share is less than one picture, or the task has too few clean ones.
+        """
+        if clean == 0:
+            return images
+        count, path = task.pictures.published, self.catalog.paths["task", task.id]
+        share = (count * clean + 50) // 100
+        if share == 0:
+            raise UsageError(f"leaves none of {count} pictures clean:", file=self.file, field="clean", value=clean)
+        if share > task.pictures.extra:
+            raise UsageError(f"are fewer than the {share} clean pictures asked for:", file=path, field="pictures.extra",
+                             value=task.pictures.extra)  # fmt: skip
+        order = sorted(range(count), key=lambda place: derive_seed("mix", task.id, place))
+        extra = self.pictures(task, task.concept.name, "extra", task.pictures.extra)
+        # Where nothing else is left the pictures of every defense are the same ones.
+        inputs = {"extra": extra} if share == count else {"extra": extra, "images": images}
+        return self.add("mix", {"clean": [*order[:share]]}, inputs)
+
     def purify(self, entry: Entry, task: Task, images: str, seed: int) -> str:
         """Add the attacker's cleaning of the pictures."""
         key: Values = {
-            **_code(entry, task.base),
+            **self.code(entry, task.base),
             **self.base(task.base),
             "numerics": self.profile.numerics(sampling=False),
             "token": task.attacker.token,
@@ -95,7 +125,7 @@ class Specs:
     def adapt(self, entry: Entry, task: Task, words: Wording, noun: str, images: str, model: Model, seed: int) -> str:
         """Add an adaptation."""
         key: Values = {
-            **_code(entry, task.base),
+            **self.code(entry, task.base),
             **self.base(task.base),
             "numerics": self.profile.numerics(sampling=False),
             "caption": words.caption,
@@ -107,7 +137,7 @@ class Specs:
 
     def prior(self, entry: Entry, task: Task) -> dict[str, str]:
         """Add the class pictures of an attack with a prior-preservation loss: drawn by the base, once for all."""
-        if not entry.params(task.base).get("prior_weight"):
+        if not self.catalog.params(entry, task.base).get("prior_weight"):
             return {}
         if task.prior is None:
             path = self.catalog.paths["task", task.id]
@@ -227,6 +257,14 @@ class Specs:
         metric = TARGET_METRIC[family]
         return f"{metric}@{_metric(metric, self.file).version}"
 
+    def code(self, entry: Entry, base: str) -> Values:
+        """Return what identifies an entry's work on a base: code, files and parameters."""
+        return {
+            "entry": entry.code,
+            "entry_files": dict(entry.files),
+            "params": self.catalog.params(entry, base),
+        }
+
     def base(self, base: str) -> Values:
         """Return what identifies a base: name, revision and the SHA-256 of its files."""
         folder = self.catalog.base_folder(base)
@@ -238,10 +276,6 @@ class Specs:
             "base_revision": self.catalog.models.bases[base].revision,
             "base_files": dict(files),
         }
-
-
-def _code(entry: Entry, base: str) -> Values:
-    return {"entry": entry.code, "entry_files": dict(entry.files), "params": entry.params(base)}
 
 
 def _metric(metric: str, file: Path | None) -> Metric:

@@ -157,6 +157,18 @@ def check_pictures(entry: str, published: Pictures, protected: object, budget: i
         raise StageError("error", f"{entry}: Linf of {change.max()}/255 exceeds the declared budget of {budget}/255")
 
 
+def mix(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
+    """Put clean pictures in the places that the key names, the first of them in the first place."""
+    extra, places = Pictures.load(inputs["extra"]), key["clean"]
+    images = Pictures.load(inputs["images"]) if "images" in inputs else extra
+    pixels, captions = images.pixels.copy(), list(images.captions)
+    for place, picture, caption in zip(places, extra.pixels, extra.captions, strict=False):
+        pixels[place], captions[place] = picture, caption
+    count = len(images) if "images" in inputs else len(places)
+    Pictures(pixels[:count], tuple(captions[:count])).save(out)
+    return {"pictures": count}
+
+
 def purify(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
     """Let the attacker clean the pictures before training on them."""
     entry = default_catalog().attack(key["entry"])
@@ -214,6 +226,7 @@ def generate(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) ->
 STAGES: dict[str, Stage] = {
     "pictures": pictures,
     "protect": protect,
+    "mix": mix,
     "purify": purify,
     "adapt": adapt,
     "generate": generate,
