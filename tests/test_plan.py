@@ -297,6 +297,37 @@ def test_an_erasure_belongs_on_a_concept_that_the_base_knows(root: Path) -> None
     assert refused(root) == f"{path}: defenses: {line}"
 
 
+def test_pictures_of_a_concept_to_relearn_are_nobodys_to_protect(root: Path) -> None:
+    house.defense(root, "gone", "protect_model", kind="erasure")
+    task = relearn(root, start_from="gone")
+    suite = root / "suites/tiny.toml"
+    said = "protects pictures before they are published; those of task 'style-a' show what a base drew already: 'noise'"
+    assert refused(root) == f"{suite}: defenses: {said}"
+    # One that is only asked for takes the places that suit it, and there is none.
+    line = refused(root, defense="noise-16")
+    assert line.endswith("--defense: fits no task of the suite that was chosen: 'noise-16'")
+    assert task.is_file()
+
+
+@pytest.mark.parametrize(
+    ("chain", "said"),
+    [
+        ("lora+blur", "blur cleans pictures, so it must come before lora, which trains on them, in 'lora+blur'"),
+        ("blur", "cleans pictures and trains nothing on them, so an attack is missing at the end of 'blur'"),
+        ("lora+lora", "lora and lora both train: one attack belongs at the end of 'lora+lora'"),
+        ("blurr+lora", "unknown attack 'blurr' (nearest: 'blur')"),
+    ],
+)
+def test_a_chain_in_the_wrong_order_is_named(root: Path, chain: str, said: str) -> None:
+    blur = house.ATTACK.partition("[params]")[0].replace('"lora"', '"blur"').replace('"adapt"', '"purify"')
+    house.write(root / "attacks/blur/attack.toml", blur)
+    house.write(root / "attacks/blur/attack.py", "def purify(*arguments):\n    return arguments\n")
+    suite = edited(root / "suites/tiny.toml", 'chains = ["lora"]', f'chains = ["{chain}"]')
+    assert refused(root) == f"{suite}: chains: {said}"
+    edited(suite, f'chains = ["{chain}"]', 'chains = ["blur+lora"]')
+    assert "purify" in counts(plan(root))
+
+
 def test_class_pictures_that_no_prompt_describes_are_named(root: Path) -> None:
     attack = root / "attacks/lora/attack.toml"
     edited(attack, "rank = 4", "rank = 4\nprior_weight = 1.0")

@@ -86,9 +86,16 @@ class Builder(Specs):
     def attacks(self, chain: str, field: str = "chains") -> tuple[list[Entry], Entry]:
         """Resolve ``purifier+...+attack``."""
         entries = [self.catalog.attack(name, file=self.file, field=field) for name in chain.split("+")]
-        wanted = [("purify",)] * (len(entries) - 1) + [("adapt",)]
-        if [entry.hooks for entry in entries] != wanted:
-            raise UsageError("is no chain of purifiers and one attack:", file=self.file, field=field, value=chain)
+        training = [entry.id for entry in entries if entry.hooks == ("adapt",)]
+        why = ""
+        if not training:
+            why = "cleans pictures and trains nothing on them, so an attack is missing at the end of"
+        elif len(training) > 1:
+            why = f"{training[0]} and {training[1]} both train: one attack belongs at the end of"
+        elif entries[-1].hooks != ("adapt",):
+            why = f"{entries[-1].id} cleans pictures, so it must come before {training[0]}, which trains on them, in"
+        if why:
+            raise UsageError(why, file=self.file, field=field, value=chain)
         return entries[:-1], entries[-1]
 
     def saves(self, attack: Entry, task: Task) -> tuple[int, ...]:

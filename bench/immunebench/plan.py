@@ -107,7 +107,8 @@ def _has_kind(entries: Iterable[Defense], entry: Defense) -> bool:
 
 def _suits(entry: Defense, task: Task, named: Mapping[str, Defense]) -> bool:
     """Say whether a defense that was asked for belongs on a task; one that the suite names always does."""
-    return entry.id in named or not entry.erases or task.family == "relearn"
+    misplaced = "protect_images" in entry.hooks if task.family == "relearn" else entry.erases
+    return entry.id in named or not misplaced
 
 
 def _many(value: str | Sequence[str] | None) -> list[str]:

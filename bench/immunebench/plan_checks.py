@@ -33,6 +33,11 @@ def check_defense(entry: Defense, task: Task, file: Path | None) -> None:
     """
     if "freeze" in entry.hooks:
         raise UsageError("no stage runs the hook", file=entry.path, field="hooks", value="freeze")
+    if "protect_images" in entry.hooks and task.family == "relearn":
+        raise UsageError(
+            f"protects pictures before they are published; those of task {task.id!r} show what a base drew already:",
+            file=file, field="defenses", value=entry.id,
+        )  # fmt: skip
     if entry.erases and task.family != "relearn":
         raise UsageError(
             f"erases what a base knows; task {task.id!r} is of the family {task.family!r}, not 'relearn':",

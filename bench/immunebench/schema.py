@@ -63,7 +63,7 @@ class Variant(Model):
     title: Text | None = None
     description: Text | None = None
     aliases: tuple[Id, ...] = ()
-    budget: Annotated[int, Field(ge=0, le=255)] | None = None
+    budget: Annotated[int, Field(ge=1, le=255)] | None = None
     against: Against = None
     replicate: bool | None = None
     params: Values = {}
@@ -161,7 +161,7 @@ class DefenseManifest(EntryManifest):
     status: Text
     deterministic: bool = True
     replicate: bool = False
-    budget: Annotated[int, Field(ge=0, le=255)] | None = None
+    budget: Annotated[int, Field(ge=1, le=255)] | None = None
     against: Against = None
 
     @model_validator(mode="after")
