@@ -242,6 +242,29 @@ def test_the_estimate_counts_what_the_store_lacks(root: Path) -> None:
     assert full.stages["adapt"].seconds == pytest.approx(6 * (0.5 + 2 * 0.041))
 
 
+def test_what_an_entry_says_that_it_takes_is_estimated_until_it_is_measured(root: Path) -> None:
+    before = plan(root, defense="noise")
+    manifest = root / "defenses/noise/defense.toml"
+    edited(manifest, "budget = 8", "budget = 8\nseconds = { tiny = 70.0 }")
+    edited(manifest, "budget = 16", "budget = 16\nseconds = { tiny = 9.5 }")
+    one, other = plan(root, defense="noise"), plan(root, defense="noise-16")
+    assert one.stages.keys() == before.stages.keys(), "it is no part of a key"
+    assert one.estimate().stages["protect"].seconds == 70.0
+    assert other.estimate().stages["protect"].seconds == 9.5
+
+    class Measured:
+        def __init__(self) -> None:
+            self.root = root / "store"
+
+        def has(self, digest: str) -> bool:
+            return False
+
+    made = next(spec for spec in one.stages.values() if spec.stage == "protect")
+    text = json.dumps({"key": made.key, "inputs": made.inputs, "cost": {"seconds": 41.0}})
+    house.write(root / "store/protect/aa" / made.digest / "manifest.json", text)
+    assert one.estimate(Measured()).stages["protect"].seconds == 41.0
+
+
 def test_missing_metric_weights_are_named_before_anything_runs(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

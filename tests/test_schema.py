@@ -100,3 +100,6 @@ def test_a_parameter_that_is_one_of_a_few_names_the_nearest(tmp_path: Path) -> N
     wrong = text + '[variants.foo-x]\nparams = { style = "mosaik" }\n'
     line = complaint(tmp_path / "defense.toml", wrong, DefenseManifest)
     assert line == ("variants.foo-x.params.style must be one of far, mosaic, dots (nearest: 'mosaic'), not 'mosaik'")
+    listed = text.replace('style = "far"', 'style = ["far", "dotz"]')
+    line = complaint(tmp_path / "defense.toml", listed, DefenseManifest)
+    assert line == "params.style must be a list of far, mosaic, dots (nearest: 'dots'), not ['far', 'dotz']"

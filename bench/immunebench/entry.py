@@ -143,6 +143,11 @@ class Entry:
             values |= {name: _scaled(values[name], factor) for name, factor in variant.scale.items()}
         return values | ({"against": list(self.against)} if self.against else {})
 
+    def seconds(self, base: str, like: str | None = None) -> float | None:
+        """Return what one task takes on one core, as the variant or else the manifest says; see `params` for `like`."""
+        tables = (self._own("seconds") or {}, self.manifest.seconds)
+        return next((table[name] for table in tables for name in (base, like or base) if name in table), None)
+
     def function(self, hook: str) -> Callable[..., Any]:
         """Load the code by path, under a package of its own, and return one of its functions.
 

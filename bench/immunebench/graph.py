@@ -51,11 +51,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """A pure function's whole input: its name, its key and the digests of the stages it reads."""
+    """A pure function's whole input: its name, its key and the digests of the stages it reads.
+
+    ``seconds`` is what its entry says that it takes, for estimates; no part of the digest.
+    """
 
     stage: str
     key: Values
     inputs: dict[str, str] = field(default_factory=dict)
+    seconds: float | None = None
 
     @property
     def version(self) -> int:

@@ -57,6 +57,10 @@ def _names_attacks(value: str | tuple[str, ...] | None) -> str | tuple[str, ...]
 Against = Annotated[Id | tuple[Id, ...] | None, AfterValidator(_names_attacks)]
 
 
+#: Seconds of one core that one task takes, by base; no part of any key.
+Seconds = dict[Id, Annotated[float, Field(gt=0)]]
+
+
 class Variant(Model):
     """A further entry from the same code: what it changes, the rest is its parent's."""
 
@@ -69,10 +73,11 @@ class Variant(Model):
     params: Values = {}
     presets: dict[Id, Values] = {}
     scale: dict[str, Annotated[float, Field(gt=0)]] = {}
+    seconds: Seconds = {}
 
 
 class Limit(Model):
-    """What a parameter may be: bounds of a number, or a list of values."""
+    """What a parameter may be: bounds of a number, or a list of values that it, or each of its items, is one of."""
 
     least: float | None = None
     most: float | None = None
@@ -80,10 +85,11 @@ class Limit(Model):
 
     def complaint(self, value: JsonValue) -> str | None:
         """Say what is wrong with a value, None if nothing is."""
-        if self.choices is not None and value not in self.choices:
-            near = difflib.get_close_matches(str(value), [str(c) for c in self.choices], n=1)
+        wrong = [] if self.choices is None else [v for v in _items(value) if v not in self.choices]
+        if self.choices is not None and wrong:
+            near = difflib.get_close_matches(str(wrong[0]), [str(c) for c in self.choices], n=1)
             hint = f" (nearest: {near[0]!r})" if near else ""
-            return f"must be one of {', '.join(map(str, self.choices))}{hint}"
+            return f"must be {_of(value)} {', '.join(map(str, self.choices))}{hint}"
         if self.least is None and self.most is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -108,6 +114,7 @@ class EntryManifest(Model):
     presets: dict[Id, Values] = {}
     variants: dict[Id, Variant] = {}
     limits: dict[str, Limit] = {}
+    seconds: Seconds = {}
 
     @field_validator("params", "presets")
     @classmethod
@@ -554,6 +561,14 @@ def _models_in(annotation: object) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [m for argument in getattr(annotation, "__args__", ()) for m in _models_in(argument)]
+
+
+def _items(value: JsonValue) -> list[JsonValue]:
+    return value if isinstance(value, list) else [value]
+
+
+def _of(value: JsonValue) -> str:
+    return "a list of" if isinstance(value, list) else "one of"
 
 
 def _is_numeric(value: JsonValue) -> bool:

@@ -42,9 +42,9 @@ class Specs:
         self.profile = catalog.profile(chosen, file=file if profile is None else None, field=field_name)
         self.stages: dict[str, StageSpec] = {}
 
-    def add(self, stage: str, key: Values, inputs: Mapping[str, str]) -> str:
-        """Add a stage and return its digest."""
-        spec = StageSpec(stage, key, dict(inputs))
+    def add(self, stage: str, key: Values, inputs: Mapping[str, str], seconds: float | None = None) -> str:
+        """Add a stage and return its digest; ``seconds`` is what it is known to take."""
+        spec = StageSpec(stage, key, dict(inputs), seconds)
         return self.stages.setdefault(spec.digest, spec).digest
 
     def pictures(self, task: Task, concept: str, split: str, count: int, source: str | None = None) -> str:
@@ -83,7 +83,7 @@ class Specs:
             "concept": concept,
             "seed": stream(seed, "protect", task.id),
         }
-        return self.add("protect", key, inputs)
+        return self.add("protect", key, inputs, self.seconds(entry, task.base))
 
     def mix(self, task: Task, images: str, clean: int) -> str:
         """Add the attacker's pictures of which ``clean`` percent were never protected: others of the concept.
@@ -120,7 +120,7 @@ class Specs:
             "noun": task.concept.noun,
             "seed": seed,
         }
-        return self.add("purify", key, {"images": images})
+        return self.add("purify", key, {"images": images}, self.seconds(entry, task.base))
 
     def adapt(self, entry: Entry, task: Task, words: Wording, noun: str, images: str, model: Model, seed: int) -> str:
         """Add an adaptation."""
@@ -264,6 +264,10 @@ class Specs:
             "entry_files": dict(entry.files),
             "params": self.catalog.params(entry, base),
         }
+
+    def seconds(self, entry: Entry, base: str) -> float | None:
+        """Return what an entry says that one task takes on a base."""
+        return entry.seconds(base, self.catalog.models.bases[base].presets_like)
 
     def base(self, base: str) -> Values:
         """Return what identifies a base: name, revision and the SHA-256 of its files."""
