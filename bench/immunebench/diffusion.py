@@ -172,10 +172,7 @@ class LatentDiffusion:
         Tensor, shape (n, 4, height / f, width / f)
             fp32 on the model's device.
         """
-        x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        batches = torch.split(x.to(self.device, self.vae.dtype), self.numerics.batch)
-        means = [self.vae.encode(batch).latent_dist.mean for batch in batches]
-        return torch.cat(means).float() * float(self.vae.config.scaling_factor)
+        return torch.cat([self.latents(x) for x in torch.split(self.tensor(pixels), self.numerics.batch)])
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:
@@ -185,10 +182,21 @@ class LatentDiffusion:
         -------
         ndarray of uint8, shape (n, height, width, 3)
         """
-        x = self.vae.decode((latents / float(self.vae.config.scaling_factor)).to(self.vae.dtype)).sample
-        x = ((x.float() + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1)
-        pixels: NDArray[np.uint8] = x.to(torch.uint8).cpu().numpy()
-        return pixels
+        return to_pixels(self.picture(latents))
+
+    def tensor(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Return pictures as the networks read them: fp32, shape (n, 3, height, width), -1 to 1, on the device."""
+        return to_tensor(pixels).to(self.device)
+
+    def latents(self, x: Tensor) -> Tensor:
+        """Encode a tensor of pictures, with gradient: scaled means of the posterior in fp32; see `tensor`, `encode`."""
+        mean: Tensor = self.vae.encode(x.to(self.vae.dtype)).latent_dist.mean
+        return mean.float() * float(self.vae.config.scaling_factor)
+
+    def picture(self, z: Tensor) -> Tensor:
+        """Decode scaled latents, with gradient: about -1 to 1, neither clipped nor rounded, fp32; see `decode`."""
+        x: Tensor = self.vae.decode((z / float(self.vae.config.scaling_factor)).to(self.vae.dtype)).sample
+        return x.float()
 
     def condition(self, prompts: Sequence[str]) -> Tensor:
         """Embed prompts, shape (n, length, width) in fp32 on the model's device; see `Text.condition`."""
@@ -331,7 +339,8 @@ class LatentDiffusion:
                 return z
             draws = [torch.randn(z.shape[1:], generator=torch.Generator().manual_seed(seeds[row])) for row in rows]
             when = scheduler.timesteps[start].expand(len(z)).to(self.device)
-            return self.noising.add_noise(z, torch.stack(draws).to(self.device), when)
+            z_t: Tensor = self.noising.add_noise(z, torch.stack(draws).to(self.device), when)
+            return z_t
 
         return self._draw(pictures.captions, noised, negative, guidance, steps, progress, start)
 
@@ -519,6 +528,18 @@ class LatentDiffusion:
         for parameter in tensors.values():
             parameter.data = parameter.data.to(runtime.dtype(self.numerics.trained_dtype))
         return dict(tensors)
+
+
+def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    """Map pictures of uint8, shape (n, height, width, 3), to fp32 of shape (n, 3, height, width), -1 to 1."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_pixels(x: Tensor) -> NDArray[np.uint8]:
+    """Round to 8 bits what `to_tensor` gives; values outside -1 to 1 are clipped."""
+    x = ((x.detach() + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1)
+    pixels: NDArray[np.uint8] = x.to(torch.uint8).cpu().numpy()
+    return pixels
 
 
 @contextmanager

@@ -360,6 +360,8 @@ class Builder:
             **_code(entry, task.base),
             "hook": hook,
             "budget": entry.budget,
+            **({} if entry.perceptual_budget is None else {"perceptual_budget": entry.perceptual_budget}),
+            **self.perceptual(entry, task.base),
             "against": against,
             **self.base(task.base),
             "numerics": self.profile.numerics(sampling=False),
@@ -372,6 +374,7 @@ class Builder:
         """Add the attacker's cleaning of the pictures."""
         key: Values = {
             **_code(entry, task.base),
+            **self.perceptual(entry, task.base),
             **self.base(task.base),
             "numerics": self.profile.numerics(sampling=False),
             "token": task.attacker.token,
@@ -567,6 +570,12 @@ class Builder:
             "base_files": dict(files),
         }
 
+    def perceptual(self, entry: Entry, base: str) -> Values:
+        """Return what identifies the perceptual distance that an entry is lent; nothing where it asks for none."""
+        if not entry.needs_perceptual:
+            return {}
+        return {"perceptual": self.catalog.perceptual(base, asked_by=entry.path)}
+
     def facts(self, task: Task, entry: Defense, chain: Sequence[Entry]) -> Facts:
         """Collect what the record says of the cell."""
         return Facts(
@@ -584,6 +593,7 @@ class Builder:
             defense_version=entry.version,
             hooks=entry.hooks,
             budget=entry.budget,
+            perceptual_budget=entry.perceptual_budget,
             chain=tuple((attack.id, attack.version) for attack in chain),
             profile_version=self.profile.version,
             memory_gib=self.profile.memory_gib,
