@@ -220,6 +220,7 @@ class Builder(Specs):
             defense_version=entry.version,
             hooks=entry.hooks,
             budget=entry.budget,
+            perceptual_budget=entry.perceptual_budget,
             chain=tuple((attack.id, attack.version) for attack in chain),
             profile_version=self.profile.version,
             memory_gib=self.profile.memory_gib,

@@ -19,6 +19,7 @@ from immunebench.runtime import derive_seed, dtype
 from immunebench.types import Numerics, Params, Pictures, StageError
 
 Report = Callable[[str, int, int], None]
+Distance = Callable[[Tensor, Tensor], Tensor]
 CHECK_EVERY = 25
 
 
@@ -117,6 +118,8 @@ class Context:
         Class pictures that the base drew, captioned with their prompts.
     token, noun : str
         The placeholder in the captions and the common noun of the thing.
+    distance : callable, optional
+        The base's perceptual distance, where the entry's manifest asks for it.
     """
 
     numerics: Numerics
@@ -128,6 +131,7 @@ class Context:
     prior: Pictures | None = None
     token: str = ""
     noun: str = ""
+    distance: Distance | None = None
     rng: np.random.Generator = field(init=False)
     generator: torch.Generator = field(init=False)
     rows: list[dict[str, Any]] = field(init=False, default_factory=list)
@@ -237,6 +241,28 @@ class Context:
                 left = np.concatenate([left, self.rng.permutation(pictures)])
             yield left[:batch]
             left = left[batch:]
+
+    def perceptual(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the perceptual distance of pictures of equal index, by a network that grades nothing.
+
+        Parameters
+        ----------
+        x, y : Tensor, shape (n, 3, height, width)
+            From -1 to 1.
+
+        Returns
+        -------
+        Tensor, shape (n,)
+            At least 0, with gradient. LPIPS (Zhang et al. 2018) on full-size bases.
+
+        Raises
+        ------
+        StageError
+            If the entry's manifest does not ask for it.
+        """
+        if self.distance is None:
+            raise StageError("error", 'the manifest does not ask for a perceptual distance: needs = ["perceptual"]')
+        return self.distance(x, y)
 
     def log(self, step: int, **scalars: float | Tensor) -> None:
         """Keep figures of a step; tensors are read later, so that a GPU is not made to wait."""

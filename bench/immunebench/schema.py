@@ -57,6 +57,10 @@ def _names_attacks(value: str | tuple[str, ...] | None) -> str | tuple[str, ...]
 Against = Annotated[Id | tuple[Id, ...] | None, AfterValidator(_names_attacks)]
 
 
+#: The greatest perceptual distance that a defense may put between a picture and its protected copy.
+PerceptualBudget = Annotated[float, Field(gt=0, le=1)]
+
+
 class Variant(Model):
     """A further entry from the same code: what it changes, the rest is its parent's."""
 
@@ -64,6 +68,7 @@ class Variant(Model):
     description: Text | None = None
     aliases: tuple[Id, ...] = ()
     budget: Annotated[int, Field(ge=0, le=255)] | None = None
+    perceptual_budget: PerceptualBudget | None = None
     against: Against = None
     replicate: bool | None = None
     params: Values = {}
@@ -108,6 +113,7 @@ class EntryManifest(Model):
     presets: dict[Id, Values] = {}
     variants: dict[Id, Variant] = {}
     limits: dict[str, Limit] = {}
+    needs: tuple[Literal["perceptual"], ...] = ()
 
     @field_validator("params", "presets")
     @classmethod
@@ -162,12 +168,20 @@ class DefenseManifest(EntryManifest):
     deterministic: bool = True
     replicate: bool = False
     budget: Annotated[int, Field(ge=0, le=255)] | None = None
+    perceptual_budget: PerceptualBudget | None = None
     against: Against = None
 
     @model_validator(mode="after")
     def _pictures_have_a_budget(self) -> DefenseManifest:
-        if "protect_images" in self.hooks and self.budget is None:
-            raise ValueError("budget is missing: a defense that changes pictures declares the largest change, of 255")
+        if "protect_images" in self.hooks and self.budget is None and self.perceptual_budget is None:
+            raise ValueError(
+                "budget is missing: a defense that changes pictures declares the largest change, of 255, "
+                "or perceptual_budget"
+            )
+        tables: tuple[DefenseManifest | Variant, ...] = (self, *self.variants.values())
+        linf = any(table.budget is not None for table in tables)
+        if linf and any(table.perceptual_budget is not None for table in tables):
+            raise ValueError("perceptual_budget stands in the place of budget, never beside it")
         return self
 
 
@@ -382,13 +396,17 @@ class Suite(Model):
 
 
 class BaseModelSpec(Model):
-    """A pre-trained model in the diffusers folder format; `public` is the source of innocent pictures for it."""
+    """A pre-trained model in the diffusers folder format.
+
+    ``public`` is the source of innocent pictures for it, ``perceptual`` the distance that entries measure with.
+    """
 
     path: Text
     format: Literal["diffusers"]
     revision: Text
     judge: Id
     public: Id | None = None
+    perceptual: Id | None = None
     unrelated_prompts: tuple[Text, ...] = Field(min_length=2)
     placeholders: tuple[Text, ...] = ()
 
@@ -402,6 +420,15 @@ class JudgeSpec(Model):
     reads_prompts: tuple[Family, ...] = ("style", "object", "identity", "relearn")
 
 
+class PerceptualSpec(Model):
+    """A perceptual distance: ``module:function`` that loads it, the files or the fetched weights that it reads."""
+
+    loader: Loader
+    version: Annotated[int, Field(ge=1)] = 1
+    files: tuple[Text, ...] = ()
+    weights: tuple[Text, ...] = ()
+
+
 class SourceSpec(Model):
     """A source of pictures: ``module:function`` and its version; `files` if it reads some that belong to the task."""
 
@@ -411,11 +438,12 @@ class SourceSpec(Model):
 
 
 class Models(Model):
-    """``models.toml``: bases, judges and sources by id."""
+    """``models.toml``: bases, judges, sources and perceptual distances by id."""
 
     bases: dict[Id, BaseModelSpec]
     judges: dict[Id, JudgeSpec]
     sources: dict[Id, SourceSpec]
+    perceptual: dict[Id, PerceptualSpec] = {}
 
 
 M = TypeVar("M", bound=Model)

@@ -72,6 +72,8 @@ class Specs:
             **_code(entry, task.base),
             "hook": hook,
             "budget": entry.budget,
+            **({} if entry.perceptual_budget is None else {"perceptual_budget": entry.perceptual_budget}),
+            **self.perceptual(entry, task.base),
             "against": against,
             **self.base(task.base),
             "numerics": self.profile.numerics(sampling=False),
@@ -84,6 +86,7 @@ class Specs:
         """Add the attacker's cleaning of the pictures."""
         key: Values = {
             **_code(entry, task.base),
+            **self.perceptual(entry, task.base),
             **self.base(task.base),
             "numerics": self.profile.numerics(sampling=False),
             "token": task.attacker.token,
@@ -238,6 +241,12 @@ class Specs:
             "base_revision": self.catalog.models.bases[base].revision,
             "base_files": dict(files),
         }
+
+    def perceptual(self, entry: Entry, base: str) -> Values:
+        """Return what identifies the perceptual distance that an entry is lent; nothing where it asks for none."""
+        if not entry.needs_perceptual:
+            return {}
+        return {"perceptual": self.catalog.perceptual(base, asked_by=entry.path)}
 
 
 def _code(entry: Entry, base: str) -> Values:

@@ -104,8 +104,7 @@ def recaption(pictures: Pictures, template: str, *, token: str, noun: str) -> Pi
 def pictures(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
     """Draw or read a split of a concept from its source."""
     source = default_catalog().models.sources[key["source"]]
-    module, _, function = source.loader.partition(":")
-    load = getattr(importlib.import_module(module), function)
+    load = _loader(source.loader)
     named = {"files": key["files"]} if "files" in key else {}
     pixels, captions = load(key["concept"], key["split"], key["count"], **named)
     Pictures(pixels, tuple(captions)).save(out)
@@ -120,7 +119,8 @@ def protect(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> 
     model = _released(key, inputs)
     ctx = _context(key, inputs, out, report, model)
     concept = _concept(key["concept"], Pictures.load(inputs["owner"]))
-    params = Params({**key["params"], "budget": key["budget"]})
+    p = key.get("perceptual_budget")
+    params = Params({**key["params"], "budget": key["budget"], **({} if p is None else {"perceptual_budget": p})})
     if hook == "protect_model":
         weights = _call(entry, hook, model, (concept,), params, ctx)
         if not isinstance(weights, Weights):
@@ -131,6 +131,8 @@ def protect(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> 
         published = Pictures.load(inputs["published"])
         protected = _call(entry, hook, model, concept, published, params, ctx)
         check_pictures(entry.id, published, protected, params.budget)
+        if p is not None:
+            check_perceptual(entry.id, published, protected, p, ctx)
         protected.save(out)
     ctx.write_log()
     return {}
@@ -155,6 +157,21 @@ def check_pictures(entry: str, published: Pictures, protected: object, budget: i
     change = np.abs(protected.pixels.astype(np.int16) - published.pixels.astype(np.int16))
     if change.max() > budget:
         raise StageError("error", f"{entry}: Linf of {change.max()}/255 exceeds the declared budget of {budget}/255")
+
+
+def check_perceptual(entry: str, published: Pictures, protected: Pictures, p: float, ctx: Context) -> None:
+    """Hold an image defense to its declared perceptual distance, on the 8-bit pixels that are saved.
+
+    Raises
+    ------
+    StageError
+        If a picture lies further than `p` from the published one.
+    """
+    from immunebench.bound import distances
+
+    furthest = distances(published, protected, ctx).max()
+    if not furthest <= p + 1e-6:
+        raise StageError("error", f"{entry}: a perceptual distance of {furthest:.4f} exceeds the declared {p:g}")
 
 
 def purify(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
@@ -243,9 +260,18 @@ def _context(key: Key, inputs: Mapping[str, Path], out: Path, report: Report, mo
     ctx = Context(
         model.numerics, key["seed"], out, report, attacks, public, prior, token=words["token"], noun=words["noun"]
     )
+    if "perceptual" in key:
+        ctx.distance = _loader(default_catalog().models.perceptual[key["perceptual"]["id"]].loader)(str(model.device))
     for name, attack in key.get("against", {}).items():
         attacks[name] = _Attack(default_catalog().attack(attack["entry"]), Params(attack["params"]), ctx)
     return ctx
+
+
+def _loader(name: str) -> Callable[..., Any]:
+    """Import what ``module:function`` names in ``models.toml``."""
+    module, _, function = name.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return found
 
 
 def _concept(view: Key, owner: Pictures) -> Concept:
