@@ -32,6 +32,7 @@ class Builder(Specs):
         task = self.catalog.task(cell.task, file=self.file, field="tasks")
         entry = self.catalog.defense(cell.defense)
         purifiers, attack = self.attacks(cell.chain)
+        cleaning = self.cleaning(purifiers, task.base)
         prompts = self.prompts(task.evaluation.prompts, task.attacker.token, task)
         steps = self.saves(attack, task)
 
@@ -47,7 +48,8 @@ class Builder(Specs):
                 images = self.purify(purifier, task, images, seed)
             adapter = self.adapt(attack, task, self.words(task), task.concept.noun, images, model, seed)
             drawn = {
-                step: self.generate(task, prompts, model, [task.id, cell.seed], adapter, step, steps) for step in steps
+                step: self.generate(task, prompts, model, [task.id, cell.seed], adapter, step, steps, cleaning=cleaning)
+                for step in steps
             }
             last = {**compared, "training": images}
             return drawn, {s: self.score(task, made, last if s == steps[-1] else compared) for s, made in drawn.items()}
@@ -82,12 +84,25 @@ class Builder(Specs):
         return replace(graph, parts=parts, stages=self.closure(itertools.chain.from_iterable(_roots(graph).values())))
 
     def attacks(self, chain: str, field: str = "chains") -> tuple[list[Entry], Entry]:
-        """Resolve ``purifier+...+attack``."""
+        """Resolve ``purifier+...+attack``.
+
+        Raises
+        ------
+        UsageError
+            A purifier that follows an attack, or not one attack; with the chain in its right order, if it has one.
+        """
         entries = [self.catalog.attack(name, file=self.file, field=field) for name in chain.split("+")]
-        wanted = [("purify",)] * (len(entries) - 1) + [("adapt",)]
-        if [entry.hooks for entry in entries] != wanted:
+        cleaning = [entry for entry in entries if entry.hooks[0] == "purify"]
+        training = [entry for entry in entries if entry.hooks[0] == "adapt"]
+        if len(training) != 1:
             raise UsageError("is no chain of purifiers and one attack:", file=self.file, field=field, value=chain)
-        return entries[:-1], entries[-1]
+        if entries[-1] is not training[0]:
+            right = "+".join(entry.id for entry in [*cleaning, *training])
+            raise UsageError(
+                f"cleans pictures after {training[0].id!r} has trained on them:",
+                file=self.file, field=field, value=chain, choices=[right],
+            )  # fmt: skip
+        return cleaning, training[0]
 
     def saves(self, attack: Entry, task: Task) -> tuple[int, ...]:
         """Return the steps that are scored: all saved ones, or the last where the suite draws no curve."""

@@ -30,7 +30,7 @@ from immunebench import schema
 from immunebench.errors import UsageError
 from immunebench.layers import Layers, layered
 from immunebench.schema import AttackManifest, DefenseManifest, Models, Profile, Suite, Task, Values
-from immunebench.weights import require
+from immunebench.weights import require, require_folder
 
 PACKAGE = Path(__file__).resolve().parent
 GROUP = "immunebench.entries"
@@ -121,6 +121,11 @@ class Entry:
     def needs_perceptual(self) -> bool:
         """Whether the entry is lent the base's perceptual distance, to be held to it or to compute with it."""
         return self.perceptual_budget is not None or "perceptual" in self.manifest.needs
+
+    @property
+    def needs_upscaler(self) -> bool:
+        """Whether the entry is lent what enlarges pictures."""
+        return "upscaler" in self.manifest.needs
 
     @property
     def against(self) -> tuple[str, ...]:
@@ -296,6 +301,23 @@ class Catalog:
         spec = self.find("perceptual distance", self.models.perceptual, name, file=self.models_path)
         files = self._files(spec.files, f"perceptual.{name}.files")
         files |= {weights: sha256(require(weights, asked_by=f"perceptual.{name}")) for weights in spec.weights}
+        return {"id": name, "version": spec.version, "files": dict(files)}
+
+    def upscaler(self, base: str, *, asked_by: Path) -> Values:
+        """Return what identifies the upscaler that entries on a base are lent, as a stage's key names it.
+
+        Raises
+        ------
+        UsageError
+            The base names none, or its weights are not there.
+        """
+        name = self.models.bases[base].upscaler
+        if name is None:
+            raise UsageError(f"asks for an upscaler, which the base {base!r} does not name", file=asked_by)
+        spec = self.find("upscaler", self.models.upscalers, name, file=self.models_path)
+        files = self._files(spec.files, f"upscalers.{name}.files")
+        if spec.folder is not None:
+            files |= digests(require_folder(spec.folder, asked_by=f"upscalers.{name}"))
         return {"id": name, "version": spec.version, "files": dict(files)}
 
     def _files(self, names: Iterable[str], field: str) -> dict[str, str]:

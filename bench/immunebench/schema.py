@@ -113,7 +113,7 @@ class EntryManifest(Model):
     presets: dict[Id, Values] = {}
     variants: dict[Id, Variant] = {}
     limits: dict[str, Limit] = {}
-    needs: tuple[Literal["perceptual"], ...] = ()
+    needs: tuple[Literal["perceptual", "upscaler"], ...] = ()
 
     @field_validator("params", "presets")
     @classmethod
@@ -188,8 +188,21 @@ class DefenseManifest(EntryManifest):
 class AttackManifest(EntryManifest):
     """``attacks/<id>/attack.toml``: an ``adapt`` attack's presets hold steps, lr, batch and saves."""
 
-    hooks: tuple[Literal["adapt", "purify"], ...] = Field(min_length=1, max_length=1)
+    hooks: tuple[Literal["adapt", "purify", "clean_samples"], ...] = Field(min_length=1, max_length=2)
     status: Text = "reimplementation"
+
+    @model_validator(mode="after")
+    def _one_place_in_a_chain(self) -> AttackManifest:
+        if self.hooks not in (("adapt",), ("purify",), ("purify", "clean_samples")):
+            raise ValueError('hooks must be ["adapt"], ["purify"] or ["purify", "clean_samples"]')
+        tables = {"params": self.params} | self.overrides()
+        for table, values in tables.items():
+            prompt = values.get("negative_prompt")
+            if prompt is not None and not isinstance(prompt, str):
+                raise ValueError(f"{table}.negative_prompt must be words, not {prompt!r}")
+            if prompt and self.hooks[0] != "purify":
+                raise ValueError(f"{table}.negative_prompt belongs to a purifier")
+        return self
 
     @model_validator(mode="after")
     def _budget_is_whole(self) -> AttackManifest:
@@ -398,7 +411,8 @@ class Suite(Model):
 class BaseModelSpec(Model):
     """A pre-trained model in the diffusers folder format.
 
-    ``public`` is the source of innocent pictures for it, ``perceptual`` the distance that entries measure with.
+    ``public`` is the source of innocent pictures for it, ``perceptual`` the distance that entries measure with,
+    ``upscaler`` what enlarges pictures for them.
     """
 
     path: Text
@@ -407,6 +421,7 @@ class BaseModelSpec(Model):
     judge: Id
     public: Id | None = None
     perceptual: Id | None = None
+    upscaler: Id | None = None
     unrelated_prompts: tuple[Text, ...] = Field(min_length=2)
     placeholders: tuple[Text, ...] = ()
 
@@ -429,6 +444,15 @@ class PerceptualSpec(Model):
     weights: tuple[Text, ...] = ()
 
 
+class UpscalerSpec(Model):
+    """An upscaler: ``module:function`` that loads it, the files that it reads or a folder among the fetched weights."""
+
+    loader: Loader
+    version: Annotated[int, Field(ge=1)] = 1
+    files: tuple[Text, ...] = ()
+    folder: Text | None = None
+
+
 class SourceSpec(Model):
     """A source of pictures: ``module:function`` and its version; `files` if it reads some that belong to the task."""
 
@@ -438,12 +462,13 @@ class SourceSpec(Model):
 
 
 class Models(Model):
-    """``models.toml``: bases, judges, sources and perceptual distances by id."""
+    """``models.toml``: bases, judges, sources, perceptual distances and upscalers by id."""
 
     bases: dict[Id, BaseModelSpec]
     judges: dict[Id, JudgeSpec]
     sources: dict[Id, SourceSpec]
     perceptual: dict[Id, PerceptualSpec] = {}
+    upscalers: dict[Id, UpscalerSpec] = {}
 
 
 M = TypeVar("M", bound=Model)

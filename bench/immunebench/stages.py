@@ -73,7 +73,7 @@ def run_stage(spec: StageSpec, inputs: dict[str, Path], out: Path, report: Repor
         with runtime.memory_guard(numerics) as memory:
             meta = stage(spec.key, inputs, out, report)
     finally:
-        if spec.stage in ("protect", "purify", "adapt"):
+        if spec.stage in ("protect", "purify", "adapt") or "cleaning" in spec.key:
             # Foreign code held this model; nothing that it may have left on it reaches another stage.
             _bases.clear()
     return {**meta, **memory.as_dict(), "environment": runtime.environment(numerics.device)}
@@ -181,14 +181,21 @@ def purify(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> M
     model = load_base(key)
     ctx = _context(key, inputs, out, report, model)
     images = Pictures.load(inputs["images"])
-    cleaned = _call(entry, "purify", model, images, Params(key["params"]), ctx)
-    if not isinstance(cleaned, Pictures):
-        raise StageError("error", f"{entry.id}: purify returned {type(cleaned).__name__}, not Pictures")
-    if cleaned.pixels.shape != images.pixels.shape or cleaned.captions != images.captions:
-        raise StageError("error", f"{entry.id}: purify changed the number, the size or the captions of the pictures")
+    cleaned = _cleaned(entry, "purify", model, images, Params(key["params"]), ctx)
     cleaned.save(out)
     ctx.write_log()
     return {"pictures": len(cleaned)}
+
+
+def _cleaned(
+    entry: Entry, hook: str, model: LatentDiffusion, images: Pictures, params: Params, ctx: Context
+) -> Pictures:
+    cleaned = _call(entry, hook, model, images, params, ctx)
+    if not isinstance(cleaned, Pictures):
+        raise StageError("error", f"{entry.id}: {hook} returned {type(cleaned).__name__}, not Pictures")
+    if cleaned.pixels.shape != images.pixels.shape or cleaned.captions != images.captions:
+        raise StageError("error", f"{entry.id}: {hook} changed the number, the size or the captions of the pictures")
+    return cleaned
 
 
 def adapt(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
@@ -208,7 +215,7 @@ def adapt(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Me
 
 
 def generate(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
-    """Draw `per_prompt` pictures for each prompt, each from its own noise."""
+    """Draw `per_prompt` pictures for each prompt, each from its own noise, and clean them where the chain does."""
     from immunebench.adapters import install
 
     model = _released(key, inputs)
@@ -216,11 +223,20 @@ def generate(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) ->
         install(model, inputs["adapter"], key["step"])
     prompts = key["prompts"]
     places = [(p, i) for p in range(len(prompts)) for i in range(key["per_prompt"])]
+    cleaning = key.get("cleaning", {})
     drawn = model.sample(
         [prompts[p] for p, _ in places],
         [runtime.derive_seed("noise", json.dumps(key["noise_key"]), p, i) for p, i in places],
+        negative=cleaning.get("negative_prompt", ""),
         progress=lambda done: report("generate", done, len(places)),
     )
+    for code in cleaning.get("clean_samples", ()):
+        entry = default_catalog().attack(code["entry"])
+        _unchanged(entry, code)
+        words = {"seed": runtime.derive_seed("clean", json.dumps(key["noise_key"])), "token": "", "noun": ""}
+        ctx = _context({**code, **words}, {}, out, report, model)
+        drawn = _cleaned(entry, "clean_samples", model, drawn, Params(code["params"]), ctx)
+        ctx.check()
     drawn.save(out, [f"p{p:02d}-{i:02d}" for p, i in places])
     (out / "prompts.json").write_text(
         json.dumps({"prompts": prompts, "per_prompt": key["per_prompt"]}, indent=1) + "\n"
@@ -262,6 +278,8 @@ def _context(key: Key, inputs: Mapping[str, Path], out: Path, report: Report, mo
     )
     if "perceptual" in key:
         ctx.distance = _loader(default_catalog().models.perceptual[key["perceptual"]["id"]].loader)(str(model.device))
+    if "upscaler" in key:
+        ctx.upscaler = _loader(default_catalog().models.upscalers[key["upscaler"]["id"]].loader)(model.numerics)
     for name, attack in key.get("against", {}).items():
         attacks[name] = _Attack(default_catalog().attack(attack["entry"]), Params(attack["params"]), ctx)
     return ctx

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from immunebench.errors import UsageError
 from immunebench.mini.judges import to_input
+from immunebench.types import Numerics
 
 WEIGHTS = Path(__file__).parent / "weights" / "upscaler"
 FILE = "upscaler.safetensors"
@@ -52,22 +53,25 @@ class MiniUpscaler:
     ----------
     network
         A trained :class:`UpscalerNet`.
+    device
+        Where it runs.
     """
 
-    def __init__(self, network: UpscalerNet) -> None:
-        self.network = network.float().eval().requires_grad_(False)
+    def __init__(self, network: UpscalerNet, device: str = "cpu") -> None:
+        self.device = device
+        self.network = network.float().eval().requires_grad_(False).to(device)
 
     @torch.inference_mode()
     def __call__(
-        self, pixels: NDArray[np.uint8], captions: Sequence[str], seeds: Sequence[int]
+        self, pixels: NDArray[np.uint8], captions: Sequence[str] = (), seeds: Sequence[int] = (), **options: float
     ) -> NDArray[np.uint8]:
-        """Pictures uint8 (n, 2 h, 2 w, 3) of pictures uint8 (n, h, w, 3); it draws nothing and reads no captions."""
-        made = torch.cat([self.network(to_input(picture[None])) for picture in pixels])
+        """Pictures uint8 (n, 2 h, 2 w, 3) of pictures uint8 (n, h, w, 3); it draws nothing and reads nothing else."""
+        made = torch.cat([self.network(to_input(picture[None]).to(self.device)).cpu() for picture in pixels])
         rounded = ((made + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
         return np.ascontiguousarray(rounded.numpy())
 
 
-def load(folder: Path | None = None) -> MiniUpscaler:
+def load(numerics: Numerics, folder: Path = WEIGHTS) -> MiniUpscaler:
     """The upscaler named ``mini`` in ``models.toml``.
 
     Raises
@@ -77,9 +81,9 @@ def load(folder: Path | None = None) -> MiniUpscaler:
     """
     from safetensors.torch import load_file
 
-    file = (folder or WEIGHTS) / FILE
+    file = folder / FILE
     if not file.is_file():
         raise UsageError("the upscaler's weights are not there", file=file)
     network = UpscalerNet()
     network.load_state_dict(load_file(file))
-    return MiniUpscaler(network)
+    return MiniUpscaler(network, numerics.device)

@@ -168,7 +168,7 @@ def _style_of(name: str) -> tuple[styles.Style, dict[str, float] | None]:
 def paint(
     name: str, rgb: NDArray[np.float32], parts: NDArray[np.uint8], rng: np.random.Generator, reduce: int = 2
 ) -> NDArray[np.uint8]:
-    """Render a flat drawing (128, 128, 3) in a style, known or held out, to uint8, 64 pixels a side unless `reduce`d."""
+    """Render a flat drawing (128, 128, 3) in a style, known or held out, to uint8 of 128 / `reduce` pixels a side."""
     style, params = _style_of(name)
     chosen = styles.draw_params(style, rng) if params is None else params
     return styles.render(style, chosen, rgb, parts, rng, reduce=reduce)
