@@ -215,6 +215,10 @@ class Context:
                 self.check()
         self.check()
 
+    def micro_batches(self, count: int) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+        """Return the rows of micro-batches of the profile's size at most: memory does not grow with the pictures."""
+        return np.array_split(np.arange(count), -(-count // self.numerics.batch))
+
     def public_batches(self, model: LatentDiffusion, batch: int) -> Iterator[Batch]:
         """Return endless batches of the public pictures.
 

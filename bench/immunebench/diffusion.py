@@ -172,7 +172,16 @@ class LatentDiffusion:
         Tensor, shape (n, 4, height / f, width / f)
             fp32 on the model's device.
         """
-        return torch.cat([self.latents(x) for x in torch.split(self.tensor(pixels), self.numerics.batch)])
+        return torch.cat([self.latents(x) for x in torch.split(self.to_images(pixels), self.numerics.batch)])
+
+    def to_images(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Lay pictures out as the networks see them: fp32 of shape (n, 3, height, width) in [-1, 1]."""
+        return to_tensor(pixels).to(self.device)
+
+    def latents(self, images: Tensor) -> Tensor:
+        """Encode images in [-1, 1], shape (b, 3, height, width), as `encode` does but with gradient to them."""
+        mean: Tensor = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mean
+        return mean.float() * float(self.vae.config.scaling_factor)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:
@@ -182,19 +191,10 @@ class LatentDiffusion:
         -------
         ndarray of uint8, shape (n, height, width, 3)
         """
-        return to_pixels(self.picture(latents))
+        return to_pixels(self.images(latents))
 
-    def tensor(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """Return pictures as the networks read them: fp32, shape (n, 3, height, width), -1 to 1, on the device."""
-        return to_tensor(pixels).to(self.device)
-
-    def latents(self, x: Tensor) -> Tensor:
-        """Encode a tensor of pictures, with gradient: scaled means of the posterior in fp32; see `tensor`, `encode`."""
-        mean: Tensor = self.vae.encode(x.to(self.vae.dtype)).latent_dist.mean
-        return mean.float() * float(self.vae.config.scaling_factor)
-
-    def picture(self, z: Tensor) -> Tensor:
-        """Decode scaled latents, with gradient: about -1 to 1, neither clipped nor rounded, fp32; see `decode`."""
+    def images(self, z: Tensor) -> Tensor:
+        """Decode scaled latents as `decode` does, but with gradient to them and neither clipped nor rounded."""
         x: Tensor = self.vae.decode((z / float(self.vae.config.scaling_factor)).to(self.vae.dtype)).sample
         return x.float()
 
@@ -240,13 +240,21 @@ class LatentDiffusion:
         Tensor, scalar
             Mean over all elements; with gradient for whatever `training` switched on.
         """
+        return nn.functional.mse_loss(*self._denoised(batch))
+
+    def losses(self, batch: Batch) -> Tensor:
+        """Mean squared error of each picture, shape (b,), with gradient to its latents; their mean is `loss`."""
+        prediction, target = self._denoised(batch)
+        return (prediction - target).square().mean(dim=(1, 2, 3))
+
+    def _denoised(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Predict what the denoiser should, and say what that is."""
         noised = self.noising.add_noise(batch.latents, batch.noise, batch.timesteps)
         condition = self.text.embed(batch.captions) if self.text.live else batch.condition
         prediction = self.predict(noised, batch.timesteps, condition)
-        target = batch.noise
         if self.noising.config.prediction_type == "v_prediction":
-            target = self.noising.get_velocity(batch.latents, batch.noise, batch.timesteps)
-        return nn.functional.mse_loss(prediction, target)
+            return prediction, self.noising.get_velocity(batch.latents, batch.noise, batch.timesteps)
+        return prediction, batch.noise
 
     # ---------------------------------------------------------------- sampling
 
