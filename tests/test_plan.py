@@ -335,9 +335,9 @@ def test_pictures_of_a_concept_to_relearn_are_nobodys_to_protect(root: Path) -> 
 @pytest.mark.parametrize(
     ("chain", "said"),
     [
-        ("lora+blur", "blur cleans pictures, so it must come before lora, which trains on them, in 'lora+blur'"),
-        ("blur", "cleans pictures and trains nothing on them, so an attack is missing at the end of 'blur'"),
-        ("lora+lora", "lora and lora both train: one attack belongs at the end of 'lora+lora'"),
+        ("lora+blur", "cleans pictures after 'lora' has trained on them: 'lora+blur' (valid: blur+lora)"),
+        ("blur", "is no chain of purifiers and one attack: 'blur'"),
+        ("lora+lora", "is no chain of purifiers and one attack: 'lora+lora'"),
         ("blurr+lora", "unknown attack 'blurr' (nearest: 'blur')"),
     ],
 )

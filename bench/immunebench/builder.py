@@ -34,6 +34,7 @@ class Builder(Specs):
         theirs, ours = on_base(task, cell.setting.attacker_base), on_base(task, cell.setting.surrogate)
         entry = self.catalog.defense(cell.defense)
         purifiers, attack = self.attacks(cell.chain)
+        cleaning = self.cleaning(purifiers, theirs.base)
         prompts = self.prompts(task.evaluation.prompts, task.attacker.token, task)
         steps = self.saves(attack, theirs)
 
@@ -50,7 +51,10 @@ class Builder(Specs):
                 images = self.purify(purifier, theirs, images, seed)
             adapter = self.adapt(attack, theirs, self.words(task), task.concept.noun, images, model, seed)
             noise: list[str | int] = [task.id, cell.seed]
-            drawn = {step: self.generate(theirs, prompts, model, noise, adapter, step, steps) for step in steps}
+            drawn = {
+                step: self.generate(theirs, prompts, model, noise, adapter, step, steps, cleaning=cleaning)
+                for step in steps
+            }
             last = {**compared, "training": images}
             return drawn, {s: self.score(task, made, last if s == steps[-1] else compared) for s, made in drawn.items()}
 
@@ -84,19 +88,25 @@ class Builder(Specs):
         return replace(graph, parts=parts, stages=self.closure(itertools.chain.from_iterable(_roots(graph).values())))
 
     def attacks(self, chain: str, field: str = "chains") -> tuple[list[Entry], Entry]:
-        """Resolve ``purifier+...+attack``."""
+        """Resolve ``purifier+...+attack``.
+
+        Raises
+        ------
+        UsageError
+            A purifier that follows an attack, or not one attack; with the chain in its right order, if it has one.
+        """
         entries = [self.catalog.attack(name, file=self.file, field=field) for name in chain.split("+")]
-        training = [entry.id for entry in entries if entry.hooks == ("adapt",)]
-        why = ""
-        if not training:
-            why = "cleans pictures and trains nothing on them, so an attack is missing at the end of"
-        elif len(training) > 1:
-            why = f"{training[0]} and {training[1]} both train: one attack belongs at the end of"
-        elif entries[-1].hooks != ("adapt",):
-            why = f"{entries[-1].id} cleans pictures, so it must come before {training[0]}, which trains on them, in"
-        if why:
-            raise UsageError(why, file=self.file, field=field, value=chain)
-        return entries[:-1], entries[-1]
+        cleaning = [entry for entry in entries if entry.hooks[0] == "purify"]
+        training = [entry for entry in entries if entry.hooks[0] == "adapt"]
+        if len(training) != 1:
+            raise UsageError("is no chain of purifiers and one attack:", file=self.file, field=field, value=chain)
+        if entries[-1] is not training[0]:
+            right = "+".join(entry.id for entry in [*cleaning, *training])
+            raise UsageError(
+                f"cleans pictures after {training[0].id!r} has trained on them:",
+                file=self.file, field=field, value=chain, choices=[right],
+            )  # fmt: skip
+        return cleaning, training[0]
 
     def saves(self, attack: Entry, task: Task) -> tuple[int, ...]:
         """Return the steps that are scored: all saved ones, or the last where the suite draws no curve."""
@@ -229,6 +239,7 @@ class Builder(Specs):
             defense_version=entry.version,
             hooks=entry.hooks,
             budget=entry.budget,
+            perceptual_budget=entry.perceptual_budget,
             chain=tuple((attack.id, attack.version) for attack in chain),
             profile_version=self.profile.version,
             memory_gib=self.profile.memory_gib,

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import tomllib
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -30,6 +30,7 @@ from immunebench import schema
 from immunebench.errors import UsageError
 from immunebench.layers import Layers, layered
 from immunebench.schema import AttackManifest, DefenseManifest, Models, Profile, Suite, Task, Values
+from immunebench.weights import require, require_folder
 
 PACKAGE = Path(__file__).resolve().parent
 GROUP = "immunebench.entries"
@@ -109,6 +110,22 @@ class Entry:
         """Return the declared Linf budget, of 255."""
         own: int | None = self._own("budget")
         return own if own is not None else getattr(self.manifest, "budget", None)
+
+    @property
+    def perceptual_budget(self) -> float | None:
+        """Return the declared bound on the perceptual distance, in place of a Linf budget."""
+        own: float | None = self._own("perceptual_budget")
+        return own if own is not None else getattr(self.manifest, "perceptual_budget", None)
+
+    @property
+    def needs_perceptual(self) -> bool:
+        """Whether the entry is lent the base's perceptual distance, to be held to it or to compute with it."""
+        return self.perceptual_budget is not None or "perceptual" in self.manifest.needs
+
+    @property
+    def needs_upscaler(self) -> bool:
+        """Whether the entry is lent what enlarges pictures."""
+        return "upscaler" in self.manifest.needs
 
     @property
     def against(self) -> tuple[str, ...]:
@@ -284,11 +301,47 @@ class Catalog:
             No such judge in ``models.toml``, or one of its files is not there.
         """
         spec = self.find("judge", self.models.judges, judge, file=self.models_path, field="judge")
+        return self._files(spec.files, f"judges.{judge}.files")
+
+    def perceptual(self, base: str, *, asked_by: Path) -> Values:
+        """Return what identifies the perceptual distance that entries on a base are lent, as a stage's key names it.
+
+        Raises
+        ------
+        UsageError
+            The base names none, or what it reads is not there.
+        """
+        name = self.models.bases[base].perceptual
+        if name is None:
+            raise UsageError(f"asks for a perceptual distance, which the base {base!r} does not name", file=asked_by)
+        spec = self.find("perceptual distance", self.models.perceptual, name, file=self.models_path)
+        files = self._files(spec.files, f"perceptual.{name}.files")
+        files |= {weights: sha256(require(weights, asked_by=f"perceptual.{name}")) for weights in spec.weights}
+        return {"id": name, "version": spec.version, "files": dict(files)}
+
+    def upscaler(self, base: str, *, asked_by: Path) -> Values:
+        """Return what identifies the upscaler that entries on a base are lent, as a stage's key names it.
+
+        Raises
+        ------
+        UsageError
+            The base names none, or its weights are not there.
+        """
+        name = self.models.bases[base].upscaler
+        if name is None:
+            raise UsageError(f"asks for an upscaler, which the base {base!r} does not name", file=asked_by)
+        spec = self.find("upscaler", self.models.upscalers, name, file=self.models_path)
+        files = self._files(spec.files, f"upscalers.{name}.files")
+        if spec.folder is not None:
+            files |= digests(require_folder(spec.folder, asked_by=f"upscalers.{name}"))
+        return {"id": name, "version": spec.version, "files": dict(files)}
+
+    def _files(self, names: Iterable[str], field: str) -> dict[str, str]:
         found = {}
-        for name in spec.files:
+        for name in names:
             path = _inside(self.models_path.parent, self.models_path.parent / name)
             if path is None or not path.is_file():
-                raise UsageError("no such file", file=self.models_path, field=f"judges.{judge}.files", value=name)
+                raise UsageError("no such file", file=self.models_path, field=field, value=name)
             found[name] = sha256(path)
         return found
 

@@ -108,6 +108,7 @@ class Facts:
     defense_version: int
     hooks: tuple[str, ...]
     budget: int | None
+    perceptual_budget: float | None
     chain: tuple[tuple[str, int], ...]
     profile_version: int
     memory_gib: float

@@ -62,6 +62,11 @@ class Layers:
         return next((entry.budget for entry in self.layers if entry.budget is not None), None)
 
     @property
+    def perceptual_budget(self) -> float | None:
+        """Return the perceptual bound of the layer that changes pictures."""
+        return next((entry.perceptual_budget for entry in self.layers if entry.perceptual_budget is not None), None)
+
+    @property
     def against(self) -> tuple[str, ...]:
         """Return the attacks that a layer simulates."""
         return tuple(dict.fromkeys(name for entry in self.layers for name in entry.against))

@@ -60,6 +60,7 @@ class CellNames(Model):
     defense_kind: str
     hooks: tuple[str, ...]
     budget: int | None
+    perceptual_budget: float | None = None
     chain: str = Field(pattern=r"^[a-z0-9@.+-]+$")
     links: tuple[ChainLink, ...]
     profile: Id
@@ -433,6 +434,7 @@ def _names(cell: Cell, graph: CellGraph) -> CellNames:
         defense_kind=facts.defense_kind,
         hooks=facts.hooks,
         budget=facts.budget,
+        perceptual_budget=facts.perceptual_budget,
         chain=cell.chain,
         links=tuple(ChainLink(attack=attack, version=version) for attack, version in facts.chain),
         profile=cell.profile,

@@ -59,6 +59,8 @@ Against = Annotated[Id | tuple[Id, ...] | None, AfterValidator(_names_attacks)]
 
 #: Seconds of one core that one task takes, by base; no part of any key.
 Seconds = dict[Id, Annotated[float, Field(gt=0)]]
+#: The greatest perceptual distance that a defense may put between a picture and its protected copy.
+PerceptualBudget = Annotated[float, Field(gt=0, le=1)]
 
 
 class Variant(Model):
@@ -68,6 +70,7 @@ class Variant(Model):
     description: Text | None = None
     aliases: tuple[Id, ...] = ()
     budget: Annotated[int, Field(ge=1, le=255)] | None = None
+    perceptual_budget: PerceptualBudget | None = None
     against: Against = None
     replicate: bool | None = None
     params: Values = {}
@@ -115,6 +118,7 @@ class EntryManifest(Model):
     variants: dict[Id, Variant] = {}
     limits: dict[str, Limit] = {}
     seconds: Seconds = {}
+    needs: tuple[Literal["perceptual", "upscaler"], ...] = ()
 
     @field_validator("params", "presets")
     @classmethod
@@ -169,20 +173,41 @@ class DefenseManifest(EntryManifest):
     deterministic: bool = True
     replicate: bool = False
     budget: Annotated[int, Field(ge=1, le=255)] | None = None
+    perceptual_budget: PerceptualBudget | None = None
     against: Against = None
 
     @model_validator(mode="after")
     def _pictures_have_a_budget(self) -> DefenseManifest:
-        if "protect_images" in self.hooks and self.budget is None:
-            raise ValueError("budget is missing: a defense that changes pictures declares the largest change, of 255")
+        if "protect_images" in self.hooks and self.budget is None and self.perceptual_budget is None:
+            raise ValueError(
+                "budget is missing: a defense that changes pictures declares the largest change, of 255, "
+                "or perceptual_budget"
+            )
+        tables: tuple[DefenseManifest | Variant, ...] = (self, *self.variants.values())
+        linf = any(table.budget is not None for table in tables)
+        if linf and any(table.perceptual_budget is not None for table in tables):
+            raise ValueError("perceptual_budget stands in the place of budget, never beside it")
         return self
 
 
 class AttackManifest(EntryManifest):
     """``attacks/<id>/attack.toml``: an ``adapt`` attack's presets hold steps, lr, batch and saves."""
 
-    hooks: tuple[Literal["adapt", "purify"], ...] = Field(min_length=1, max_length=1)
+    hooks: tuple[Literal["adapt", "purify", "clean_samples"], ...] = Field(min_length=1, max_length=2)
     status: Text = "reimplementation"
+
+    @model_validator(mode="after")
+    def _one_place_in_a_chain(self) -> AttackManifest:
+        if self.hooks not in (("adapt",), ("purify",), ("purify", "clean_samples")):
+            raise ValueError('hooks must be ["adapt"], ["purify"] or ["purify", "clean_samples"]')
+        tables = {"params": self.params} | self.overrides()
+        for table, values in tables.items():
+            prompt = values.get("negative_prompt")
+            if prompt is not None and not isinstance(prompt, str):
+                raise ValueError(f"{table}.negative_prompt must be words, not {prompt!r}")
+            if prompt and self.hooks[0] != "purify":
+                raise ValueError(f"{table}.negative_prompt belongs to a purifier")
+        return self
 
     @model_validator(mode="after")
     def _budget_is_whole(self) -> AttackManifest:
@@ -431,9 +456,11 @@ class Suite(Model):
 
 
 class BaseModelSpec(Model):
-    """A pre-trained model in the diffusers folder format; `public` is the source of innocent pictures for it.
+    """A pre-trained model in the diffusers folder format.
 
-    An entry without a preset for this base is given its preset for the base `presets_like`.
+    ``public`` is the source of innocent pictures for it, ``perceptual`` the distance that entries measure with,
+    ``upscaler`` what enlarges pictures for them. An entry without a preset for this base is given its preset for the
+    base ``presets_like``.
     """
 
     path: Text
@@ -441,6 +468,8 @@ class BaseModelSpec(Model):
     revision: Text
     judge: Id
     public: Id | None = None
+    perceptual: Id | None = None
+    upscaler: Id | None = None
     unrelated_prompts: tuple[Text, ...] = Field(min_length=2)
     placeholders: tuple[Text, ...] = ()
     presets_like: Id | None = None
@@ -455,6 +484,24 @@ class JudgeSpec(Model):
     reads_prompts: tuple[Family, ...] = ("style", "object", "identity", "relearn")
 
 
+class PerceptualSpec(Model):
+    """A perceptual distance: ``module:function`` that loads it, the files or the fetched weights that it reads."""
+
+    loader: Loader
+    version: Annotated[int, Field(ge=1)] = 1
+    files: tuple[Text, ...] = ()
+    weights: tuple[Text, ...] = ()
+
+
+class UpscalerSpec(Model):
+    """An upscaler: ``module:function`` that loads it, the files that it reads or a folder among the fetched weights."""
+
+    loader: Loader
+    version: Annotated[int, Field(ge=1)] = 1
+    files: tuple[Text, ...] = ()
+    folder: Text | None = None
+
+
 class SourceSpec(Model):
     """A source of pictures: ``module:function`` and its version; `files` if it reads some that belong to the task."""
 
@@ -464,11 +511,13 @@ class SourceSpec(Model):
 
 
 class Models(Model):
-    """``models.toml``: bases, judges and sources by id."""
+    """``models.toml``: bases, judges, sources, perceptual distances and upscalers by id."""
 
     bases: dict[Id, BaseModelSpec]
     judges: dict[Id, JudgeSpec]
     sources: dict[Id, SourceSpec]
+    perceptual: dict[Id, PerceptualSpec] = {}
+    upscalers: dict[Id, UpscalerSpec] = {}
 
     @model_validator(mode="after")
     def _presets_come_from_another_base(self) -> Models:

@@ -77,6 +77,8 @@ class Specs:
             **self.code(entry, task.base),
             "hook": hook,
             "budget": entry.budget,
+            **({} if entry.perceptual_budget is None else {"perceptual_budget": entry.perceptual_budget}),
+            **self.lent(entry, task.base),
             "against": against,
             **self.base(task.base),
             "numerics": self.profile.numerics(sampling=False),
@@ -114,6 +116,7 @@ class Specs:
         """Add the attacker's cleaning of the pictures."""
         key: Values = {
             **self.code(entry, task.base),
+            **self.lent(entry, task.base),
             **self.base(task.base),
             "numerics": self.profile.numerics(sampling=False),
             "token": task.attacker.token,
@@ -157,6 +160,7 @@ class Specs:
         step: int | None = None,
         steps: Sequence[int] = (),
         per_prompt: int | None = None,
+        cleaning: Values | None = None,
     ) -> str:
         """Add pictures: all of them of the last step, one for each of the first prompts of an earlier one."""
         early = step is not None and step != steps[-1]
@@ -167,8 +171,21 @@ class Specs:
             "per_prompt": 1 if early else per_prompt or self.suite.pictures,
             "noise_key": list(noise),
             "step": step,
+            **({"cleaning": cleaning} if cleaning else {}),
         }
         return self.add("generate", key, {**model, **({} if adapter is None else {"adapter": adapter})})
+
+    def cleaning(self, purifiers: Iterable[Entry], base: str) -> Values:
+        """Return what purifiers do while and after pictures are drawn; empty where they do nothing then."""
+        purifiers = list(purifiers)
+        avoid = [str(self.catalog.params(entry, base).get("negative_prompt", "")) for entry in purifiers]
+        after = [
+            {**self.code(entry, base), **self.lent(entry, base)}
+            for entry in purifiers
+            if "clean_samples" in entry.hooks
+        ]
+        told: Values = {"negative_prompt": ", ".join(filter(None, avoid))} if any(avoid) else {}
+        return {**told, **({"clean_samples": [dict(code) for code in after]} if after else {})}
 
     def contents(self, task: Task) -> dict[str, str]:
         """Return what each of the suite's prompts asks for without the placeholder, by filled-in prompt.
@@ -280,6 +297,15 @@ class Specs:
             "base_revision": self.catalog.models.bases[base].revision,
             "base_files": dict(files),
         }
+
+    def lent(self, entry: Entry, base: str) -> Values:
+        """Return what identifies the networks that an entry is lent beside the base; nothing where it asks for none."""
+        lent: Values = {}
+        if entry.needs_perceptual:
+            lent["perceptual"] = self.catalog.perceptual(base, asked_by=entry.path)
+        if entry.needs_upscaler:
+            lent["upscaler"] = self.catalog.upscaler(base, asked_by=entry.path)
+        return lent
 
 
 def _metric(metric: str, file: Path | None) -> Metric:
