@@ -172,10 +172,17 @@ class LatentDiffusion:
         Tensor, shape (n, 4, height / f, width / f)
             fp32 on the model's device.
         """
+        return torch.cat([self.latents(x) for x in torch.split(self.to_images(pixels), self.numerics.batch)])
+
+    def to_images(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Lay pictures out as the networks see them: fp32 of shape (n, 3, height, width) in [-1, 1]."""
         x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        batches = torch.split(x.to(self.device, self.vae.dtype), self.numerics.batch)
-        means = [self.vae.encode(batch).latent_dist.mean for batch in batches]
-        return torch.cat(means).float() * float(self.vae.config.scaling_factor)
+        return x.to(self.device)
+
+    def latents(self, images: Tensor) -> Tensor:
+        """Encode images in [-1, 1], shape (b, 3, height, width), as `encode` does but with gradient to them."""
+        mean: Tensor = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mean
+        return mean.float() * float(self.vae.config.scaling_factor)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:
@@ -232,13 +239,21 @@ class LatentDiffusion:
         Tensor, scalar
             Mean over all elements; with gradient for whatever `training` switched on.
         """
+        return nn.functional.mse_loss(*self._denoised(batch))
+
+    def losses(self, batch: Batch) -> Tensor:
+        """Mean squared error of each picture, shape (b,), with gradient to its latents; their mean is `loss`."""
+        prediction, target = self._denoised(batch)
+        return (prediction - target).square().mean(dim=(1, 2, 3))
+
+    def _denoised(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Predict what the denoiser should, and say what that is."""
         noised = self.noising.add_noise(batch.latents, batch.noise, batch.timesteps)
         condition = self.text.embed(batch.captions) if self.text.live else batch.condition
         prediction = self.predict(noised, batch.timesteps, condition)
-        target = batch.noise
         if self.noising.config.prediction_type == "v_prediction":
-            target = self.noising.get_velocity(batch.latents, batch.noise, batch.timesteps)
-        return nn.functional.mse_loss(prediction, target)
+            return prediction, self.noising.get_velocity(batch.latents, batch.noise, batch.timesteps)
+        return prediction, batch.noise
 
     # ---------------------------------------------------------------- sampling
 
