@@ -20,10 +20,10 @@ PARAMS: dict[str, dict[str, Any]] = {
     },
     "simac": {
         "rounds": 2, "train_steps": 2, "pgd_steps": 2, "alpha": 3.0, "lr": 0.0, "feature_weight": 1.0,
-        "deletions": 2, "candidates": 2, "width": 100, "keep": 100,
+        "deletions": 2, "candidates": 2, "width": 50, "keep": 100,
     },
     "metacloak": {
-        "trials": 1, "states": 2, "apart": 2, "unroll": 2, "pgd_steps": 2, "advance": 1, "lr": 0.0, "kernel": 3,
+        "trials": 1, "states": 3, "apart": 2, "unroll": 2, "pgd_steps": 2, "advance": 1, "lr": 0.0, "kernel": 3,
         "sigma": 1.0, "zoom": 0.125,
     },
 }  # fmt: skip

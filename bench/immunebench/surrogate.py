@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from immunebench.context import AttackHandle, Context
 from immunebench.diffusion import Batch, LatentDiffusion, training
-from immunebench.perturb import latents
 from immunebench.runtime import dtype
 from immunebench.types import Pictures
 
@@ -108,6 +107,7 @@ class Draws:
     def __init__(self, captions: Sequence[str], ctx: Context) -> None:
         self.captions = tuple(captions)
         self.steps: Sequence[Tensor] | None = None
+        self._conditions: dict[LatentDiffusion, Tensor] = {}
         self.streams = [torch.Generator().manual_seed(ctx.seed_of("draw", i)) for i in range(len(self.captions))]
 
     def timesteps(self, model: LatentDiffusion, rows: Tensor) -> Tensor:
@@ -130,11 +130,13 @@ class Draws:
         timesteps : Tensor of int64, shape (b,), optional
             Theirs, if they are not to be drawn.
         """
-        z = latents(model, x)
+        z = model.latents(x)
         t = self.timesteps(model, rows) if timesteps is None else timesteps
         noise = torch.stack([torch.randn(z.shape[1:], generator=self.streams[i]) for i in rows.tolist()])
-        condition = model.condition([self.captions[i] for i in rows.tolist()])
-        return Batch(z, condition, noise.to(z.device), t.to(z.device))
+        captions = tuple(self.captions[i] for i in rows.tolist())
+        if model not in self._conditions:
+            self._conditions[model] = model.condition(self.captions)
+        return Batch(z, self._conditions[model][rows.to(z.device)], noise.to(z.device), t.to(z.device), captions)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from immunebench import Concept, Context, LatentDiffusion, Params, Pictures, StageError
-from immunebench.perturb import Perturbation, losses
+from immunebench.perturb import Perturbation
 from immunebench.surrogate import Draws, Surrogate, watched
 
 
@@ -22,7 +22,7 @@ def protect_images(
     surrogate, trained on A alone. Of an ensemble, each surrogate has its turn in every round.
     """
     a, b = concept.owner, ctx.captioned(published)
-    x = Perturbation(model, b.pixels, params.budget, seed=ctx.seed_of("start"), start="zero")
+    x = Perturbation(model, b.pixels, params.budget)
     draws = Draws(b.captions, ctx)
     attack = ctx.attack(params.against[0])
     fs = [Surrogate(m, attack, ctx, lr=params.lr, weights=params.weights) for m in ctx.surrogates(model)]
@@ -50,7 +50,7 @@ def objective(f: LatentDiffusion, draws: Draws, z_target: Tensor | None) -> Call
     def loss(x: Tensor, rows: Tensor) -> Tensor:
         batch = draws.batch(f, x, rows)
         with watched([f.unet.conv_out]) as seen:
-            l_cond = losses(f, batch)
+            l_cond = f.losses(batch)
         if z_target is None:
             return l_cond
         t, abars = batch.timesteps, f.noising.alphas_cumprod.to(z_target)

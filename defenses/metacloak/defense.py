@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision.transforms import functional
 
 from immunebench import Concept, Context, LatentDiffusion, Params, Pictures
-from immunebench.perturb import Perturbation, losses
+from immunebench.perturb import Perturbation
 from immunebench.surrogate import Draws, Surrogate
 
 
@@ -22,7 +22,7 @@ def protect_images(
     adds up their losses.
     """
     a, b = concept.owner, ctx.captioned(published)
-    x = Perturbation(model, b.pixels, params.budget, seed=ctx.seed_of("start"), start="zero")
+    x = Perturbation(model, b.pixels, params.budget)
     draws = Draws(b.captions, ctx)
     f = Surrogate(model, ctx.attack(params.against[0]), ctx, lr=params.lr)
     pool = [f.state()]
@@ -32,7 +32,7 @@ def protect_images(
 
     def loss(x: Tensor, rows: Tensor) -> Tensor:
         seen = [transform(picture, draws.streams[i], params) for picture, i in zip(x, rows.tolist(), strict=True)]
-        return losses(model, draws.batch(model, torch.stack(seen), rows))
+        return model.losses(draws.batch(model, torch.stack(seen), rows))
 
     for trial in ctx.counted(params.trials, "trials"):
         for theta in pool:

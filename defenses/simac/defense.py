@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from immunebench import Concept, Context, LatentDiffusion, Params, Pictures
+from immunebench import Concept, Context, LatentDiffusion, Params, Pictures, StageError
 from immunebench.diffusion import Batch
-from immunebench.perturb import Perturbation, latents, losses
+from immunebench.perturb import Perturbation
 from immunebench.surrogate import Draws, Surrogate, watched
 
 
@@ -23,14 +23,13 @@ def protect_images(
     ascends L_cond + lambda L_feat against f', and f takes N_s steps on the perturbed pictures.
     """
     a, b = concept.owner, ctx.captioned(published)
-    x = Perturbation(model, b.pixels, params.budget, seed=ctx.seed_of("start"), start="zero")
-    clean = x.images.clone()
+    x = Perturbation(model, b.pixels, params.budget)
     draws = Draws(b.captions, ctx)
     draws.steps = select_timesteps(model, b, draws, params, ctx)
     f = Surrogate(model, ctx.attack(params.against[0]), ctx, lr=params.lr)
 
-    def loss(x: Tensor, rows: Tensor) -> Tensor:
-        return feature_loss(model, draws.batch(model, x, rows), clean[rows], params)
+    def loss(images: Tensor, rows: Tensor) -> Tensor:
+        return feature_loss(model, draws.batch(model, images, rows), x.clean[rows.to(images.device)], params)
 
     for k in ctx.counted(params.rounds, "rounds"):
         with f.copied():  # f' <- copy(f)
@@ -49,7 +48,9 @@ def select_timesteps(model: LatentDiffusion, b: Pictures, draws: Draws, params: 
     While more than `keep` of them are left: draw `candidates` of those left and score each by the sum of |dL / dx|;
     delete those from `width` before to `width` after the lowest; take a step of PGD, on a scratch copy, at the highest.
     """
-    x = Perturbation(model, b.pixels, params.budget, seed=ctx.seed_of("scratch"), start="zero")
+    if 2 * params.width > params.keep:
+        raise StageError("error", f"width must be at most half of keep = {params.keep}, not {params.width}")
+    x = Perturbation(model, b.pixels, params.budget)
     rows, every = torch.arange(len(b)), torch.arange(model.noising.config.num_train_timesteps)
     left = torch.ones(len(rows), len(every), dtype=torch.bool)
     for _ in ctx.counted(params.deletions, "time steps"):
@@ -58,7 +59,7 @@ def select_timesteps(model: LatentDiffusion, b: Pictures, draws: Draws, params: 
             break
         draws.steps = [every[own] for own in left]
         t = torch.stack([draws.timesteps(model, rows) for _ in range(params.candidates)])
-        scores = torch.stack([x.gradient(at(model, draws, own)).abs().sum(dim=(1, 2, 3)).cpu() for own in t])
+        scores = torch.stack([x.gradient(at(model, draws, own))[0].abs().sum(dim=(1, 2, 3)).cpu() for own in t])
         lowest, highest = (t.gather(0, of[None])[0] for of in (scores.argmin(dim=0), scores.argmax(dim=0)))
         # At the ends the window is moved inwards, so that every deletion has the same width.
         middle = lowest.clamp(params.width, len(every) - params.width)[:, None]
@@ -69,7 +70,7 @@ def select_timesteps(model: LatentDiffusion, b: Pictures, draws: Draws, params: 
 
 def at(model: LatentDiffusion, draws: Draws, t: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     """Return L_cond at given time steps, one a picture."""
-    return lambda x, rows: losses(model, draws.batch(model, x, rows, t[rows.cpu()]))
+    return lambda x, rows: model.losses(draws.batch(model, x, rows, t[rows]))
 
 
 def feature_loss(model: LatentDiffusion, batch: Batch, clean: Tensor, params: Params) -> Tensor:
@@ -81,10 +82,10 @@ def feature_loss(model: LatentDiffusion, batch: Batch, clean: Tensor, params: Pa
     """
     blocks = model.unet.up_blocks[-1].resnets
     with watched(blocks) as features:
-        loss = losses(model, batch)
+        loss = model.losses(batch)
     if not params.feature_weight:
         return loss
     with torch.no_grad(), watched(blocks) as original:
-        losses(model, replace(batch, latents=latents(model, clean)))
+        model.losses(replace(batch, latents=model.latents(clean)))
     apart = [((own - of) ** 2).flatten(1).mean(dim=1) for own, of in zip(features, original, strict=True)]
     return loss + params.feature_weight * torch.stack(apart).mean(dim=0)
