@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from immunebench.diffusion import LatentDiffusion
+from immunebench.diffusion import Batch, LatentDiffusion
 from immunebench.runtime import derive_seed
 from immunebench.types import StageError
 
@@ -131,3 +131,56 @@ class Perturbation:
     def _project(self, x: Tensor) -> Tensor:
         epsilon = self.budget * LEVEL
         return torch.clamp(torch.minimum(torch.maximum(x, self.clean - epsilon), self.clean + epsilon), -1, 1).detach()
+
+
+class Draws:
+    """Noise and time steps of perturbed pictures: each has a stream of its own, so none depends on its neighbours.
+
+    Parameters
+    ----------
+    captions : sequence of str
+        One a picture.
+    seed : int
+
+    Attributes
+    ----------
+    steps : sequence of Tensor of int64, or None
+        The time steps that each picture's t is drawn from; None: all from 0 to T - 1.
+    streams : list of torch.Generator
+        On the CPU, one a picture, for further draws of the same kind.
+    """
+
+    def __init__(self, captions: Sequence[str], seed: int) -> None:
+        self.captions = tuple(captions)
+        self.steps: Sequence[Tensor] | None = None
+        self.streams = [torch.Generator().manual_seed(derive_seed(seed, "draw", i)) for i in range(len(self.captions))]
+        self._conditions: dict[int, Tensor] = {}
+
+    def timesteps(self, model: LatentDiffusion, rows: Tensor) -> Tensor:
+        """Draw t for some of the pictures, shape (b,)."""
+        every = torch.arange(model.noising.config.num_train_timesteps)
+        allowed = [every if self.steps is None else self.steps[i] for i in rows.tolist()]
+        drawn = (torch.randint(len(own), (1,), generator=self.streams[i]) for own, i in zip(allowed, rows, strict=True))
+        return torch.cat([own[index] for own, index in zip(allowed, drawn, strict=True)])
+
+    def batch(self, model: LatentDiffusion, x: Tensor, rows: Tensor, timesteps: Tensor | None = None) -> Batch:
+        """Draw epsilon and t for some of the pictures.
+
+        Parameters
+        ----------
+        model : LatentDiffusion
+        x : Tensor, shape (b, 3, height, width)
+            In [-1, 1]; the batch's latents have gradient to it.
+        rows : Tensor of int64, shape (b,)
+            Which pictures they are.
+        timesteps : Tensor of int64, shape (b,), optional
+            Theirs, if they are not to be drawn.
+        """
+        z = model.latents(x)
+        t = self.timesteps(model, rows) if timesteps is None else timesteps
+        noise = torch.stack([torch.randn(z.shape[1:], generator=self.streams[i]) for i in rows.tolist()])
+        if id(model) not in self._conditions:  # once, not a step; a text side that learns reads the captions
+            self._conditions[id(model)] = model.condition(self.captions)
+        condition = self._conditions[id(model)][rows.to(z.device)]
+        captions = tuple(self.captions[i] for i in rows.tolist())
+        return Batch(z, condition, noise.to(z.device), t.to(z.device), captions)
