@@ -16,7 +16,9 @@ from torch import Tensor
 from exact import Exact, PaperAdamW, assert_equal, copied, denoising_loss, exact_model, moved
 from immunebench.diffusion import Batch, LatentDiffusion
 from immunebench.entry import load_catalog
-from immunebench.surrogate import Draws, Surrogate, watched
+from immunebench.perturb import Draws
+from immunebench.runtime import derive_seed
+from immunebench.surrogate import Surrogate, watched
 from immunebench.types import Params, Pictures, StageError
 from simulated import DREAMBOOTH, PARAMS, DreamBooth, context, owner, protect, published
 from tiny import tiny_model, tiny_pictures
@@ -62,7 +64,7 @@ def test_aspl_is_the_published_alternation(tmp_path: Path) -> None:
     prior = ctx.prior_batches(model, 1)
     clean = torch.from_numpy(published().pixels).permute(0, 3, 1, 2).double() / 127.5 - 1
     x, c = clean.clone(), model.condition(["a q"]).double()
-    streams = [torch.Generator().manual_seed(ctx.seed_of("draw", i)) for i in range(3)]
+    streams = [torch.Generator().manual_seed(derive_seed(ctx.seed_of("noise"), "draw", i)) for i in range(3)]
     f = leaves(model)
 
     def trained(tensors: dict[str, Tensor], pictures: Pictures) -> dict[str, Tensor]:
@@ -175,17 +177,18 @@ def test_an_ensemble_meets_its_surrogates_in_turn(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_the_targeted_loss_is_diffusers_step_towards_the_target(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prediction_type: str
+    monkeypatch: pytest.MonkeyPatch, prediction_type: str
 ) -> None:
     model = double_model()
     model.noising.register_to_config(prediction_type=prediction_type)
-    ctx = context(model, tmp_path)
-    z, x = torch.randn(1, 4, 8, 8).double(), torch.rand(3, 3, 32, 32).double() * 2 - 1
-    batch = replace(Draws(["a q"] * 3, ctx).batch(model, x, torch.arange(3)), timesteps=torch.tensor([0, 1, 700]))
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(1, 4, 8, 8, generator=generator).double()
+    x = torch.rand(3, 3, 32, 32, generator=generator).double() * 2 - 1
+    batch = replace(Draws(["a q"] * 3, 0).batch(model, x, torch.arange(3)), timesteps=torch.tensor([0, 1, 700]))
     monkeypatch.setattr(Draws, "batch", lambda *given: batch)
     entry = code("anti-dreambooth")
     rows = torch.arange(3)
-    plain, found = (entry.objective(model, Draws(["a q"] * 3, ctx), goal)(x, rows) for goal in (None, z))
+    plain, found = (entry.objective(model, Draws(["a q"] * 3, 0), goal)(x, rows) for goal in (None, z))
     # diffusers draws from p(z_{t-1} | z_t); without its noise that is the mean.
     monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda shape, **_: torch.zeros(shape))
     for i, t in enumerate([0, 1, 700]):
@@ -196,31 +199,31 @@ def test_the_targeted_loss_is_diffusers_step_towards_the_target(
         torch.testing.assert_close(plain[i] - found[i], ((before - wanted) ** 2).mean(), rtol=1e-4, atol=1e-6)
 
 
-def gradient(entry: ModuleType, model: LatentDiffusion, folder: Path, weight: float, shift: float) -> Tensor:
+def gradient(entry: ModuleType, model: LatentDiffusion, weight: float, shift: float) -> Tensor:
     """Of SimAC's loss at pictures that are `shift` away from their clean originals."""
     clean = torch.from_numpy(published().pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
     x = (clean + shift * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))).requires_grad_()
-    batch = Draws(["a q"] * 3, context(model, folder)).batch(model, x, torch.arange(3))
+    batch = Draws(["a q"] * 3, 0).batch(model, x, torch.arange(3))
     loss = entry.feature_loss(model, batch, clean, Params({"feature_weight": weight}))
     (found,) = torch.autograd.grad(loss.sum(), x)
     return found
 
 
-def test_simac_s_feature_loss_carries_gradient_and_the_released_code_s_does_not(tmp_path: Path) -> None:
+def test_simac_s_feature_loss_carries_gradient_and_the_released_code_s_does_not() -> None:
     model, entry = tiny_model(), code("simac")
-    without, once, twice = (gradient(entry, model, tmp_path, weight, 0.05) for weight in (0.0, 1.0, 2.0))
+    without, once, twice = (gradient(entry, model, weight, 0.05) for weight in (0.0, 1.0, 2.0))
     term = once - without
     assert term.abs().mean() > 1e-3 * without.abs().mean()
     torch.testing.assert_close(twice - once, term, rtol=1e-2, atol=float(term.abs().max()) * 1e-3)
     # A picture that is its own original has no features apart.
-    torch.testing.assert_close(*(gradient(entry, model, tmp_path, weight, 0.0) for weight in (0.0, 1.0)))
+    torch.testing.assert_close(*(gradient(entry, model, weight, 0.0) for weight in (0.0, 1.0)))
     simac, released = (load_catalog().defense(name).params("mini") for name in ("simac", "simac-code"))
     assert {name for name in simac if simac[name] != released[name]} == {"feature_weight"}
     assert released["feature_weight"] == 0
     # That gradient is the denoising loss's alone.
     clean = torch.from_numpy(published().pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
     x = (clean + 0.05 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))).requires_grad_()
-    batch = Draws(["a q"] * 3, context(model, tmp_path)).batch(model, x, torch.arange(3))
+    batch = Draws(["a q"] * 3, 0).batch(model, x, torch.arange(3))
     (plain,) = torch.autograd.grad(3 * model.loss(batch), x)
     torch.testing.assert_close(without, plain)
 
@@ -240,7 +243,7 @@ def selected(entry: ModuleType, folder: Path, **params: Any) -> list[list[int]]:
     model = tiny_model()
     ctx = context(model, folder)
     given = Params({**PARAMS["simac"], "budget": 4, "width": 20, **params})
-    left = entry.select_timesteps(model, published(2), Draws(["a q"] * 2, ctx), given, ctx)
+    left = entry.select_timesteps(model, published(2), Draws(["a q"] * 2, 0), given, ctx)
     return [own.tolist() for own in left]
 
 
@@ -258,8 +261,8 @@ def test_a_deletion_that_could_leave_no_time_step_is_refused(steep: ModuleType, 
         selected(steep, tmp_path, width=51)
 
 
-def test_pgd_draws_from_the_time_steps_that_are_left(tmp_path: Path) -> None:
-    draws = Draws(["a q"] * 2, context(tiny_model(), tmp_path))
+def test_pgd_draws_from_the_time_steps_that_are_left() -> None:
+    draws = Draws(["a q"] * 2, 0)
     draws.steps = [torch.tensor([7]), torch.tensor([30, 40])]
     drawn = {tuple(draws.timesteps(tiny_model(), torch.arange(2)).tolist()) for _ in range(20)}
     assert drawn == {(7, 30), (7, 40)}
@@ -284,7 +287,7 @@ def test_metacloak_s_transformations_pass_gradients_and_mirror_half_of_the_time(
     assert entry.transform(point, generator, Params({"kernel": 3, "sigma": 1.0, "zoom": 0.0})).max() < 0.999
 
 
-def test_what_modules_put_out_is_watched_while_the_block_runs_only(tmp_path: Path) -> None:
+def test_what_modules_put_out_is_watched_while_the_block_runs_only() -> None:
     model = tiny_model()
     pictures = tiny_pictures(2, "a q")
     batch = model.draw(model.prepare(pictures), [0, 1], torch.Generator().manual_seed(0))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from immunebench.context import AttackHandle, Context
-from immunebench.diffusion import Batch, LatentDiffusion, training
+from immunebench.diffusion import LatentDiffusion, training
 from immunebench.runtime import dtype
 from immunebench.types import Pictures
 
@@ -85,58 +85,6 @@ class Surrogate:
     def _round(self) -> None:
         for parameter in self.phi.parameters.values():
             parameter.copy_(parameter.to(self.weights))
-
-
-class Draws:
-    """Noise and time steps of perturbed pictures: each has a stream of its own, so none depends on its neighbours.
-
-    Parameters
-    ----------
-    captions : sequence of str
-        One a picture.
-    ctx : Context
-
-    Attributes
-    ----------
-    steps : sequence of Tensor of int64, or None
-        The time steps that each picture's t is drawn from; None: all from 0 to T - 1.
-    streams : list of torch.Generator
-        On the CPU, one a picture, for further draws of the same kind.
-    """
-
-    def __init__(self, captions: Sequence[str], ctx: Context) -> None:
-        self.captions = tuple(captions)
-        self.steps: Sequence[Tensor] | None = None
-        self._conditions: dict[LatentDiffusion, Tensor] = {}
-        self.streams = [torch.Generator().manual_seed(ctx.seed_of("draw", i)) for i in range(len(self.captions))]
-
-    def timesteps(self, model: LatentDiffusion, rows: Tensor) -> Tensor:
-        """Draw t for some of the pictures, shape (b,)."""
-        every = torch.arange(model.noising.config.num_train_timesteps)
-        allowed = [every if self.steps is None else self.steps[i] for i in rows.tolist()]
-        drawn = (torch.randint(len(own), (1,), generator=self.streams[i]) for own, i in zip(allowed, rows, strict=True))
-        return torch.cat([own[index] for own, index in zip(allowed, drawn, strict=True)])
-
-    def batch(self, model: LatentDiffusion, x: Tensor, rows: Tensor, timesteps: Tensor | None = None) -> Batch:
-        """Draw epsilon and t for some of the pictures.
-
-        Parameters
-        ----------
-        model : LatentDiffusion
-        x : Tensor, shape (b, 3, h, w)
-            In [-1, 1]; the batch's latents have gradient to it.
-        rows : Tensor of int64, shape (b,)
-            Which pictures they are.
-        timesteps : Tensor of int64, shape (b,), optional
-            Theirs, if they are not to be drawn.
-        """
-        z = model.latents(x)
-        t = self.timesteps(model, rows) if timesteps is None else timesteps
-        noise = torch.stack([torch.randn(z.shape[1:], generator=self.streams[i]) for i in rows.tolist()])
-        captions = tuple(self.captions[i] for i in rows.tolist())
-        if model not in self._conditions:
-            self._conditions[model] = model.condition(self.captions)
-        return Batch(z, self._conditions[model][rows.to(z.device)], noise.to(z.device), t.to(z.device), captions)
 
 
 @contextmanager

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from immunebench import Concept, Context, LatentDiffusion, Params, Pictures, StageError
-from immunebench.perturb import Perturbation
-from immunebench.surrogate import Draws, Surrogate, watched
+from immunebench.perturb import Draws, Perturbation
+from immunebench.surrogate import Surrogate, watched
 
 
 def protect_images(
@@ -23,7 +23,7 @@ def protect_images(
     """
     a, b = concept.owner, ctx.captioned(published)
     x = Perturbation(model, b.pixels, params.budget)
-    draws = Draws(b.captions, ctx)
+    draws = Draws(b.captions, ctx.seed_of("noise"))
     attack = ctx.attack(params.against[0])
     fs = [Surrogate(m, attack, ctx, lr=params.lr, weights=params.weights) for m in ctx.surrogates(model)]
     ascended = [objective(f.model, draws, target(f.model, ctx) if params.targeted else None) for f in fs]

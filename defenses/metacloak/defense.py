@@ -7,8 +7,8 @@ from torch import Tensor
 from torchvision.transforms import functional
 
 from immunebench import Concept, Context, LatentDiffusion, Params, Pictures
-from immunebench.perturb import Perturbation
-from immunebench.surrogate import Draws, Surrogate
+from immunebench.perturb import Draws, Perturbation
+from immunebench.surrogate import Surrogate
 
 
 def protect_images(
@@ -23,7 +23,7 @@ def protect_images(
     """
     a, b = concept.owner, ctx.captioned(published)
     x = Perturbation(model, b.pixels, params.budget)
-    draws = Draws(b.captions, ctx)
+    draws = Draws(b.captions, ctx.seed_of("noise"))
     f = Surrogate(model, ctx.attack(params.against[0]), ctx, lr=params.lr)
     pool = [f.state()]
     for _ in ctx.counted(params.states - 1, "pool"):

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from immunebench import Concept, Context, LatentDiffusion, Params, Pictures, StageError
 from immunebench.diffusion import Batch
-from immunebench.perturb import Perturbation
-from immunebench.surrogate import Draws, Surrogate, watched
+from immunebench.perturb import Draws, Perturbation
+from immunebench.surrogate import Surrogate, watched
 
 
 def protect_images(
@@ -24,7 +24,7 @@ def protect_images(
     """
     a, b = concept.owner, ctx.captioned(published)
     x = Perturbation(model, b.pixels, params.budget)
-    draws = Draws(b.captions, ctx)
+    draws = Draws(b.captions, ctx.seed_of("noise"))
     draws.steps = select_timesteps(model, b, draws, params, ctx)
     f = Surrogate(model, ctx.attack(params.against[0]), ctx, lr=params.lr)
 
