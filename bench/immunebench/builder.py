@@ -170,7 +170,10 @@ class Builder(Specs):
         protect = {"protect_model": model["weights"]} if "protect_model" in entry.hooks else {}
         for layer in entry.layers:
             if "protect_images" in layer.hooks:
-                inputs = {**self.owner(task), "published": published, **start}
+                # What it simulates is trained as the attacker trains it: with class pictures where the attack has some.
+                attacks = [self.catalog.attack(name, file=layer.path, field="against") for name in layer.against]
+                prior = {name: made for attack in attacks for name, made in self.prior(attack, task).items()}
+                inputs = {**self.owner(task), "published": published, **start, **prior}
                 protect["protect_images"] = self.hook(layer, "protect_images", task, seed, inputs)
         return protect, model, protect.get("protect_images", published)
 

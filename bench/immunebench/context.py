@@ -126,6 +126,10 @@ class Context:
         The base's perceptual distance, where the entry's manifest asks for it.
     upscaler : callable, optional
         What enlarges pictures, where the manifest asks for it.
+    bases : mapping of str to callable
+        What loads the bases that the entry's manifest names as its surrogates.
+    captioned : callable
+        Gives published pictures the captions that their owner would write: the concept's, each around its own content.
     """
 
     numerics: Numerics
@@ -139,6 +143,8 @@ class Context:
     noun: str = ""
     distance: Distance | None = None
     upscaler: Upscaler | None = None
+    bases: Mapping[str, Callable[[], LatentDiffusion]] = field(default_factory=dict)
+    captioned: Callable[[Pictures], Pictures] = field(default=lambda pictures: pictures)
     rng: np.random.Generator = field(init=False)
     generator: torch.Generator = field(init=False)
     rows: list[dict[str, Any]] = field(init=False, default_factory=list)
@@ -168,6 +174,10 @@ class Context:
             known = ", ".join(self.attacks) or "none"
             raise StageError("error", f"attack {name!r} is not in the manifest's `against` ({known})")
         return self.attacks[name]
+
+    def surrogates(self, model: LatentDiffusion) -> list[LatentDiffusion]:
+        """Return the bases that the manifest names under `surrogates`, loaded, else the model that was given."""
+        return [load() for load in self.bases.values()] or [model]
 
     def adamw(self, parameters: Mapping[str, nn.Parameter], lr: float, weight_decay: float = 1e-2) -> AdamW:
         """Return an optimiser under the profile's precision policy."""

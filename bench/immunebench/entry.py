@@ -134,6 +134,12 @@ class Entry:
         return (named,) if isinstance(named, str) else named or ()
 
     @property
+    def surrogates(self) -> tuple[str, ...]:
+        """Return the bases that a defense computes on, none where that is the task's."""
+        own: tuple[str, ...] | None = self._own("surrogates")
+        return own or getattr(self.manifest, "surrogates", None) or ()
+
+    @property
     def replicate(self) -> bool:
         """Whether the attacker's adaptation uses another seed: the control that measures noise."""
         own: bool | None = self._own("replicate")
@@ -580,6 +586,9 @@ def _drop_dangling(catalog: Catalog) -> None:
                 error = UsageError(why, file=entry.path, field=field, value=name)
                 catalog.broken.append(Broken("defense", entry.id, entry.path, str(error)))
                 catalog.defenses.pop(entry.id, None)
+        field = field.replace("against", "surrogates")
+        for name in entry.surrogates:
+            _require(catalog, "defense", entry.id, entry.path, catalog.defenses, "base", name, field)
     for task in list(catalog.tasks.values()):
         path = catalog.paths["task", task.id]
         if task.start_from is not None:

@@ -45,16 +45,21 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-def _names_attacks(value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
-    if isinstance(value, tuple) and not value:
-        raise ValueError("names no attack")
-    if isinstance(value, tuple) and len(set(value)) != len(value):
-        raise ValueError("holds a value twice")
-    return value
+def _names_some(what: str) -> AfterValidator:
+    def check(value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        if isinstance(value, tuple) and not value:
+            raise ValueError(f"names no {what}")
+        if isinstance(value, tuple) and len(set(value)) != len(value):
+            raise ValueError("holds a value twice")
+        return value
+
+    return AfterValidator(check)
 
 
 #: The attacks that a defense simulates.
-Against = Annotated[Id | tuple[Id, ...] | None, AfterValidator(_names_attacks)]
+Against = Annotated[Id | tuple[Id, ...] | None, _names_some("attack")]
+#: The bases that a defense computes on instead of the task's.
+Surrogates = Annotated[tuple[Id, ...] | None, _names_some("base")]
 
 
 #: Seconds of one core that one task takes, by base; no part of any key.
@@ -72,6 +77,7 @@ class Variant(Model):
     budget: Annotated[int, Field(ge=1, le=255)] | None = None
     perceptual_budget: PerceptualBudget | None = None
     against: Against = None
+    surrogates: Surrogates = None
     replicate: bool | None = None
     params: Values = {}
     presets: dict[Id, Values] = {}
@@ -175,6 +181,7 @@ class DefenseManifest(EntryManifest):
     budget: Annotated[int, Field(ge=1, le=255)] | None = None
     perceptual_budget: PerceptualBudget | None = None
     against: Against = None
+    surrogates: Surrogates = None
 
     @model_validator(mode="after")
     def _pictures_have_a_budget(self) -> DefenseManifest:

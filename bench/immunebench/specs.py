@@ -85,6 +85,8 @@ class Specs:
             "concept": concept,
             "seed": stream(seed, "protect", task.id),
         }
+        if entry.surrogates:
+            key["surrogates"] = {name: self.base(name) for name in entry.surrogates}
         return self.add("protect", key, inputs, self.seconds(entry, task.base))
 
     def mix(self, task: Task, images: str, clean: int) -> str:

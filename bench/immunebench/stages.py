@@ -286,9 +286,12 @@ def _context(key: Key, inputs: Mapping[str, Path], out: Path, report: Report, mo
     attacks: dict[str, AttackHandle] = {}
     public, prior = (Pictures.load(inputs[name]) if name in inputs else None for name in ("public", "prior"))
     words = key.get("concept", key)
+    caption, token, noun = words.get("caption", "{content}"), words["token"], words["noun"]
+    bases = {name: _surrogate(name, key, model) for name in key.get("surrogates", {})}
     ctx = Context(
-        model.numerics, key["seed"], out, report, attacks, public, prior, token=words["token"], noun=words["noun"]
-    )
+        model.numerics, key["seed"], out, report, attacks, public, prior, token=token, noun=noun, bases=bases,
+        captioned=lambda pictures: recaption(pictures, caption, token=token, noun=noun),
+    )  # fmt: skip
     if "perceptual" in key:
         ctx.distance = _loader(default_catalog().models.perceptual[key["perceptual"]["id"]].loader)(str(model.device))
     if "upscaler" in key:
@@ -303,6 +306,15 @@ def _loader(name: str) -> Callable[..., Any]:
     module, _, function = name.partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(module), function)
     return found
+
+
+def _surrogate(name: str, key: Key, model: LatentDiffusion) -> Callable[[], LatentDiffusion]:
+    """Return what loads a base beside the stage's own, which is not loaded twice."""
+    from immunebench.diffusion import LatentDiffusion
+
+    if name == key["base"]:
+        return lambda: model
+    return lambda: LatentDiffusion.load(default_catalog().base_folder(name), model.numerics)
 
 
 def _concept(view: Key, owner: Pictures) -> Concept:
