@@ -172,10 +172,16 @@ class LatentDiffusion:
         Tensor, shape (n, 4, height / f, width / f)
             fp32 on the model's device.
         """
-        x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        batches = torch.split(x.to(self.device, self.vae.dtype), self.numerics.batch)
-        means = [self.vae.encode(batch).latent_dist.mean for batch in batches]
-        return torch.cat(means).float() * float(self.vae.config.scaling_factor)
+        return torch.cat([self.latents(x) for x in torch.split(self.to_images(pixels), self.numerics.batch)])
+
+    def to_images(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Lay pictures out as the networks see them: fp32 of shape (n, 3, height, width) in [-1, 1]."""
+        return to_tensor(pixels).to(self.device)
+
+    def latents(self, images: Tensor) -> Tensor:
+        """Encode images in [-1, 1], shape (b, 3, height, width), as `encode` does but with gradient to them."""
+        mean: Tensor = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mean
+        return mean.float() * float(self.vae.config.scaling_factor)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:
@@ -185,10 +191,12 @@ class LatentDiffusion:
         -------
         ndarray of uint8, shape (n, height, width, 3)
         """
-        x = self.vae.decode((latents / float(self.vae.config.scaling_factor)).to(self.vae.dtype)).sample
-        x = ((x.float() + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1)
-        pixels: NDArray[np.uint8] = x.to(torch.uint8).cpu().numpy()
-        return pixels
+        return to_pixels(self.images(latents))
+
+    def images(self, z: Tensor) -> Tensor:
+        """Decode scaled latents as `decode` does, but with gradient to them and neither clipped nor rounded."""
+        x: Tensor = self.vae.decode((z / float(self.vae.config.scaling_factor)).to(self.vae.dtype)).sample
+        return x.float()
 
     def condition(self, prompts: Sequence[str]) -> Tensor:
         """Embed prompts, shape (n, length, width) in fp32 on the model's device; see `Text.condition`."""
@@ -232,13 +240,21 @@ class LatentDiffusion:
         Tensor, scalar
             Mean over all elements; with gradient for whatever `training` switched on.
         """
+        return nn.functional.mse_loss(*self._denoised(batch))
+
+    def losses(self, batch: Batch) -> Tensor:
+        """Mean squared error of each picture, shape (b,), with gradient to its latents; their mean is `loss`."""
+        prediction, target = self._denoised(batch)
+        return (prediction - target).square().mean(dim=(1, 2, 3))
+
+    def _denoised(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Predict what the denoiser should, and say what that is."""
         noised = self.noising.add_noise(batch.latents, batch.noise, batch.timesteps)
         condition = self.text.embed(batch.captions) if self.text.live else batch.condition
         prediction = self.predict(noised, batch.timesteps, condition)
-        target = batch.noise
         if self.noising.config.prediction_type == "v_prediction":
-            target = self.noising.get_velocity(batch.latents, batch.noise, batch.timesteps)
-        return nn.functional.mse_loss(prediction, target)
+            return prediction, self.noising.get_velocity(batch.latents, batch.noise, batch.timesteps)
+        return prediction, batch.noise
 
     # ---------------------------------------------------------------- sampling
 
@@ -277,20 +293,87 @@ class LatentDiffusion:
         Batches have the profile's size always, the last one filled up with repeats, so that neither the
         number of prompts nor their order reaches a picture through the kernels that a batch size selects.
         """
+        shape = self._latent_shape()
+        noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
+        scale = self.numerics.guidance if guidance is None else guidance
+        count = self.numerics.sampling_steps if steps is None else steps
+        return self._draw(prompts, lambda rows: noise[rows], negative, scale, count, progress)
+
+    @torch.no_grad()
+    def image_to_image(
+        self,
+        pictures: Pictures,
+        seeds: Sequence[int],
+        *,
+        strength: float,
+        steps: int,
+        guidance: float,
+        negative: str = "",
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> Pictures:
+        """Noise pictures part of the way and denoise them under their captions (SDEdit, Meng et al. 2022).
+
+        Parameters
+        ----------
+        pictures : Pictures
+            Of any size that the autoencoder takes.
+        seeds : sequence of int
+            One a picture: a picture never depends on its neighbours.
+        strength : float
+            Part of the sampler's steps that are taken, 0 to 1; 0 is the autoencoder's round trip, 1 keeps next to
+            nothing of the picture.
+        steps : int
+            Sampler steps of the whole way.
+        guidance : float
+        negative : str
+            Prompt of the unconditional branch of classifier-free guidance.
+        progress : callable
+            Told how many pictures are done.
+
+        Raises
+        ------
+        StageError
+            If `strength` lies outside 0 to 1.
+        """
+        if not 0 <= strength <= 1:
+            raise StageError("error", f"strength: {strength} lies outside 0 to 1")
+        start = steps - int(steps * strength)
+        scheduler = self._sampler()
+        scheduler.set_timesteps(steps)
+
+        def noised(rows: Sequence[int]) -> Tensor:
+            z = self.encode(pictures.pixels[rows])
+            if start == steps:
+                return z
+            draws = [torch.randn(z.shape[1:], generator=torch.Generator().manual_seed(seeds[row])) for row in rows]
+            when = scheduler.timesteps[start].expand(len(z)).to(self.device)
+            z_t: Tensor = self.noising.add_noise(z, torch.stack(draws).to(self.device), when)
+            return z_t
+
+        return self._draw(pictures.captions, noised, negative, guidance, steps, progress, start)
+
+    def _draw(
+        self,
+        prompts: Sequence[str],
+        begin: Callable[[Sequence[int]], Tensor],
+        negative: str,
+        guidance: float,
+        steps: int,
+        progress: Callable[[int], None],
+        start: int = 0,
+    ) -> Pictures:
+        """Denoise from what `begin` gives for the rows of a batch, from sampler step `start` on."""
         size = self.numerics.batch
         wanted = len(prompts)
         order = [min(i, wanted - 1) for i in range(-(-wanted // size) * size)]
         condition = self.condition(prompts)
         unconditional = self.condition([negative])
-        shape = self._latent_shape()
-        noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
-        scale = self.numerics.guidance if guidance is None else guidance
-        count = self.numerics.sampling_steps if steps is None else steps
         pixels = []
-        for start in range(0, len(order), size):
-            rows = order[start : start + size]
-            pixels.append(self.decode(self._denoise(noise[rows], condition[rows], unconditional, scale, count)))
-            progress(min(start + size, wanted))
+        for first in range(0, len(order), size):
+            rows = order[first : first + size]
+            z = self._denoise(begin(rows), condition[rows], unconditional, guidance, steps, start=start)
+            pixels.append(self.decode(z))
+            progress(min(first + size, wanted))
         return Pictures(np.concatenate(pixels)[:wanted], tuple(prompts))
 
     @torch.no_grad()
@@ -331,12 +414,16 @@ class LatentDiffusion:
         guidance: float,
         steps: int,
         stop: int | None = None,
+        *,
+        start: int = 0,
     ) -> Tensor:
         scheduler = self._sampler()
         scheduler.set_timesteps(steps)
+        if start and hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(start)
         x: Tensor = noise.to(self.device) * scheduler.init_noise_sigma
         both = torch.cat([unconditional.expand_as(condition), condition])
-        for t in scheduler.timesteps[:stop]:
+        for t in scheduler.timesteps[start:stop]:
             model_input = scheduler.scale_model_input(x, t)
             when = t.to(self.device).expand(len(x))
             if guidance == 1:
@@ -449,6 +536,18 @@ class LatentDiffusion:
         for parameter in tensors.values():
             parameter.data = parameter.data.to(runtime.dtype(self.numerics.trained_dtype))
         return dict(tensors)
+
+
+def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    """Map pictures of uint8, shape (n, height, width, 3), to fp32 of shape (n, 3, height, width), -1 to 1."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_pixels(x: Tensor) -> NDArray[np.uint8]:
+    """Round to 8 bits what `to_tensor` gives; values outside -1 to 1 are clipped."""
+    x = ((x.detach() + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1)
+    pixels: NDArray[np.uint8] = x.to(torch.uint8).cpu().numpy()
+    return pixels
 
 
 @contextmanager

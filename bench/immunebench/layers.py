@@ -62,6 +62,11 @@ class Layers:
         return next((entry.budget for entry in self.layers if entry.budget is not None), None)
 
     @property
+    def perceptual_budget(self) -> float | None:
+        """Return the perceptual bound of the layer that changes pictures."""
+        return next((entry.perceptual_budget for entry in self.layers if entry.perceptual_budget is not None), None)
+
+    @property
     def against(self) -> tuple[str, ...]:
         """Return the attacks that a layer simulates."""
         return tuple(dict.fromkeys(name for entry in self.layers for name in entry.against))
@@ -81,9 +86,9 @@ class Layers:
         """Return the layers' files, each after its layer's id."""
         return {f"{entry.id}/{name}": digest for entry in self.layers for name, digest in entry.files.items()}
 
-    def params(self, base: str) -> Values:
-        """Return each layer's parameters under its id."""
-        return {entry.id: entry.params(base) for entry in self.layers}
+    def params(self, base: str, like: str | None = None) -> Values:
+        """Return each layer's parameters under its id; see `Entry.params`."""
+        return {entry.id: entry.params(base, like) for entry in self.layers}
 
 
 def layered(entries: tuple[Entry, ...], *, name: str, file: Path | None = None, field: str | None = None) -> Layers:

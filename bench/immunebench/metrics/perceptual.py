@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from immunebench.metrics.pixels import check_pair
 from immunebench.weights import require
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from immunebench.metrics import Floats, Judge, Pixels
 
 _BATCH = 32
@@ -33,20 +36,18 @@ def lpips_alex(a: Pixels, b: Pixels) -> Floats:
     import torch
 
     check_pair(a, b)
-    network = _lpips()
+    distance = _lpips()
 
     def tensor(pixels: Pixels) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     with torch.inference_mode():
-        parts = [
-            network(tensor(a[i : i + _BATCH]), tensor(b[i : i + _BATCH])).reshape(-1) for i in range(0, len(a), _BATCH)
-        ]
+        parts = [distance(tensor(a[i : i + _BATCH]), tensor(b[i : i + _BATCH])) for i in range(0, len(a), _BATCH)]
     return np.asarray(torch.cat(parts).numpy())
 
 
-@cache
-def _lpips() -> Any:
+def load_lpips(device: str = "cpu") -> Callable[[Tensor, Tensor], Tensor]:
+    """LPIPS 0.1 with AlexNet as a differentiable distance (n,) of pictures (n, 3, h, w) in [-1, 1]."""
     import lpips
     from safetensors.torch import load_file
 
@@ -55,4 +56,8 @@ def _lpips() -> Any:
     backbone = load_file(require("lpips-alex"))
     own = network.net.state_dict()
     network.net.load_state_dict({key: backbone["features" + key[len("slice1") :]] for key in own})
-    return network.eval().requires_grad_(False)
+    network = network.eval().requires_grad_(False).to(device)
+    return lambda x, y: network(x, y).flatten()
+
+
+_lpips = cache(load_lpips)

@@ -7,8 +7,8 @@ embedding, and a public classifier that entries may use because it grades nothin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,6 +160,11 @@ def load_public(folder: Path | None = None) -> Classifier:
     network = _load(build("public"), (folder or WEIGHTS) / "public.safetensors")
     assert isinstance(network, Classifier)
     return network
+
+
+def load_public_distance(device: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """The distance that entries may use, see :func:`perceptual_distance`; pictures may have any size from 8 on."""
+    return partial(perceptual_distance, load_public().to(device))
 
 
 def to_input(pixels: NDArray[np.uint8]) -> Tensor:
