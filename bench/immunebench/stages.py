@@ -21,6 +21,8 @@ from immunebench.metrics.stage import run_anchor, run_score
 from immunebench.types import Concept, Numerics, Params, Pictures, StageError, Weights
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from immunebench.adapters import Adapter
     from immunebench.context import AttackHandle, Context
     from immunebench.diffusion import LatentDiffusion
@@ -92,6 +94,12 @@ def load_base(key: Key) -> LatentDiffusion:
     model.numerics = numerics
     model.restore()
     return model
+
+
+def load_distance(name: str, device: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a perceptual distance that ``models.toml`` names; see `Context.perceptual`."""
+    distance: Callable[[Tensor, Tensor], Tensor] = _loader(default_catalog().models.perceptual[name].loader)(device)
+    return distance
 
 
 def fill(template: str, *, token: str, noun: str = "", content: str = "") -> str:
@@ -271,7 +279,7 @@ def _context(key: Key, inputs: Mapping[str, Path], out: Path, report: Report, mo
         model.numerics, key["seed"], out, report, attacks, public, prior, token=words["token"], noun=words["noun"]
     )
     if "perceptual" in key:
-        ctx.distance = _loader(default_catalog().models.perceptual[key["perceptual"]["id"]].loader)(str(model.device))
+        ctx.distance = load_distance(key["perceptual"]["id"], str(model.device))
     for name, attack in key.get("against", {}).items():
         attacks[name] = _Attack(default_catalog().attack(attack["entry"]), Params(attack["params"]), ctx)
     return ctx
