@@ -26,13 +26,15 @@ from numpy.typing import NDArray
 
 import immunebench
 from immunebench import api, execute
+from immunebench.builder import Builder
 from immunebench.entry import Catalog, Entry, load_catalog
 from immunebench.errors import UsageError
+from immunebench.graph import StageSpec
 from immunebench.mini.judges import OBJECTS, STYLES, MiniJudge
 from immunebench.mini.world import OBJECT_NAMES, STYLE_NAMES
-from immunebench.plan import Builder, StageSpec, stream
 from immunebench.runtime import environment
 from immunebench.schema import Suite, Task
+from immunebench.specs import stream
 from immunebench.store import Store
 from immunebench.types import Pictures
 

@@ -34,9 +34,9 @@ class Exact(LatentDiffusion):
         return dict(tensors)
 
 
-def exact_model() -> Exact:
+def exact_model(kind: type[Exact] = Exact) -> Exact:
     """Return a fresh tiny model in double precision."""
-    model = Exact.load(tiny_folder(), Numerics(resolution=32, sampling_steps=3))
+    model = kind.load(tiny_folder(), Numerics(resolution=32, sampling_steps=3))
     model.unet.double()
     model.text.encoder.double()
     model._pristine = {name: t.detach().clone() for name, t in model.unet.state_dict().items()}

@@ -120,6 +120,21 @@ def test_show_and_status(world: Path) -> None:
     assert {r["status"] for r in rows} == {"done", "part"}
 
 
+def test_a_cell_of_several_suites_is_chosen_by_suite(world: Path) -> None:
+    done("run", "mini-smoke", *PART, "--defense", "none")
+    other = world / "results" / "another" / "none@1.jsonl"
+    other.parent.mkdir()
+    line = (world / "results" / "mini-smoke" / "none@1.jsonl").read_text()
+    other.write_text(line.replace('"suite":"mini-smoke"', '"suite":"another"'))
+    said = call("show", CELL)
+    assert f"{CELL}  (another " in said.stdout
+    assert said.stderr.strip() == "of another; the cell is in mini-smoke too (--suite chooses)"
+    chosen = call("show", CELL, "--suite", "mini-smoke")
+    assert f"{CELL}  (mini-smoke " in chosen.stdout and chosen.stderr == ""
+    wrong = call("show", CELL, "--suite", "mini-smok")
+    assert isinstance(wrong.exception, UsageError) and "(nearest: 'mini-smoke')" in str(wrong.exception)
+
+
 def test_why_names_the_parameter(world: Path) -> None:
     plan = api.plan_suite("mini-smoke", catalog=cli._catalog())
     missing = next(d for d, s in plan.stages.items() if s.stage == "adapt")

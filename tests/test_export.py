@@ -17,7 +17,7 @@ from immunebench.adapters import Adapter, Dense, LowRank, Words
 from immunebench.diffusion import LatentDiffusion
 from immunebench.errors import UsageError
 from immunebench.export import export
-from immunebench.plan import Cell, StageSpec
+from immunebench.graph import Cell, StageSpec
 from immunebench.types import Weights
 from tiny import tiny_context, tiny_folder, tiny_model
 

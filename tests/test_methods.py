@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from immunebench import stages
+from immunebench import stages, wording
 from immunebench.entry import Catalog, load_catalog
-from immunebench.plan import StageSpec
+from immunebench.graph import StageSpec
 from immunebench.types import Pictures, StageError, Weights
 from tiny import tiny_folder, tiny_model, tiny_pictures
 
@@ -121,8 +121,8 @@ def test_every_entry_of_the_checkout_is_sound(catalog: Catalog) -> None:
 
 def test_captions_are_filled() -> None:
     content = "a {subject} near the sea"
-    assert stages.fill("{content}", token="sks", noun="mug", content=content) == "a sks mug near the sea"
-    assert stages.fill("a {noun} in {token} style", token="oqx", noun="picture") == "a picture in oqx style"
+    assert wording.fill("{content}", token="sks", noun="mug", content=content) == "a sks mug near the sea"
+    assert wording.fill("a {noun} in {token} style", token="oqx", noun="picture") == "a picture in oqx style"
 
 
 def test_lora_trains_saves_and_generates(catalog: Catalog, tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ from typer.testing import CliRunner
 from immunebench import cli, entry, stages
 from immunebench.entry import Catalog, load_catalog
 from immunebench.errors import UsageError
+from immunebench.graph import Plan
 from immunebench.intake import Photo
 from immunebench.new import TaskRequest, deal, new_task
-from immunebench.plan import Plan, make_plan
+from immunebench.plan import make_plan
 from immunebench.scaffold import Created
 from immunebench.types import Pictures
 from photos import album

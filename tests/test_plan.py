@@ -9,7 +9,9 @@ import pytest
 import house
 from immunebench.entry import load_catalog
 from immunebench.errors import UsageError
-from immunebench.plan import Plan, StageSpec, canonical_json, make_plan
+from immunebench.graph import Plan, StageSpec, canonical_json
+from immunebench.plan import make_plan
+from immunebench.wording import fill
 
 
 @pytest.fixture
@@ -240,6 +242,29 @@ def test_the_estimate_counts_what_the_store_lacks(root: Path) -> None:
     assert full.stages["adapt"].seconds == pytest.approx(6 * (0.5 + 2 * 0.041))
 
 
+def test_what_an_entry_says_that_it_takes_is_estimated_until_it_is_measured(root: Path) -> None:
+    before = plan(root, defense="noise")
+    manifest = root / "defenses/noise/defense.toml"
+    edited(manifest, "budget = 8", "budget = 8\nseconds = { tiny = 70.0 }")
+    edited(manifest, "budget = 16", "budget = 16\nseconds = { tiny = 9.5 }")
+    one, other = plan(root, defense="noise"), plan(root, defense="noise-16")
+    assert one.stages.keys() == before.stages.keys(), "it is no part of a key"
+    assert one.estimate().stages["protect"].seconds == 70.0
+    assert other.estimate().stages["protect"].seconds == 9.5
+
+    class Measured:
+        def __init__(self) -> None:
+            self.root = root / "store"
+
+        def has(self, digest: str) -> bool:
+            return False
+
+    made = next(spec for spec in one.stages.values() if spec.stage == "protect")
+    text = json.dumps({"key": made.key, "inputs": made.inputs, "cost": {"seconds": 41.0}})
+    house.write(root / "store/protect/aa" / made.digest / "manifest.json", text)
+    assert one.estimate(Measured()).stages["protect"].seconds == 41.0
+
+
 def test_missing_metric_weights_are_named_before_anything_runs(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,6 +320,37 @@ def test_an_erasure_belongs_on_a_concept_that_the_base_knows(root: Path) -> None
     assert refused(root) == f"{path}: defenses: {line}"
 
 
+def test_pictures_of_a_concept_to_relearn_are_nobodys_to_protect(root: Path) -> None:
+    house.defense(root, "gone", "protect_model", kind="erasure")
+    task = relearn(root, start_from="gone")
+    suite = root / "suites/tiny.toml"
+    said = "protects pictures before they are published; those of task 'style-a' show what a base drew already: 'noise'"
+    assert refused(root) == f"{suite}: defenses: {said}"
+    # One that is only asked for takes the places that suit it, and there is none.
+    line = refused(root, defense="noise-16")
+    assert line.endswith("--defense: fits no task of the suite that was chosen: 'noise-16'")
+    assert task.is_file()
+
+
+@pytest.mark.parametrize(
+    ("chain", "said"),
+    [
+        ("lora+blur", "cleans pictures after 'lora' has trained on them: 'lora+blur' (valid: blur+lora)"),
+        ("blur", "is no chain of purifiers and one attack: 'blur'"),
+        ("lora+lora", "is no chain of purifiers and one attack: 'lora+lora'"),
+        ("blurr+lora", "unknown attack 'blurr' (nearest: 'blur')"),
+    ],
+)
+def test_a_chain_in_the_wrong_order_is_named(root: Path, chain: str, said: str) -> None:
+    blur = house.ATTACK.partition("[params]")[0].replace('"lora"', '"blur"').replace('"adapt"', '"purify"')
+    house.write(root / "attacks/blur/attack.toml", blur)
+    house.write(root / "attacks/blur/attack.py", "def purify(*arguments):\n    return arguments\n")
+    suite = edited(root / "suites/tiny.toml", 'chains = ["lora"]', f'chains = ["{chain}"]')
+    assert refused(root) == f"{suite}: chains: {said}"
+    edited(suite, f'chains = ["{chain}"]', 'chains = ["blur+lora"]')
+    assert "purify" in counts(plan(root))
+
+
 def test_class_pictures_that_no_prompt_describes_are_named(root: Path) -> None:
     attack = root / "attacks/lora/attack.toml"
     edited(attack, "rank = 4", "rank = 4\nprior_weight = 1.0")
@@ -314,3 +370,21 @@ def relearn(root: Path, *, start_from: str) -> Path:
     path = root / "tasks/style/style-a.toml"
     edited(path, 'family = "style"', f'family = "relearn"\nstart_from = "{start_from}"')
     return edited(path, "[benign]", '[benign]\nfamily = "style"')
+
+
+def test_what_the_base_draws_for_the_attacker_is_asked_for_in_the_attackers_own_words(root: Path) -> None:
+    house.defense(root, "gone", "protect_model", kind="erasure")
+    task = relearn(root, start_from="gone")
+    edited(task, 'token = "sks"', 'token = "mosaic"')
+    edited(root / "suites/tiny.toml", "curve_pictures = 2", 'curve_pictures = 2\npublished = "generated"')
+    made = plan(root, defense="none")
+    (asked,) = {
+        canonical_json(made.stages[spec.inputs["training"]].key["prompts"])
+        for spec in made.stages.values()
+        if spec.stage == "score" and "training" in spec.inputs
+    }
+    assert asked == '["a painting in mosaic style"]'
+    # The attack trains with that prompt as the caption: the template is not applied to it again.
+    own = [spec for spec in made.stages.values() if spec.stage == "adapt" and spec.key["token"] == "mosaic"]
+    assert own and all(spec.key["caption"] == "{content}" for spec in own)
+    assert fill("{content}", token="mosaic", noun="style", content="a painting in mosaic style").count("mosaic") == 1

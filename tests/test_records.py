@@ -11,7 +11,8 @@ from immunebench.board.beside import Beside, beside
 from immunebench.board.measurement import measurement
 from immunebench.entry import load_catalog
 from immunebench.errors import UsageError
-from immunebench.plan import Plan, make_plan
+from immunebench.graph import Plan
+from immunebench.plan import make_plan
 from immunebench.records import Record, build_record, json_schema, read_records, write_records
 from immunebench.report import lines
 

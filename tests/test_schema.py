@@ -83,3 +83,23 @@ def test_numerics_hold_what_changes_bytes_and_no_name() -> None:
     assert sampling.keys() - training.keys() == {"sampler", "sampling_steps", "guidance"}
     assert not {"id", "version", "title"} & sampling.keys()
     assert (sampling["threads"], sampling["guidance"], sampling["frozen_dtype"]) == (1, 4.0, "float32")
+
+
+@pytest.mark.parametrize(("budget", "said"), [(0, "greater than or equal to 1"), (-8, "equal to 1"), (256, "255")])
+def test_a_budget_of_pictures_is_above_0_and_at_most_255(tmp_path: Path, budget: int, said: str) -> None:
+    text = house.DEFENSE.format(id="foo", kind="data", hooks='["protect_images"]')
+    line = complaint(tmp_path / "defense.toml", text + f"budget = {budget}\n", DefenseManifest)
+    assert line.startswith("budget: ") and said in line and line.endswith(f"not {budget}")
+    varied = text + f"budget = 8\n[variants.foo-x]\nbudget = {budget}\n"
+    assert "variants.foo-x.budget" in complaint(tmp_path / "defense.toml", varied, DefenseManifest)
+
+
+def test_a_parameter_that_is_one_of_a_few_names_the_nearest(tmp_path: Path) -> None:
+    text = house.DEFENSE.format(id="foo", kind="data", hooks='["protect_images"]') + "budget = 8\n"
+    text += '[params]\nstyle = "far"\n[limits]\nstyle = { choices = ["far", "mosaic", "dots"] }\n'
+    wrong = text + '[variants.foo-x]\nparams = { style = "mosaik" }\n'
+    line = complaint(tmp_path / "defense.toml", wrong, DefenseManifest)
+    assert line == ("variants.foo-x.params.style must be one of far, mosaic, dots (nearest: 'mosaic'), not 'mosaik'")
+    listed = text.replace('style = "far"', 'style = ["far", "dotz"]')
+    line = complaint(tmp_path / "defense.toml", listed, DefenseManifest)
+    assert line == "params.style must be a list of far, mosaic, dots (nearest: 'dots'), not ['far', 'dotz']"

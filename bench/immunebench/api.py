@@ -17,7 +17,8 @@ from immunebench import execute
 from immunebench.entry import Catalog, load_catalog
 from immunebench.errors import UsageError
 from immunebench.execute import Event, Executor, Inline, Outcome, RunStage
-from immunebench.plan import Plan, make_plan
+from immunebench.graph import Plan
+from immunebench.plan import make_plan
 from immunebench.progress import Progress
 from immunebench.store import CorruptArtifact, Store
 
@@ -109,7 +110,7 @@ def results_folder(folder: Path | str | None = None) -> Path:
 
 
 def planned(plan: Plan, store: Store) -> list[dict[str, object]]:
-    """One row a cell: its names, its state and how many of its stages the store has.
+    """One row a cell: its key and names, its state and how many of its stages the store has.
 
     The state is ``done``, ``failed``, ``part`` or ``planned``.
     """
@@ -122,6 +123,7 @@ def planned(plan: Plan, store: Store) -> list[dict[str, object]]:
         state = "done" if reused == len(stages) else "failed" if failed else "part" if reused else "planned"
         rows.append(
             {
+                "cell": cell.key,
                 "task": cell.task,
                 "defense": cell.defense,
                 "chain": cell.chain,

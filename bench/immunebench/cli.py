@@ -15,7 +15,7 @@ from immunebench.errors import UsageError
 
 if TYPE_CHECKING:
     from immunebench.entry import Catalog
-    from immunebench.plan import Plan
+    from immunebench.graph import Plan
     from immunebench.store import Spec
 
 app = typer.Typer(
@@ -44,6 +44,7 @@ DefenseName = Annotated[
     list[str] | None, typer.Option("--defense", help="This defense instead of the suite's; may be repeated.")
 ]
 AttackName = Annotated[list[str] | None, typer.Option("--attack", help="Only this chain; may be repeated.")]
+SuiteName = Annotated[str | None, typer.Option("--suite", help="The suite, where several have the cell.")]
 Seed = Annotated[list[int] | None, typer.Option("--seed", help="This seed instead of the suite's; may be repeated.")]
 ProfileName = Annotated[str | None, typer.Option("--profile", help="This profile instead of the suite's.")]
 
@@ -140,7 +141,7 @@ def status(
     _columns(
         [
             ["cell", "status", "stages"],
-            *([_key(r), r["status"], f"{r['reused']}/{r['stages']}"] for r in rows),
+            *([r["cell"], r["status"], f"{r['reused']}/{r['stages']}"] for r in rows),
         ]
     )
     print(f"{sum(r['status'] == 'done' for r in rows)} of {len(rows)} cells done")
@@ -149,16 +150,18 @@ def status(
 @app.command()
 def show(
     cell: Annotated[str, typer.Argument(help="task/defense/chain/profile/seed")],
+    suite: SuiteName = None,
     results: ResultsDir = Path("results"),
     as_json: AsJson = False,
 ) -> None:
     """Print a measured cell: scores, cost, environment and the path of its contact sheet.
 
-    Example: immunebench show style-solano/none/lora/cpu/0
+    Example: immunebench show style-solano/none/lora/cpu/0 --suite mini-lite
     """
     from immunebench import report
 
-    file, record = report.find_record(cell, results)
+    (file, record), *others = report.find_records(cell, results, suite)
+    _say_others(record.suite, [other.suite for _, other in others])
     if as_json:
         _print_json(record.model_dump(mode="json"))
     else:
@@ -169,6 +172,7 @@ def show(
 def export(
     cell: Annotated[str, typer.Argument(help="task/defense/chain/profile/seed")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder.")],
+    suite: SuiteName = None,
     store: StoreDir = None,
 ) -> None:
     """Write a cell's adapted model as plain diffusers and peft files.
@@ -179,11 +183,17 @@ def export(
     from immunebench.export import export as write
 
     catalog = _catalog()
-    plan = next((p for p in _plans(catalog) if cell in p.roots), None)
-    if plan is None:
-        choices = {key for p in _plans(catalog) for key in p.roots}
+    plans = {plan.suite.id: plan for plan in _plans(catalog)}
+    having = [name for name, plan in plans.items() if cell in plan.roots]
+    if not having:
+        choices = {key for plan in plans.values() for key in plan.roots}
         raise UsageError("no suite has the cell", field="CELL", value=cell, choices=choices)
-    print(write(cell, plan, catalog, api.open_store(store), folder))
+    if suite is not None and suite not in having:
+        raise UsageError("does not have the cell:", field="--suite", value=suite, choices=having)
+    chosen = suite or having[0]
+    if suite is None:
+        _say_others(chosen, having[1:])
+    print(write(cell, plans[chosen], catalog, api.open_store(store), folder))
 
 
 @app.command()
@@ -365,6 +375,12 @@ def weights_fetch(name: Annotated[str, typer.Argument(help="Weights, such as lpi
     weights.fetch(name)
 
 
+def _say_others(shown: str, others: list[str]) -> None:
+    """Tell, beside the output, which other suites have the cell too."""
+    if others:
+        print(f"of {shown}; the cell is in {', '.join(others)} too (--suite chooses)", file=sys.stderr)
+
+
 def _catalog() -> Catalog:
     from immunebench.entry import default_catalog
 
@@ -421,7 +437,7 @@ def _dry_run(plan: Plan, cells: list[dict[str, object]], estimate: Any, workers:
     _columns(
         [
             ["cell", "status", "stages"],
-            *([_key(c), c["status"], f"{c['reused']}/{c['stages']}"] for c in cells),
+            *([c["cell"], c["status"], f"{c['reused']}/{c['stages']}"] for c in cells),
         ]
     )
     print()
@@ -435,10 +451,6 @@ def _dry_run(plan: Plan, cells: list[dict[str, object]], estimate: Any, workers:
         f"{len(cells)} cells, {len(plan.stages)} stages, {reused} reused: about {duration(seconds)} "
         f"with {workers} worker{'s' * (workers != 1)}, {size(estimate.bytes)}"
     )
-
-
-def _key(row: dict[str, object]) -> str:
-    return "/".join(str(row[name]) for name in ("task", "defense", "chain", "profile", "seed"))
 
 
 def _mean(score: Any) -> str:

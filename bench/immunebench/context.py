@@ -11,14 +11,18 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from immunebench.adapters import DESCRIPTION, Adapter, saved_file
 from immunebench.diffusion import Batch, LatentDiffusion, Latents
 from immunebench.runtime import derive_seed, dtype
 from immunebench.types import Numerics, Params, Pictures, StageError
+from immunebench.wording import fill
 
 Report = Callable[[str, int, int], None]
+#: Pictures uint8 (n, h, w, 3), captions, seeds and options to larger pictures, each from its own seed.
+Upscaler = Callable[..., NDArray[np.uint8]]
 Distance = Callable[[Tensor, Tensor], Tensor]
 CHECK_EVERY = 25
 
@@ -120,6 +124,12 @@ class Context:
         The placeholder in the captions and the common noun of the thing.
     distance : callable, optional
         The base's perceptual distance, where the entry's manifest asks for it.
+    upscaler : callable, optional
+        What enlarges pictures, where the manifest asks for it.
+    bases : mapping of str to callable
+        What loads the bases that the entry's manifest names as its surrogates.
+    captioned : callable
+        Gives published pictures the captions that their owner would write: the concept's, each around its own content.
     """
 
     numerics: Numerics
@@ -132,6 +142,9 @@ class Context:
     token: str = ""
     noun: str = ""
     distance: Distance | None = None
+    upscaler: Upscaler | None = None
+    bases: Mapping[str, Callable[[], LatentDiffusion]] = field(default_factory=dict)
+    captioned: Callable[[Pictures], Pictures] = field(default=lambda pictures: pictures)
     rng: np.random.Generator = field(init=False)
     generator: torch.Generator = field(init=False)
     rows: list[dict[str, Any]] = field(init=False, default_factory=list)
@@ -145,6 +158,10 @@ class Context:
         """Return a seed of this stage for a named purpose."""
         return derive_seed(self.seed, *names)
 
+    def seeds(self, count: int, *names: object) -> list[int]:
+        """Return a seed for each picture, which its number and the named purpose decide and no other picture."""
+        return [self.seed_of(*names, i) for i in range(count)]
+
     def attack(self, name: str) -> AttackHandle:
         """Return an attack that the defense simulates.
 
@@ -157,6 +174,10 @@ class Context:
             known = ", ".join(self.attacks) or "none"
             raise StageError("error", f"attack {name!r} is not in the manifest's `against` ({known})")
         return self.attacks[name]
+
+    def surrogates(self, model: LatentDiffusion) -> list[LatentDiffusion]:
+        """Return the bases that the manifest names under `surrogates`, loaded, else the model that was given."""
+        return [load() for load in self.bases.values()] or [model]
 
     def adamw(self, parameters: Mapping[str, nn.Parameter], lr: float, weight_decay: float = 1e-2) -> AdamW:
         """Return an optimiser under the profile's precision policy."""
@@ -267,6 +288,32 @@ class Context:
         if self.distance is None:
             raise StageError("error", 'the manifest does not ask for a perceptual distance: needs = ["perceptual"]')
         return self.distance(x, y)
+
+    def upscale(self, pixels: NDArray[np.uint8], captions: Sequence[str], **options: float) -> NDArray[np.uint8]:
+        """Enlarge pictures by a network that grades nothing, each from its own seed.
+
+        Parameters
+        ----------
+        pixels : ndarray of uint8, shape (n, height, width, 3)
+        captions : sequence of str
+            What the pictures show; the placeholder is left out, for the network never saw it.
+        **options
+            What the upscaler offers beside: `noise_level` and `steps` of the Stable Diffusion one.
+
+        Returns
+        -------
+        ndarray of uint8, shape (n, f height, f width, 3)
+            f = 4 on full-size bases, 2 on the embedded ones.
+
+        Raises
+        ------
+        StageError
+            If the entry's manifest does not ask for it.
+        """
+        if self.upscaler is None:
+            raise StageError("error", 'the manifest does not ask for an upscaler: needs = ["upscaler"]')
+        plain = [fill("{content}", token=self.noun, noun=self.noun, content=caption) for caption in captions]
+        return self.upscaler(pixels, plain, self.seeds(len(pixels), "upscale"), **options)
 
     def log(self, step: int, **scalars: float | Tensor) -> None:
         """Keep figures of a step; tensors are read later, so that a GPU is not made to wait."""

@@ -30,7 +30,7 @@ from immunebench import schema
 from immunebench.errors import UsageError
 from immunebench.layers import Layers, layered
 from immunebench.schema import AttackManifest, DefenseManifest, Models, Profile, Suite, Task, Values
-from immunebench.weights import require
+from immunebench.weights import require, require_folder
 
 PACKAGE = Path(__file__).resolve().parent
 GROUP = "immunebench.entries"
@@ -123,10 +123,21 @@ class Entry:
         return self.perceptual_budget is not None or "perceptual" in self.manifest.needs
 
     @property
+    def needs_upscaler(self) -> bool:
+        """Whether the entry is lent what enlarges pictures."""
+        return "upscaler" in self.manifest.needs
+
+    @property
     def against(self) -> tuple[str, ...]:
         """Return the attacks that a defense simulates, none where its manifest names none."""
         named: str | tuple[str, ...] | None = self._own("against") or getattr(self.manifest, "against", None)
         return (named,) if isinstance(named, str) else named or ()
+
+    @property
+    def surrogates(self) -> tuple[str, ...]:
+        """Return the bases that a defense computes on, none where that is the task's."""
+        own: tuple[str, ...] | None = self._own("surrogates")
+        return own or getattr(self.manifest, "surrogates", None) or ()
 
     @property
     def replicate(self) -> bool:
@@ -139,14 +150,26 @@ class Entry:
         """Return SHA-256 by relative name of every file that the code consists of."""
         return digests(self.folder)
 
-    def params(self, base: str) -> Values:
-        """Resolve ``[params]``, then ``[presets.<base>]``, then the variant's two, then its factors."""
-        values = {**self.manifest.params, **self.manifest.presets.get(base, {})}
+    def params(self, base: str, like: str | None = None) -> Values:
+        """Resolve ``[params]``, then ``[presets.<base>]``, then the variant's two, then its factors.
+
+        Where there is no preset for ``base``, that for ``like`` is taken.
+        """
+
+        def preset(presets: Mapping[str, Values]) -> Values:
+            return presets.get(base, presets.get(like or base, {}))
+
+        values = {**self.manifest.params, **preset(self.manifest.presets)}
         if self.variant is not None:
             variant = self.manifest.variants[self.variant]
-            values |= {**variant.params, **variant.presets.get(base, {})}
+            values |= {**variant.params, **preset(variant.presets)}
             values |= {name: _scaled(values[name], factor) for name, factor in variant.scale.items()}
         return values | ({"against": list(self.against)} if self.against else {})
+
+    def seconds(self, base: str, like: str | None = None) -> float | None:
+        """Return what one task takes on one core, as the variant or else the manifest says; see `params` for `like`."""
+        tables = (self._own("seconds") or {}, self.manifest.seconds)
+        return next((table[name] for table in tables for name in (base, like or base) if name in table), None)
 
     def function(self, hook: str) -> Callable[..., Any]:
         """Load the code by path, under a package of its own, and return one of its functions.
@@ -257,6 +280,10 @@ class Catalog:
         choices = {*table, *(alias for of, alias in self.names if of == kind)}
         raise UsageError(f"unknown {kind}", file=file, field=field, value=name, choices=choices)
 
+    def params(self, entry: Defense, base: str) -> Values:
+        """Return an entry's parameters on a base, with presets of the base that `models.toml` names instead."""
+        return entry.params(base, self.models.bases[base].presets_like)
+
     def base_folder(self, base: str, *, file: Path | None = None) -> Path:
         """Return the folder of a base.
 
@@ -296,6 +323,23 @@ class Catalog:
         spec = self.find("perceptual distance", self.models.perceptual, name, file=self.models_path)
         files = self._files(spec.files, f"perceptual.{name}.files")
         files |= {weights: sha256(require(weights, asked_by=f"perceptual.{name}")) for weights in spec.weights}
+        return {"id": name, "version": spec.version, "files": dict(files)}
+
+    def upscaler(self, base: str, *, asked_by: Path) -> Values:
+        """Return what identifies the upscaler that entries on a base are lent, as a stage's key names it.
+
+        Raises
+        ------
+        UsageError
+            The base names none, or its weights are not there.
+        """
+        name = self.models.bases[base].upscaler
+        if name is None:
+            raise UsageError(f"asks for an upscaler, which the base {base!r} does not name", file=asked_by)
+        spec = self.find("upscaler", self.models.upscalers, name, file=self.models_path)
+        files = self._files(spec.files, f"upscalers.{name}.files")
+        if spec.folder is not None:
+            files |= digests(require_folder(spec.folder, asked_by=f"upscalers.{name}"))
         return {"id": name, "version": spec.version, "files": dict(files)}
 
     def _files(self, names: Iterable[str], field: str) -> dict[str, str]:
@@ -542,6 +586,9 @@ def _drop_dangling(catalog: Catalog) -> None:
                 error = UsageError(why, file=entry.path, field=field, value=name)
                 catalog.broken.append(Broken("defense", entry.id, entry.path, str(error)))
                 catalog.defenses.pop(entry.id, None)
+        field = field.replace("against", "surrogates")
+        for name in entry.surrogates:
+            _require(catalog, "defense", entry.id, entry.path, catalog.defenses, "base", name, field)
     for task in list(catalog.tasks.values()):
         path = catalog.paths["task", task.id]
         if task.start_from is not None:

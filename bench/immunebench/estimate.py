@@ -41,6 +41,7 @@ class Cost:
 COSTS = {
     "pictures": Cost(0.05, 0.004, 10_000),
     "protect": Cost(1.0, 0.06, 9_000_000),
+    "mix": Cost(0.05, 0.004, 10_000),
     "purify": Cost(1.0, 0.1, 10_000),
     "adapt": Cost(0.5, 0.041, 2_000_000),
     "generate": Cost(0.2, 0.027, 10_000),
@@ -95,16 +96,15 @@ def units(spec: StageSpec) -> float:
 def estimate(plan: Plan, store: Measured | None) -> Estimate:
     """Return seconds and bytes by stage of the plan's stages that ``store`` lacks.
 
-    Where the store holds stages of a kind, their median seconds per unit replace the table's: those of the same
-    entry if there are any, else those of all.
+    Where the store holds stages of an entry, their median seconds per unit are taken. Else it is what the entry's
+    manifest says, then the median of all stages of the kind, then the table's.
     """
     rates = {} if store is None else {key: rate for name in COSTS for key, rate in _rates(store.root / name, name)}
     stages: dict[str, StageCost] = {}
     for spec in plan.stages.values():
         cost, before = COSTS[spec.stage], stages.get(spec.stage, StageCost(0, 0, 0.0, 0))
         cached = store is not None and store.has(spec.digest)
-        rate = rates.get((spec.stage, _entry(spec.key)), rates.get((spec.stage, "")))
-        seconds = rate * max(units(spec), 1) if rate is not None else cost.fixed + cost.each * units(spec)
+        seconds = _seconds(spec, cost, rates)
         stages[spec.stage] = StageCost(
             before.planned + 1,
             before.cached + cached,
@@ -112,6 +112,14 @@ def estimate(plan: Plan, store: Measured | None) -> Estimate:
             before.bytes + (0 if cached else cost.size * _files(spec)),
         )
     return Estimate(stages)
+
+
+def _seconds(spec: StageSpec, cost: Cost, rates: Mapping[tuple[str, str], float]) -> float:
+    own = rates.get((spec.stage, _entry(spec.key)))
+    if own is None and spec.seconds is not None:
+        return spec.seconds
+    rate = rates.get((spec.stage, "")) if own is None else own
+    return cost.fixed + cost.each * units(spec) if rate is None else rate * max(units(spec), 1)
 
 
 def _rates(folder: Path, stage: str) -> Iterator[tuple[tuple[str, str], float]]:

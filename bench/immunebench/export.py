@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from immunebench.entry import Catalog
-    from immunebench.plan import CellGraph, Plan, StageSpec
+    from immunebench.graph import CellGraph, Plan, StageSpec
     from immunebench.store import Store
 
     Tensors = Mapping[str, NDArray[Any]]

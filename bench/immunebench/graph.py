@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from immunebench.schema import Suite, Values
+from immunebench.schema import USUAL, Setting, Suite, Values
 
 if TYPE_CHECKING:
     from immunebench.estimate import Estimate, Measured
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 STAGE_VERSIONS: Mapping[str, int] = {
     "pictures": 1,
     "protect": 1,
+    "mix": 1,
     "purify": 1,
     "adapt": 1,
     "generate": 1,
@@ -32,27 +33,33 @@ def canonical_json(value: object) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """One planned measurement: task x defense x chain x profile x seed."""
+    """One planned measurement: task x defense x chain x profile x seed, in a setting that is usually the same."""
 
     task: str
     defense: str
     chain: str
     profile: str
     seed: int
+    setting: Setting = USUAL
 
     @property
     def key(self) -> str:
-        """Return ``task/defense/chain/profile/seed``."""
-        return f"{self.task}/{self.defense}/{self.chain}/{self.profile}/{self.seed}"
+        """Return ``task/defense/chain/profile/seed``, and ``/setting`` where that is not the usual one."""
+        name = f"/{self.setting.name}" if self.setting.name else ""
+        return f"{self.task}/{self.defense}/{self.chain}/{self.profile}/{self.seed}{name}"
 
 
 @dataclass(frozen=True)
 class StageSpec:
-    """A pure function's whole input: its name, its key and the digests of the stages it reads."""
+    """A pure function's whole input: its name, its key and the digests of the stages it reads.
+
+    ``seconds`` is what its entry says that it takes, for estimates; no part of the digest.
+    """
 
     stage: str
     key: Values
     inputs: dict[str, str] = field(default_factory=dict)
+    seconds: float | None = None
 
     @property
     def version(self) -> int:
@@ -111,16 +118,24 @@ class Facts:
     entry_files: dict[str, str]
     metric: str
 
-    def comparability(self, task: str, profile: str) -> str:
+    def comparability(self, cell: Cell) -> str:
         """Return every version that gives a number its meaning: different ones never share a column."""
-        suite, own_task = f"{self.suite}@{self.suite_version}", f"{task}@{self.task_version}"
-        return comparability_key(suite, own_task, self.chain, self.metric, f"{profile}@{self.profile_version}")
+        suite, task = f"{self.suite}@{self.suite_version}", f"{cell.task}@{self.task_version}"
+        profile = f"{cell.profile}@{self.profile_version}"
+        return comparability_key(suite, task, self.chain, self.metric, profile, cell.setting)
 
 
-def comparability_key(suite: str, task: str, chain: Iterable[tuple[str, int]], metric: str, profile: str) -> str:
-    """Return the one text of a comparability key; all names but the chain's are ``name@version`` already."""
+def comparability_key(
+    suite: str,
+    task: str,
+    chain: Iterable[tuple[str, int]],
+    metric: str,
+    profile: str,
+    setting: Setting = USUAL,
+) -> str:
+    """Return the one text of a comparability key; names of suite, task, metric and profile hold their version."""
     links = "+".join(f"{attack}@{version}" for attack, version in chain)
-    return f"{suite}/{task}/{links}/{metric}/{profile}"
+    return "/".join([suite, task, links, metric, profile, *([] if setting.usual else [setting.name])])
 
 
 @dataclass(frozen=True)

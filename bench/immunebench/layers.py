@@ -86,9 +86,9 @@ class Layers:
         """Return the layers' files, each after its layer's id."""
         return {f"{entry.id}/{name}": digest for entry in self.layers for name, digest in entry.files.items()}
 
-    def params(self, base: str) -> Values:
-        """Return each layer's parameters under its id."""
-        return {entry.id: entry.params(base) for entry in self.layers}
+    def params(self, base: str, like: str | None = None) -> Values:
+        """Return each layer's parameters under its id; see `Entry.params`."""
+        return {entry.id: entry.params(base, like) for entry in self.layers}
 
 
 def layered(entries: tuple[Entry, ...], *, name: str, file: Path | None = None, field: str | None = None) -> Layers:

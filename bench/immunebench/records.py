@@ -16,7 +16,7 @@ from pydantic import Field, JsonValue, ValidationError
 from immunebench import __version__
 from immunebench.errors import UsageError
 from immunebench.graph import Cell, CellGraph, canonical_json
-from immunebench.schema import DefenseName, Id, Model, Values, usage_error
+from immunebench.schema import USUAL, DefenseName, Id, Model, Setting, Values, usage_error
 
 #: `invalidated` is set by hand, on a record that turned out wrong: it then counts as missing.
 Status = Literal["ok", "oom", "over_memory", "timeout", "error", "skipped", "invalidated"]
@@ -66,11 +66,12 @@ class CellNames(Model):
     profile: Id
     profile_version: int
     seed: int
+    setting: Setting = Field(default=USUAL, exclude_if=lambda setting: setting.usual)
 
     @property
     def key(self) -> str:
-        """Return ``task/defense/chain/profile/seed``."""
-        return Cell(self.task, self.defense, self.chain, self.profile, self.seed).key
+        """Return the key of the cell; see `Cell.key`."""
+        return Cell(self.task, self.defense, self.chain, self.profile, self.seed, self.setting).key
 
 
 class Measured(Model):
@@ -277,7 +278,7 @@ def build_record(cell: Cell, graph: CellGraph, store: Artifacts, *, sheet: Sheet
         suite=facts.suite,
         suite_version=facts.suite_version,
         track=facts.track,
-        comparability=facts.comparability(cell.task, cell.profile),
+        comparability=facts.comparability(cell),
         cell=_names(cell, graph),
         metric=facts.metric,
         status=status,
@@ -439,6 +440,7 @@ def _names(cell: Cell, graph: CellGraph) -> CellNames:
         profile=cell.profile,
         profile_version=facts.profile_version,
         seed=cell.seed,
+        setting=cell.setting,
     )
 
 

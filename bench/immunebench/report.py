@@ -12,23 +12,39 @@ if TYPE_CHECKING:
     from immunebench.records import Record
 
 
-def find_record(key: str, results: Path) -> tuple[Path, Record]:
-    """The record of a cell and its file.
+def find_records(key: str, results: Path, suite: str | None = None) -> list[tuple[Path, Record]]:
+    """Return the records of a cell with their files: one a suite, of the defense's newest version, by suite.
+
+    Parameters
+    ----------
+    key
+        The cell's key.
+    results
+        Folder of results.
+    suite
+        Only this suite.
 
     Raises
     ------
     UsageError
-        No record has that key; the nearest is named.
+        No record has that key, or none of that suite; the nearest is named.
     """
     from immunebench.records import read_records
 
     keys: set[str] = set()
+    found: dict[str, tuple[Path, Record]] = {}
     for file in sorted(results.rglob("*.jsonl")):
         for record in read_records(file):
-            if record.cell.key == key:
-                return file, record
             keys.add(record.cell.key)
-    raise UsageError(f"no record below {results} of the cell", field="CELL", value=key, choices=keys)
+            before = found.get(record.suite)
+            newer = before is None or record.cell.defense_version > before[1].cell.defense_version
+            if record.cell.key == key and newer:
+                found[record.suite] = file, record
+    if not found:
+        raise UsageError(f"no record below {results} of the cell", field="CELL", value=key, choices=keys)
+    if suite is not None and suite not in found:
+        raise UsageError("has no record of the cell:", field="--suite", value=suite, choices=found)
+    return [found[name] for name in sorted(found) if suite in (None, name)]
 
 
 def referenced(results: Path) -> set[str]:

@@ -45,18 +45,25 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-def _names_attacks(value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
-    if isinstance(value, tuple) and not value:
-        raise ValueError("names no attack")
-    if isinstance(value, tuple) and len(set(value)) != len(value):
-        raise ValueError("holds a value twice")
-    return value
+def _names_some(what: str) -> AfterValidator:
+    def check(value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        if isinstance(value, tuple) and not value:
+            raise ValueError(f"names no {what}")
+        if isinstance(value, tuple) and len(set(value)) != len(value):
+            raise ValueError("holds a value twice")
+        return value
+
+    return AfterValidator(check)
 
 
 #: The attacks that a defense simulates.
-Against = Annotated[Id | tuple[Id, ...] | None, AfterValidator(_names_attacks)]
+Against = Annotated[Id | tuple[Id, ...] | None, _names_some("attack")]
+#: The bases that a defense computes on instead of the task's.
+Surrogates = Annotated[tuple[Id, ...] | None, _names_some("base")]
 
 
+#: Seconds of one core that one task takes, by base; no part of any key.
+Seconds = dict[Id, Annotated[float, Field(gt=0)]]
 #: The greatest perceptual distance that a defense may put between a picture and its protected copy.
 PerceptualBudget = Annotated[float, Field(gt=0, le=1)]
 
@@ -67,17 +74,19 @@ class Variant(Model):
     title: Text | None = None
     description: Text | None = None
     aliases: tuple[Id, ...] = ()
-    budget: Annotated[int, Field(ge=0, le=255)] | None = None
+    budget: Annotated[int, Field(ge=1, le=255)] | None = None
     perceptual_budget: PerceptualBudget | None = None
     against: Against = None
+    surrogates: Surrogates = None
     replicate: bool | None = None
     params: Values = {}
     presets: dict[Id, Values] = {}
     scale: dict[str, Annotated[float, Field(gt=0)]] = {}
+    seconds: Seconds = {}
 
 
 class Limit(Model):
-    """What a parameter may be: bounds of a number, or a list of values."""
+    """What a parameter may be: bounds of a number, or a list of values that it, or each of its items, is one of."""
 
     least: float | None = None
     most: float | None = None
@@ -85,10 +94,11 @@ class Limit(Model):
 
     def complaint(self, value: JsonValue) -> str | None:
         """Say what is wrong with a value, None if nothing is."""
-        if self.choices is not None and value not in self.choices:
-            near = difflib.get_close_matches(str(value), [str(c) for c in self.choices], n=1)
+        wrong = [] if self.choices is None else [v for v in _items(value) if v not in self.choices]
+        if self.choices is not None and wrong:
+            near = difflib.get_close_matches(str(wrong[0]), [str(c) for c in self.choices], n=1)
             hint = f" (nearest: {near[0]!r})" if near else ""
-            return f"must be one of {', '.join(map(str, self.choices))}{hint}"
+            return f"must be {_of(value)} {', '.join(map(str, self.choices))}{hint}"
         if self.least is None and self.most is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -113,7 +123,8 @@ class EntryManifest(Model):
     presets: dict[Id, Values] = {}
     variants: dict[Id, Variant] = {}
     limits: dict[str, Limit] = {}
-    needs: tuple[Literal["perceptual"], ...] = ()
+    seconds: Seconds = {}
+    needs: tuple[Literal["perceptual", "upscaler"], ...] = ()
 
     @field_validator("params", "presets")
     @classmethod
@@ -167,9 +178,10 @@ class DefenseManifest(EntryManifest):
     status: Text
     deterministic: bool = True
     replicate: bool = False
-    budget: Annotated[int, Field(ge=0, le=255)] | None = None
+    budget: Annotated[int, Field(ge=1, le=255)] | None = None
     perceptual_budget: PerceptualBudget | None = None
     against: Against = None
+    surrogates: Surrogates = None
 
     @model_validator(mode="after")
     def _pictures_have_a_budget(self) -> DefenseManifest:
@@ -188,8 +200,21 @@ class DefenseManifest(EntryManifest):
 class AttackManifest(EntryManifest):
     """``attacks/<id>/attack.toml``: an ``adapt`` attack's presets hold steps, lr, batch and saves."""
 
-    hooks: tuple[Literal["adapt", "purify"], ...] = Field(min_length=1, max_length=1)
+    hooks: tuple[Literal["adapt", "purify", "clean_samples"], ...] = Field(min_length=1, max_length=2)
     status: Text = "reimplementation"
+
+    @model_validator(mode="after")
+    def _one_place_in_a_chain(self) -> AttackManifest:
+        if self.hooks not in (("adapt",), ("purify",), ("purify", "clean_samples")):
+            raise ValueError('hooks must be ["adapt"], ["purify"] or ["purify", "clean_samples"]')
+        tables = {"params": self.params} | self.overrides()
+        for table, values in tables.items():
+            prompt = values.get("negative_prompt")
+            if prompt is not None and not isinstance(prompt, str):
+                raise ValueError(f"{table}.negative_prompt must be words, not {prompt!r}")
+            if prompt and self.hooks[0] != "purify":
+                raise ValueError(f"{table}.negative_prompt belongs to a purifier")
+        return self
 
     @model_validator(mode="after")
     def _budget_is_whole(self) -> AttackManifest:
@@ -330,20 +355,62 @@ class Profile(Model):
         return values
 
 
+class Setting(Model):
+    """What is unusual in a cell; usually all pictures are protected, on the base that is attacked, the task's own.
+
+    Attributes
+    ----------
+    clean
+        Percent of the attacker's pictures that are clean ones of the split ``extra``, never protected.
+    surrogate
+        Base on which pictures are protected, where it is not the task's.
+    attacker_base
+        Base that the attacker adapts, where it is not the task's.
+    """
+
+    clean: Annotated[int, Field(ge=0, le=100)] = 0
+    surrogate: Id | None = None
+    attacker_base: Id | None = None
+
+    @property
+    def usual(self) -> bool:
+        """Whether nothing is unusual: only such cells enter a board's headline."""
+        return self == USUAL
+
+    @property
+    def name(self) -> str:
+        """Return a name for keys and tables, such as ``clean-25`` or ``on-mini-b``; empty for the usual setting."""
+        parts = {"clean": self.clean, "by": self.surrogate, "on": self.attacker_base}
+        return "+".join(f"{word}-{value}" for word, value in parts.items() if value)
+
+
+USUAL = Setting()
+
+
 class Block(Model):
-    """A product of tasks, defenses and chains."""
+    """A product of tasks, defenses, chains and shares of clean pictures, on one pair of bases."""
 
     tasks: tuple[Id, ...] = Field(min_length=1)
     defenses: tuple[Text, ...] = Field(min_length=1)
     chains: tuple[Text, ...] = Field(min_length=1)
+    clean: tuple[Annotated[int, Field(ge=0, le=100)], ...] = Field(default=(0,), min_length=1)
+    surrogate: Id | None = None
+    attacker_base: Id | None = None
 
     @model_validator(mode="after")
     def _no_twins(self) -> Block:
-        for name in ("tasks", "defenses", "chains"):
+        for name in ("tasks", "defenses", "chains", "clean"):
             values = getattr(self, name)
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} holds a value twice")
         return self
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """Return one setting for each share of clean pictures."""
+        return tuple(
+            Setting(clean=share, surrogate=self.surrogate, attacker_base=self.attacker_base) for share in self.clean
+        )
 
 
 class Suite(Model):
@@ -398,7 +465,9 @@ class Suite(Model):
 class BaseModelSpec(Model):
     """A pre-trained model in the diffusers folder format.
 
-    ``public`` is the source of innocent pictures for it, ``perceptual`` the distance that entries measure with.
+    ``public`` is the source of innocent pictures for it, ``perceptual`` the distance that entries measure with,
+    ``upscaler`` what enlarges pictures for them. An entry without a preset for this base is given its preset for the
+    base ``presets_like``.
     """
 
     path: Text
@@ -407,8 +476,10 @@ class BaseModelSpec(Model):
     judge: Id
     public: Id | None = None
     perceptual: Id | None = None
+    upscaler: Id | None = None
     unrelated_prompts: tuple[Text, ...] = Field(min_length=2)
     placeholders: tuple[Text, ...] = ()
+    presets_like: Id | None = None
 
 
 class JudgeSpec(Model):
@@ -429,6 +500,15 @@ class PerceptualSpec(Model):
     weights: tuple[Text, ...] = ()
 
 
+class UpscalerSpec(Model):
+    """An upscaler: ``module:function`` that loads it, the files that it reads or a folder among the fetched weights."""
+
+    loader: Loader
+    version: Annotated[int, Field(ge=1)] = 1
+    files: tuple[Text, ...] = ()
+    folder: Text | None = None
+
+
 class SourceSpec(Model):
     """A source of pictures: ``module:function`` and its version; `files` if it reads some that belong to the task."""
 
@@ -438,12 +518,20 @@ class SourceSpec(Model):
 
 
 class Models(Model):
-    """``models.toml``: bases, judges, sources and perceptual distances by id."""
+    """``models.toml``: bases, judges, sources, perceptual distances and upscalers by id."""
 
     bases: dict[Id, BaseModelSpec]
     judges: dict[Id, JudgeSpec]
     sources: dict[Id, SourceSpec]
     perceptual: dict[Id, PerceptualSpec] = {}
+    upscalers: dict[Id, UpscalerSpec] = {}
+
+    @model_validator(mode="after")
+    def _presets_come_from_another_base(self) -> Models:
+        for base, spec in self.bases.items():
+            if spec.presets_like is not None and spec.presets_like not in self.bases.keys() - {base}:
+                raise ValueError(f"bases.{base}.presets_like is no other base: {spec.presets_like!r}")
+        return self
 
 
 M = TypeVar("M", bound=Model)
@@ -529,6 +617,14 @@ def _models_in(annotation: object) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [m for argument in getattr(annotation, "__args__", ()) for m in _models_in(argument)]
+
+
+def _items(value: JsonValue) -> list[JsonValue]:
+    return value if isinstance(value, list) else [value]
+
+
+def _of(value: JsonValue) -> str:
+    return "a list of" if isinstance(value, list) else "one of"
 
 
 def _is_numeric(value: JsonValue) -> bool:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image, ImageFont
 
-    from immunebench.plan import CellGraph
+    from immunebench.graph import CellGraph
     from immunebench.records import Artifacts, Sheet
 
     Pixels: TypeAlias = NDArray[np.uint8]
@@ -147,13 +147,14 @@ def cell_sheet(graph: CellGraph, store: Artifacts, folder: Path) -> Sheet | None
     if defended is None or undefended is None or reference is None:
         return None
     cell = graph.cell
+    setting = f", {cell.setting.name}" if cell.setting.name else ""
     name = f"sheets/{cell.key.replace('/', '--')}.png"
     digest = contact_sheet(
         load_pictures(reference),
         load_pictures(undefended, FIRST_OF_PROMPT),
         load_pictures(defended, FIRST_OF_PROMPT),
         folder / name,
-        title=f"{cell.task}: {cell.defense} against {cell.chain} (seed {cell.seed})",
+        title=f"{cell.task}: {cell.defense} against {cell.chain} (seed {cell.seed}{setting})",
         note=_note(graph, store),
     )
     return Sheet(file=name, sha256=digest)

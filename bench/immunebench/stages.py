@@ -19,6 +19,7 @@ from immunebench.entry import Entry, default_catalog, digests
 from immunebench.errors import UsageError
 from immunebench.metrics.stage import run_anchor, run_score
 from immunebench.types import Concept, Numerics, Params, Pictures, StageError, Weights
+from immunebench.wording import fill
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from immunebench.adapters import Adapter
     from immunebench.context import AttackHandle, Context
     from immunebench.diffusion import LatentDiffusion
-    from immunebench.plan import StageSpec
+    from immunebench.graph import StageSpec
 
 Report = Callable[[str, int, int], None]
 Meta = dict[str, Any]
@@ -74,7 +75,7 @@ def run_stage(spec: StageSpec, inputs: dict[str, Path], out: Path, report: Repor
         with runtime.memory_guard(numerics) as memory:
             meta = stage(spec.key, inputs, out, report)
     finally:
-        if spec.stage in ("protect", "purify", "adapt"):
+        if spec.stage in ("protect", "purify", "adapt") or "cleaning" in spec.key:
             # Foreign code held this model; nothing that it may have left on it reaches another stage.
             _bases.clear()
     return {**meta, **memory.as_dict(), "environment": runtime.environment(numerics.device)}
@@ -102,19 +103,8 @@ def load_distance(name: str, device: str) -> Callable[[Tensor, Tensor], Tensor]:
     return distance
 
 
-def fill(template: str, *, token: str, noun: str = "", content: str = "") -> str:
-    """Fill a caption: `{content}` is the picture's own words, their `{subject}` the placeholder and noun.
-
-    >>> fill("{content} as a painting", token="sks", noun="mug", content="a {subject} near the sea")
-    'a sks mug near the sea as a painting'
-    """
-    subject = noun if token == noun else f"{token} {noun}".strip()
-    content = content.replace("{subject}", subject)
-    return template.replace("{content}", content).replace("{token}", token).replace("{noun}", noun)
-
-
 def recaption(pictures: Pictures, template: str, *, token: str, noun: str) -> Pictures:
-    """Caption every picture from a template; see `fill`."""
+    """Caption every picture from a template; see `wording.fill`."""
     captions = (fill(template, token=token, noun=noun, content=content) for content in pictures.captions)
     return Pictures(pictures.pixels, tuple(captions))
 
@@ -192,6 +182,18 @@ def check_perceptual(entry: str, published: Pictures, protected: Pictures, p: fl
         raise StageError("error", f"{entry}: a perceptual distance of {furthest:.4f} exceeds the declared {p:g}")
 
 
+def mix(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
+    """Put clean pictures in the places that the key names, the first of them in the first place."""
+    extra, places = Pictures.load(inputs["extra"]), key["clean"]
+    images = Pictures.load(inputs["images"]) if "images" in inputs else extra
+    pixels, captions = images.pixels.copy(), list(images.captions)
+    for place, picture, caption in zip(places, extra.pixels, extra.captions, strict=False):
+        pixels[place], captions[place] = picture, caption
+    count = len(images) if "images" in inputs else len(places)
+    Pictures(pixels[:count], tuple(captions[:count])).save(out)
+    return {"pictures": count}
+
+
 def purify(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
     """Let the attacker clean the pictures before training on them."""
     entry = default_catalog().attack(key["entry"])
@@ -199,14 +201,21 @@ def purify(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> M
     model = load_base(key)
     ctx = _context(key, inputs, out, report, model)
     images = Pictures.load(inputs["images"])
-    cleaned = _call(entry, "purify", model, images, Params(key["params"]), ctx)
-    if not isinstance(cleaned, Pictures):
-        raise StageError("error", f"{entry.id}: purify returned {type(cleaned).__name__}, not Pictures")
-    if cleaned.pixels.shape != images.pixels.shape or cleaned.captions != images.captions:
-        raise StageError("error", f"{entry.id}: purify changed the number, the size or the captions of the pictures")
+    cleaned = _cleaned(entry, "purify", model, images, Params(key["params"]), ctx)
     cleaned.save(out)
     ctx.write_log()
     return {"pictures": len(cleaned)}
+
+
+def _cleaned(
+    entry: Entry, hook: str, model: LatentDiffusion, images: Pictures, params: Params, ctx: Context
+) -> Pictures:
+    cleaned = _call(entry, hook, model, images, params, ctx)
+    if not isinstance(cleaned, Pictures):
+        raise StageError("error", f"{entry.id}: {hook} returned {type(cleaned).__name__}, not Pictures")
+    if cleaned.pixels.shape != images.pixels.shape or cleaned.captions != images.captions:
+        raise StageError("error", f"{entry.id}: {hook} changed the number, the size or the captions of the pictures")
+    return cleaned
 
 
 def adapt(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
@@ -226,7 +235,7 @@ def adapt(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Me
 
 
 def generate(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
-    """Draw `per_prompt` pictures for each prompt, each from its own noise."""
+    """Draw `per_prompt` pictures for each prompt, each from its own noise, and clean them where the chain does."""
     from immunebench.adapters import install
 
     model = _released(key, inputs)
@@ -234,11 +243,20 @@ def generate(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) ->
         install(model, inputs["adapter"], key["step"])
     prompts = key["prompts"]
     places = [(p, i) for p in range(len(prompts)) for i in range(key["per_prompt"])]
+    cleaning = key.get("cleaning", {})
     drawn = model.sample(
         [prompts[p] for p, _ in places],
         [runtime.derive_seed("noise", json.dumps(key["noise_key"]), p, i) for p, i in places],
+        negative=cleaning.get("negative_prompt", ""),
         progress=lambda done: report("generate", done, len(places)),
     )
+    for code in cleaning.get("clean_samples", ()):
+        entry = default_catalog().attack(code["entry"])
+        _unchanged(entry, code)
+        words = {"seed": runtime.derive_seed("clean", json.dumps(key["noise_key"])), "token": "", "noun": ""}
+        ctx = _context({**code, **words}, {}, out, report, model)
+        drawn = _cleaned(entry, "clean_samples", model, drawn, Params(code["params"]), ctx)
+        ctx.check()
     drawn.save(out, [f"p{p:02d}-{i:02d}" for p, i in places])
     (out / "prompts.json").write_text(
         json.dumps({"prompts": prompts, "per_prompt": key["per_prompt"]}, indent=1) + "\n"
@@ -249,6 +267,7 @@ def generate(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) ->
 STAGES: dict[str, Stage] = {
     "pictures": pictures,
     "protect": protect,
+    "mix": mix,
     "purify": purify,
     "adapt": adapt,
     "generate": generate,
@@ -275,11 +294,16 @@ def _context(key: Key, inputs: Mapping[str, Path], out: Path, report: Report, mo
     attacks: dict[str, AttackHandle] = {}
     public, prior = (Pictures.load(inputs[name]) if name in inputs else None for name in ("public", "prior"))
     words = key.get("concept", key)
+    caption, token, noun = words.get("caption", "{content}"), words["token"], words["noun"]
+    bases = {name: _surrogate(name, key, model) for name in key.get("surrogates", {})}
     ctx = Context(
-        model.numerics, key["seed"], out, report, attacks, public, prior, token=words["token"], noun=words["noun"]
-    )
+        model.numerics, key["seed"], out, report, attacks, public, prior, token=token, noun=noun, bases=bases,
+        captioned=lambda pictures: recaption(pictures, caption, token=token, noun=noun),
+    )  # fmt: skip
     if "perceptual" in key:
         ctx.distance = load_distance(key["perceptual"]["id"], str(model.device))
+    if "upscaler" in key:
+        ctx.upscaler = _loader(default_catalog().models.upscalers[key["upscaler"]["id"]].loader)(model.numerics)
     for name, attack in key.get("against", {}).items():
         attacks[name] = _Attack(default_catalog().attack(attack["entry"]), Params(attack["params"]), ctx)
     return ctx
@@ -290,6 +314,15 @@ def _loader(name: str) -> Callable[..., Any]:
     module, _, function = name.partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(module), function)
     return found
+
+
+def _surrogate(name: str, key: Key, model: LatentDiffusion) -> Callable[[], LatentDiffusion]:
+    """Return what loads a base beside the stage's own, which is not loaded twice."""
+    from immunebench.diffusion import LatentDiffusion
+
+    if name == key["base"]:
+        return lambda: model
+    return lambda: LatentDiffusion.load(default_catalog().base_folder(name), model.numerics)
 
 
 def _concept(view: Key, owner: Pictures) -> Concept:

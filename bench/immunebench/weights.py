@@ -123,6 +123,20 @@ def require(name: str, *, asked_by: str | None = None) -> Path:
     return file
 
 
+def require_folder(name: str, *, asked_by: str) -> Path:
+    """The diffusers folder of a full-size network among the fetched weights, which its user puts there.
+
+    Raises
+    ------
+    UsageError
+        It is not there; says where it belongs.
+    """
+    folder = cache_folder() / name
+    if not (folder / "model_index.json").is_file():
+        raise UsageError(f"weights {name} are not there; put their diffusers folder at {folder}", field=asked_by)
+    return folder
+
+
 def fetch(name: str, say: Callable[[str], None] = print) -> Path:
     """Fetch weights into the cache, unless they are there.
 

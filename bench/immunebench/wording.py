@@ -1,10 +1,35 @@
-"""What a prompt asks for beside the concept: its content."""
+"""Words of captions and prompts: templates are filled, and a prompt's content is told from its concept."""
 
 from __future__ import annotations
 
 import re
 
 _STYLE = re.compile(r",? in (the )?\{token\} style")
+_VOWELS = frozenset("aeiou")
+
+
+def fill(template: str, *, token: str, noun: str = "", content: str = "") -> str:
+    """Fill a caption: `{content}` is the picture's own words, their `{subject}` the placeholder and noun.
+
+    >>> fill("{content} as a painting", token="sks", noun="mug", content="a {subject} near the sea")
+    'a sks mug near the sea as a painting'
+    """
+    subject = noun if token == noun else f"{token} {noun}".strip()
+    content = content.replace("{subject}", subject)
+    return template.replace("{content}", content).replace("{token}", token).replace("{noun}", noun)
+
+
+def whole(token: str, noun: str) -> str:
+    """Return the content of a picture of the concept and of nothing else, for `fill`.
+
+    >>> fill("{content} in {token} style", token="mosaic", noun="style", content=whole("mosaic", "style"))
+    'a painting in mosaic style'
+    >>> fill("{content} in plain style", token="umbrella", noun="umbrella", content=whole("umbrella", "umbrella"))
+    'an umbrella in plain style'
+    """
+    if noun == "style":
+        return "a painting"
+    return "an {subject}" if token[:1].lower() in _VOWELS else "a {subject}"
 
 
 def content(prompt: str, noun: str) -> str:

@@ -48,11 +48,16 @@ def aggregate(
     """
     # The rules are read by every command; numpy and scipy are imported where a board is made.
     from immunebench.board.intervals import with_intervals
+    from immunebench.board.layered import layer_scores
+    from immunebench.board.settings import setting_scores
 
-    cells = sorted(measurements, key=lambda cell: (cell.defense, cell.task, cell.chain, cell.seed))
-    if not cells:
+    every = sorted(measurements, key=lambda cell: (cell.defense, cell.task, cell.chain, cell.seed, cell.setting.name))
+    if not every:
         raise BoardError("there is no record to make a board of")
-    _check_comparable(cells)
+    _check_comparable(every)
+    cells = [cell for cell in every if cell.setting.usual]
+    if not cells:
+        raise BoardError("every record is of an unusual setting, of which no headline is made")
     columns: dict[tuple[str, str], list[Measurement]] = defaultdict(list)
     entries: dict[str, list[Measurement]] = defaultdict(list)
     for cell in cells:
@@ -81,6 +86,8 @@ def aggregate(
         suite=", ".join(sorted({cell.suite for cell in cells} - {""})),
         keys=tuple(sorted({cell.key for cell in cells} - {""})),
         interval_rule=ranked.rule,
+        layers=layer_scores(rows, whole, power, families),
+        settings=setting_scores(every, lambda own: _required(own, None), lost or {}),
     )
 
 
@@ -102,13 +109,14 @@ def _by_metric(
 
 
 def _check_comparable(cells: Iterable[Measurement]) -> None:
-    keys: dict[tuple[str, str], str] = {}
-    seen: set[CellName] = set()
+    keys: dict[tuple[str, str, str], str] = {}
+    seen: set[tuple[str, str, str, int, str]] = set()
     for cell in cells:
         key = f"{cell.profile} {cell.key}".strip()
-        if keys.setdefault(cell.where, key) != key:
-            raise BoardError(f"{cell.task}/{cell.chain}: records of '{keys[cell.where]}' and '{key}' do not compare")
-        name = (cell.defense, cell.task, cell.chain, cell.seed)
+        column = (*cell.where, cell.setting.name)
+        if keys.setdefault(column, key) != key:
+            raise BoardError(f"{cell.task}/{cell.chain}: records of '{keys[column]}' and '{key}' do not compare")
+        name = (cell.defense, cell.task, cell.chain, cell.seed, cell.setting.name)
         if name in seen:
             raise BoardError(f"two records of {cell.task}/{cell.defense}/{cell.chain}/{cell.profile}/{cell.seed}")
         seen.add(name)

@@ -33,7 +33,8 @@ def comparability(record: Record) -> str:
     cell = record.cell
     suite, task = f"{record.suite}@{record.suite_version}", f"{cell.task}@{cell.task_version}"
     links = ((link.attack, link.version) for link in cell.links)
-    return comparability_key(suite, task, links, record.metric, f"{cell.profile}@{cell.profile_version}")
+    profile = f"{cell.profile}@{cell.profile_version}"
+    return comparability_key(suite, task, links, record.metric, profile, cell.setting)
 
 
 def _date(record: Record) -> Iterator[Complaint]:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from immunebench.board.finding import finding
-from immunebench.board.model import Board
+from immunebench.board.model import Board, SettingScore
 
 SCHEMA_VERSION = 1
 Interval = tuple[float, float]
@@ -107,6 +107,36 @@ class RowPart(_Part):
     utilities: tuple[TaskUtilityPart, ...]
 
 
+class LayerPart(_Part):
+    """A layered defense against its layers alone, on what all of them met."""
+
+    defense: str
+    layers: tuple[str, ...]
+    p: float | None
+    p_alone: dict[str, float]
+    better: str = Field(description="The layer with the greatest P alone.")
+    difference: float | None = Field(description="P of the layers together less P of the better one alone.")
+    interval: Interval | None
+    tasks: int
+    tasks_fixed: bool = Field(description="Whether the interval holds the tasks fixed, which are too few to draw.")
+    reason: str = Field(description="Why they cannot be compared.")
+
+
+class SettingPart(_Part):
+    """P of a defense in one setting, on the tasks and chains that were swept."""
+
+    defense: str
+    setting: str = Field(description="Empty for the usual one.")
+    clean: int = Field(description="Percent of the attacker's pictures that were never protected.")
+    surrogate: str | None = Field(description="Base on which pictures are protected, where it is not the task's.")
+    attacker_base: str | None = Field(description="Base that is attacked, where it is not the task's.")
+    p: float | None
+    p_family: dict[str, float]
+    interval: Interval | None = Field(description="With the tasks held fixed.")
+    tasks: int
+    reason: str
+
+
 class BoardDocument(_Part):
     """A board: rows best first, controls last."""
 
@@ -120,6 +150,8 @@ class BoardDocument(_Part):
     row_noise: float | None
     rows: tuple[RowPart, ...]
     power: tuple[PowerPart, ...]
+    layers: tuple[LayerPart, ...] = ()
+    settings: tuple[SettingPart, ...] = ()
 
 
 def document(board: Board, suite: str = "") -> BoardDocument:
@@ -146,8 +178,14 @@ def document(board: Board, suite: str = "") -> BoardDocument:
             "row_noise": board.row_noise,
             "rows": rows,
             "power": power,
+            "layers": [dataclasses.asdict(score) for score in board.layers],
+            "settings": [_setting(score) for score in board.settings],
         }
     )
+
+
+def _setting(score: SettingScore) -> dict[str, Any]:
+    return dataclasses.asdict(score) | {"setting": score.setting.name} | score.setting.model_dump()
 
 
 def json_schema() -> dict[str, Any]:

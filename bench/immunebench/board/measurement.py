@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from immunebench.board import rules
 from immunebench.board.beside import Beside, beside
+from immunebench.schema import USUAL, Setting
 
 if TYPE_CHECKING:
     from immunebench.records import Baseline, Record, Score
@@ -75,6 +76,8 @@ class Measurement:
         Attacks that the defense simulates.
     suite
         Suite and version, such as ``mini-lite@1.0``.
+    setting
+        What is unusual; cells of different settings share no number.
     """
 
     task: str
@@ -113,6 +116,7 @@ class Measurement:
     further: Mapping[str, Further] = field(default_factory=dict)
     against: tuple[str, ...] = ()
     suite: str = ""
+    setting: Setting = USUAL
 
     @property
     def where(self) -> tuple[str, str]:
@@ -169,6 +173,7 @@ def measurement(record: Record) -> Measurement:
         further=_further(record),
         against=_against(record),
         suite=f"{record.suite}@{record.suite_version}",
+        setting=cell.setting,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from immunebench.board.beside import Beside
+from immunebench.schema import Setting
 
 
 class BoardError(Exception):
@@ -132,12 +133,48 @@ class Row:
 
 
 @dataclass(frozen=True)
+class LayerScore:
+    """P of a layered defense against that of each layer alone, on what all of them met.
+
+    Scores are None and `reason` says why where they cannot be compared. `difference` is P of the pair less P of the
+    `better` layer, `interval` its paired interval, made with the tasks held fixed where these are too few to tell
+    the spread over tasks.
+    """
+
+    defense: str
+    layers: tuple[str, ...]
+    p: float | None = None
+    p_alone: Mapping[str, float] = field(default_factory=dict)
+    better: str = ""
+    difference: float | None = None
+    interval: tuple[float, float] | None = None
+    tasks: int = 0
+    tasks_fixed: bool = True
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class SettingScore:
+    """P of a defense in one setting; `interval` holds the tasks fixed, `reason` says why there is no P."""
+
+    defense: str
+    setting: Setting
+    p: float | None
+    p_family: Mapping[str, float]
+    interval: tuple[float, float] | None
+    tasks: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Board:
     """All rows, best first, controls last, with what a reader must know beside them.
 
     `refusals` says which controls misbehave; a board with any is not rendered. `interval_rule` says in a sentence
     which intervals and ranks there are and why; `smallest_difference` is the least difference of P of two ranked
     rows that this suite would tell from 0, the median over pairs. `keys` are the comparability keys of its records.
+    `layers` says whether layered defenses add up; `settings` has what was measured in unusual settings, which is in
+    no row.
     """
 
     rows: tuple[Row, ...]
@@ -149,6 +186,8 @@ class Board:
     suite: str = ""
     keys: tuple[str, ...] = ()
     interval_rule: str = ""
+    layers: tuple[LayerScore, ...] = ()
+    settings: tuple[SettingScore, ...] = ()
 
     @property
     def uninformative(self) -> tuple[Power, ...]:

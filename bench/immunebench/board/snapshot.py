@@ -136,7 +136,7 @@ def take(scored: Scored, rules: str) -> Snapshot:
     """
     records = {f"{r.cell.defense}@{r.cell.defense_version} {r.cell.key}": digest(r) for r in scored.records}
     suite, _, version = scored.suite.partition("@")
-    keys = {(r.cell.task, r.cell.chain): r.comparability for r in scored.records}
+    keys = {(r.cell.task, r.cell.chain): r.comparability for r in scored.records if r.cell.setting.usual}
     return Snapshot(
         suite=suite,
         suite_version=version,

@@ -62,6 +62,8 @@ def terminal(board: Board, title: str) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
+    from immunebench.board.side_tables import side_tables
+
     board.require_sound()
     table = Table(title=Text(title), title_justify="left", title_style="bold", header_style="bold", show_edge=False)
     for column in COLUMNS:
@@ -75,7 +77,15 @@ def terminal(board: Board, title: str) -> RenderableType:
         style = "dim" if row.control else ("bold green" if row.passes else "yellow")
         # As text, not as markup: names come from records that strangers wrote.
         table.add_row(*map(Text, _cells(row)), style=style)
-    return Group(table, Text("\n".join(_remarks(board)), style="dim"))
+    parts: list[RenderableType] = [table]
+    for side in side_tables(board):
+        small = Table(title=Text(side.title), title_justify="left", header_style="bold", show_edge=False)
+        for head in side.heads:
+            small.add_column(head)
+        for cells in side.rows:
+            small.add_row(*map(Text, cells))
+        parts += [Text(), small, Text(side.note, style="dim"), Text()]
+    return Group(*parts, Text("\n".join(_remarks(board)), style="dim"))
 
 
 def markdown(board: Board, title: str) -> str:
@@ -86,6 +96,8 @@ def markdown(board: Board, title: str) -> str:
     BoardError
         If a control misbehaves.
     """
+    from immunebench.board.side_tables import side_tables
+
     board.require_sound()
     parts = [f"# {title}", _table([_cells(row) for row in board.rows], COLUMNS)]
     families = sorted({power.family for power in board.power})
@@ -112,6 +124,8 @@ def markdown(board: Board, title: str) -> str:
         for p in board.power
     ]
     heads = ["task", "chain", "floor", "ceiling", "standard error", "power gate"]
+    for side in side_tables(board):
+        parts += [f"## {side.title}", _table([list(cells) for cells in side.rows], side.heads), side.note]
     parts += ["## What the attack learns on no defense", _table(gates, heads)]
     parts += _beside(board)
     parts.append("\n".join(f"- {remark}" for remark in _remarks(board)))

@@ -50,7 +50,9 @@ def draw_params(style: Style, rng: np.random.Generator) -> dict[str, float]:
     return {name: float(rng.uniform(low, high)) for name, (low, high) in style.ranges.items()}
 
 
-def render(style: Style, params: Params, rgb: FloatArray, parts: ByteArray, rng: np.random.Generator) -> ByteArray:
+def render(
+    style: Style, params: Params, rgb: FloatArray, parts: ByteArray, rng: np.random.Generator, *, reduce: int = 2
+) -> ByteArray:
     """Render a flat drawing in a style.
 
     Parameters
@@ -65,10 +67,12 @@ def render(style: Style, params: Params, rgb: FloatArray, parts: ByteArray, rng:
         Regions: 0 sky or wall, 1 ground, 2 and more the subject.
     rng : numpy.random.Generator
         Source of all randomness.
+    reduce : int
+        How many pixels of the drawing become one, per side; 1 leaves the drawing as it is.
 
     Returns
     -------
-    ndarray, shape (64, 64, 3), uint8
+    ndarray, shape (128 / reduce, 128 / reduce, 3), uint8
         The picture.
 
     Raises
@@ -80,7 +84,7 @@ def render(style: Style, params: Params, rgb: FloatArray, parts: ByteArray, rng:
     """
     if rgb.shape != (SIZE, SIZE, 3) or parts.shape != (SIZE, SIZE):
         raise ValueError(f"expected {SIZE}x{SIZE} drawing and parts, got {rgb.shape} and {parts.shape}")
-    return np.asarray(Image.fromarray(_bytes(style.draw(rgb, parts, params, rng))).reduce(2))
+    return np.asarray(Image.fromarray(_bytes(style.draw(rgb, parts, params, rng))).reduce(reduce))
 
 
 def _bytes(rgb: FloatArray) -> ByteArray:

@@ -165,15 +165,18 @@ def _style_of(name: str) -> tuple[styles.Style, dict[str, float] | None]:
     return styles.STYLES[name], None
 
 
-def paint(name: str, rgb: NDArray[np.float32], parts: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Render a flat drawing (128, 128, 3) in a style, known or held out, to uint8 (64, 64, 3)."""
+def paint(
+    name: str, rgb: NDArray[np.float32], parts: NDArray[np.uint8], rng: np.random.Generator, reduce: int = 2
+) -> NDArray[np.uint8]:
+    """Render a flat drawing (128, 128, 3) in a style, known or held out, to uint8 of 128 / `reduce` pixels a side."""
     style, params = _style_of(name)
-    return styles.render(style, styles.draw_params(style, rng) if params is None else params, rgb, parts, rng)
+    chosen = styles.draw_params(style, rng) if params is None else params
+    return styles.render(style, chosen, rgb, parts, rng, reduce=reduce)
 
 
 def draw(
     split: Split, index: int, *, group: str = "world", name: str | None = None, style: str | None = None,
-    person: bool | None = None, wordings: int = 1,
+    person: bool | None = None, wordings: int = 1, reduce: int = 2,
 ) -> Picture:  # fmt: skip
     """Picture ``index`` of a split of the known world.
 
@@ -187,6 +190,8 @@ def draw(
         Fix portrait or not; by default 25 % of the pictures are portraits.
     wordings
         How many captions to give (``labels["captions"]``), each with other attributes left out; 0 names them all.
+    reduce
+        1 gives the same picture before it is made smaller, uint8 (128, 128, 3).
     """
     rng = generator(WORLD_VERSION, split, group, index)
     if style is None:
@@ -208,7 +213,7 @@ def draw(
         rgb, parts = canvas.arrays()
         contents = [object_content(labels, look, name, w) for w in words]
     labels |= {"style": style, "captions": [f"{content} in {style} style" for content in contents]}
-    return Picture(paint(style, rgb, parts, rng), contents[0], style, labels)
+    return Picture(paint(style, rgb, parts, rng, reduce), contents[0], style, labels)
 
 
 def portrait_content(subject: str, view: str, words: np.random.Generator | None = None) -> str:

@@ -15,6 +15,7 @@ from immunebench.board.columns import remarks
 from immunebench.board.finding import finding, winner
 from immunebench.board.model import Board
 from immunebench.board.plots import write_curves, write_plots
+from immunebench.board.side_tables import side_tables
 from immunebench.board.site import views
 from immunebench.board.site.suite import Suite
 from immunebench.board.site.views import CellView
@@ -102,7 +103,7 @@ def _index(pages: Pages, title: str) -> None:
         finding=finding(board),
         best=best,
         ties=0 if best is None else sum(row.rank == best.rank for row in board.rows),
-        plots=write_plots(board, suite.measurements, pages.folder / "plots"),
+        plots=write_plots(board, suite.usual, pages.folder / "plots"),
         gallery=views.gallery(suite, pages.cells),
         lines=lines,
         parts={
@@ -113,6 +114,7 @@ def _index(pages: Pages, title: str) -> None:
         keys={column.key for column in columns},
         groups={name: label for name, label in views.GROUPS.items() if name in groups and name != "headline"},
         shown_at_first=views.SHOWN_AT_FIRST,
+        side_tables=tuple(side_tables(board)),
         tracks=_names(row.track or row.kind for row in board.rows),
         families=_names(record.cell.family for record in suite.records),
         chains=_names(record.cell.chain for record in suite.records),
@@ -157,6 +159,7 @@ def _defense(pages: Pages, name: str) -> None:
         chains=_names(record.cell.chain for record in records),
         scores=by_task,
         utilities={} if row is None else {utility.task: utility.u for utility in row.utilities},
+        side_tables=() if board is None else tuple(side_tables(board, name)),
         cost=_cost(records),
         views=pages.of(defense=name),
     )
@@ -202,7 +205,7 @@ def _curves(pages: Pages, file: str, *, task: str | None = None, defense: str | 
         return ""
     cells = [
         cell
-        for cell in pages.suite.measurements
+        for cell in pages.suite.usual
         if task in (None, cell.task) and defense in (None, cell.defense) and len(cell.curve) > 1
     ]
     drawn = bool(cells) and write_curves(pages.board, cells, pages.folder / "plots", file, task=task, defense=defense)

@@ -72,6 +72,11 @@ class Suite:
         return slug(self.name)
 
     @cached_property
+    def usual(self) -> list[Measurement]:
+        """The measurements of which headlines and curves are made: those of no unusual setting."""
+        return [cell for cell in self.measurements if cell.setting.usual]
+
+    @cached_property
     def profiles(self) -> list[str]:
         """Profiles of its records."""
         return sorted({record.cell.profile for record in self.records})

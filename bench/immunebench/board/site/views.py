@@ -130,6 +130,7 @@ def gallery(suite: Suite, views: Mapping[str, CellView]) -> dict[str, CellView]:
         view
         for view in views.values()
         if view.record.cell.defense == leading.defense
+        and view.record.cell.setting.usual
         and leading.worst.get(view.record.cell.task) == view.record.cell.chain
         and view.p_raw is not None
         and view.sheet is not None

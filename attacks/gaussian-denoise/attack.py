@@ -1,0 +1,12 @@
+"""Gaussian noise, then a denoiser: the perturbation drowns, and leaves with the noise (Shan et al. 2023, sec. 7)."""
+
+from __future__ import annotations
+
+from immunebench import Context, LatentDiffusion, Params, Pictures
+from immunebench.restoration import denoised, noised
+
+
+def purify(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Context) -> Pictures:
+    """Add N(0, sigma^2) to every pixel in [0, 1], then average alike places by non-local means at that sigma."""
+    noisy = noised(pictures.pixels, params.sigma, ctx.seeds(len(pictures), "gaussian-denoise"))
+    return Pictures(denoised(noisy, params.sigma, filtering=params.filtering), pictures.captions)

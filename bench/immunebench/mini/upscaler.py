@@ -1,0 +1,89 @@
+"""The upscaler of the embedded world: a small network that undoes noise and the world's own reduction by two.
+
+Public: attackers clean pictures with it, and no judge was trained with it. See :mod:`immunebench.mini.train_upscaler`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from immunebench.errors import UsageError
+from immunebench.mini.judges import to_input
+from immunebench.types import Numerics
+
+WEIGHTS = Path(__file__).parent / "weights" / "upscaler"
+FILE = "upscaler.safetensors"
+#: Drawn pixels of the world for each pixel of a picture, per side: the only finer truth that there is.
+FACTOR = 2
+_WIDTH, _LAYERS = 24, 5
+
+
+class UpscalerNet(nn.Module):
+    """Convolutions at half size between sub-pixel shuffles (Shi et al. 2016), beside a bilinear enlargement.
+
+    Working at half size sees twice as far for a quarter of the cost (Zhang et al. 2018, FFDNet, sec. III-B).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.PixelUnshuffle(2), nn.Conv2d(12, _WIDTH, 3, 1, 1), nn.ReLU()]
+        for _ in range(_LAYERS):
+            layers += [nn.Conv2d(_WIDTH, _WIDTH, 3, 1, 1), nn.ReLU()]
+        layers += [nn.Conv2d(_WIDTH, 3 * (2 * FACTOR) ** 2, 3, 1, 1), nn.PixelShuffle(2 * FACTOR)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pictures (n, 3, 2 h, 2 w) of pictures (n, 3, h, w) in [-1, 1]; h and w are even."""
+        enlarged = F.interpolate(x, scale_factor=FACTOR, mode="bilinear", align_corners=False)
+        correction: Tensor = self.layers(x)
+        return enlarged + correction
+
+
+class MiniUpscaler:
+    """Enlarges pictures one at a time, so that none depends on the others.
+
+    Parameters
+    ----------
+    network
+        A trained :class:`UpscalerNet`.
+    device
+        Where it runs.
+    """
+
+    def __init__(self, network: UpscalerNet, device: str = "cpu") -> None:
+        self.device = device
+        self.network = network.float().eval().requires_grad_(False).to(device)
+
+    @torch.inference_mode()
+    def __call__(
+        self, pixels: NDArray[np.uint8], captions: Sequence[str] = (), seeds: Sequence[int] = (), **options: float
+    ) -> NDArray[np.uint8]:
+        """Pictures uint8 (n, 2 h, 2 w, 3) of pictures uint8 (n, h, w, 3); it draws nothing and reads nothing else."""
+        made = torch.cat([self.network(to_input(picture[None]).to(self.device)).cpu() for picture in pixels])
+        rounded = ((made + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+        return np.ascontiguousarray(rounded.numpy())
+
+
+def load(numerics: Numerics, folder: Path = WEIGHTS) -> MiniUpscaler:
+    """The upscaler named ``mini`` in ``models.toml``.
+
+    Raises
+    ------
+    UsageError
+        Its weights are not there.
+    """
+    from safetensors.torch import load_file
+
+    file = folder / FILE
+    if not file.is_file():
+        raise UsageError("the upscaler's weights are not there", file=file)
+    network = UpscalerNet()
+    network.load_state_dict(load_file(file))
+    return MiniUpscaler(network, numerics.device)

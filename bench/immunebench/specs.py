@@ -1,0 +1,316 @@
+"""`Specs`: the stages of a plan, one method each: what enters its key, and which stages it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from immunebench.board.rules import TARGET_METRIC
+from immunebench.entry import Catalog, Entry, digests
+from immunebench.errors import UsageError
+from immunebench.folder_source import split_files
+from immunebench.graph import StageSpec
+from immunebench.metrics import METRICS, Metric
+from immunebench.runtime import derive_seed
+from immunebench.schema import Suite, Task, Values, Wording
+from immunebench.weights import require
+from immunebench.wording import content
+
+#: The model that a stage begins from, as inputs of that stage: empty for the base, else its `weights`.
+Model = dict[str, str]
+
+
+def stream(seed: int, name: str, *of: object) -> int:
+    """Return the seed of one of the streams that a cell's seed gives: ``protect`` or ``adapt``."""
+    return derive_seed(seed, name, *of)
+
+
+def on_base(task: Task, base: str | None) -> Task:
+    """Return the task on another base than its own, where one is named."""
+    return task if base is None else task.model_copy(update={"base": base})
+
+
+class Specs:
+    """Stages of one suite by digest; one that is there already is not added again."""
+
+    def __init__(self, suite: Suite, catalog: Catalog, file: Path | None, profile: str | None = None) -> None:
+        self.suite = suite
+        self.catalog = catalog
+        self.file = file
+        chosen = suite.profile if profile is None else profile
+        field_name = "profile" if profile is None else "--profile"
+        self.profile = catalog.profile(chosen, file=file if profile is None else None, field=field_name)
+        self.stages: dict[str, StageSpec] = {}
+
+    def add(self, stage: str, key: Values, inputs: Mapping[str, str], seconds: float | None = None) -> str:
+        """Add a stage and return its digest; ``seconds`` is what it is known to take."""
+        spec = StageSpec(stage, key, dict(inputs), seconds)
+        return self.stages.setdefault(spec.digest, spec).digest
+
+    def pictures(self, task: Task, concept: str, split: str, count: int, source: str | None = None) -> str:
+        """Add a split of a concept's pictures, of the task's source or another."""
+        source = source or task.concept.source
+        spec = self.catalog.models.sources[source]
+        key: Values = {
+            "source": source,
+            "source_version": spec.version,
+            "concept": concept,
+            "split": split,
+            "count": count,
+        }
+        if spec.files:
+            key["files"] = dict(split_files(self.catalog, task, concept, split, count))
+        return self.add("pictures", key, {})
+
+    def hook(self, entry: Entry, hook: str, task: Task, seed: int, inputs: Mapping[str, str]) -> str:
+        """Add one hook of a defense."""
+        concept: Values = {
+            "id": task.id,
+            "family": task.family,
+            "noun": task.concept.noun,
+            "caption": task.owner.caption,
+            "token": task.owner.token,
+        }
+        attacks = [self.catalog.attack(name, file=entry.path, field="against") for name in entry.against]
+        against: Values = {attack.id: self.code(attack, task.base) for attack in attacks}
+        key: Values = {
+            **self.code(entry, task.base),
+            "hook": hook,
+            "budget": entry.budget,
+            **({} if entry.perceptual_budget is None else {"perceptual_budget": entry.perceptual_budget}),
+            **self.lent(entry, task.base),
+            "against": against,
+            **self.base(task.base),
+            "numerics": self.profile.numerics(sampling=False),
+            "concept": concept,
+            "seed": stream(seed, "protect", task.id),
+        }
+        if entry.surrogates:
+            key["surrogates"] = {name: self.base(name) for name in entry.surrogates}
+        return self.add("protect", key, inputs, self.seconds(entry, task.base))
+
+    def mix(self, task: Task, images: str, clean: int) -> str:
+        """Add the attacker's pictures of which ``clean`` percent were never protected: others of the concept.
+
+        Which places these take is the same for every defense, and what a share holds is held by every larger one.
+
+        Raises
+        ------
+        UsageError
+            The share is less than one picture, or the task has too few clean ones.
+        """
+        if clean == 0:
+            return images
+        count, path = task.pictures.published, self.catalog.paths["task", task.id]
+        share = (count * clean + 50) // 100
+        if share == 0:
+            raise UsageError(f"leaves none of {count} pictures clean:", file=self.file, field="clean", value=clean)
+        if share > task.pictures.extra:
+            raise UsageError(f"are fewer than the {share} clean pictures asked for:", file=path, field="pictures.extra",
+                             value=task.pictures.extra)  # fmt: skip
+        order = sorted(range(count), key=lambda place: derive_seed("mix", task.id, place))
+        extra = self.pictures(task, task.concept.name, "extra", task.pictures.extra)
+        # Where nothing else is left the pictures of every defense are the same ones.
+        inputs = {"extra": extra} if share == count else {"extra": extra, "images": images}
+        return self.add("mix", {"clean": [*order[:share]]}, inputs)
+
+    def purify(self, entry: Entry, task: Task, images: str, seed: int) -> str:
+        """Add the attacker's cleaning of the pictures."""
+        key: Values = {
+            **self.code(entry, task.base),
+            **self.lent(entry, task.base),
+            **self.base(task.base),
+            "numerics": self.profile.numerics(sampling=False),
+            "token": task.attacker.token,
+            "noun": task.concept.noun,
+            "seed": seed,
+        }
+        return self.add("purify", key, {"images": images}, self.seconds(entry, task.base))
+
+    def adapt(self, entry: Entry, task: Task, words: Wording, noun: str, images: str, model: Model, seed: int) -> str:
+        """Add an adaptation."""
+        key: Values = {
+            **self.code(entry, task.base),
+            **self.base(task.base),
+            "numerics": self.profile.numerics(sampling=False),
+            "caption": words.caption,
+            "token": words.token,
+            "noun": noun,
+            "seed": seed,
+        }
+        return self.add("adapt", key, {"images": images, **model, **self.prior(entry, task)})
+
+    def prior(self, entry: Entry, task: Task) -> dict[str, str]:
+        """Add the class pictures of an attack with a prior-preservation loss: drawn by the base, once for all."""
+        if not self.catalog.params(entry, task.base).get("prior_weight"):
+            return {}
+        if task.prior is None:
+            path = self.catalog.paths["task", task.id]
+            raise UsageError(
+                f"is missing: the attack {entry.id!r} needs class pictures", file=path, field="prior.prompts"
+            )
+        prompts = list(task.prior.prompts)
+        return {"prior": self.generate(task, prompts, {}, ["prior"], per_prompt=task.prior.per_prompt)}
+
+    def generate(
+        self,
+        task: Task,
+        prompts: Sequence[str],
+        model: Model,
+        noise: list[str | int],
+        adapter: str | None = None,
+        step: int | None = None,
+        steps: Sequence[int] = (),
+        per_prompt: int | None = None,
+        cleaning: Values | None = None,
+    ) -> str:
+        """Add pictures: all of them of the last step, one for each of the first prompts of an earlier one."""
+        early = step is not None and step != steps[-1]
+        key: Values = {
+            **self.base(task.base),
+            "numerics": self.profile.numerics(sampling=True),
+            "prompts": list(prompts[: self.suite.curve_pictures] if early else prompts),
+            "per_prompt": 1 if early else per_prompt or self.suite.pictures,
+            "noise_key": list(noise),
+            "step": step,
+            **({"cleaning": cleaning} if cleaning else {}),
+        }
+        return self.add("generate", key, {**model, **({} if adapter is None else {"adapter": adapter})})
+
+    def cleaning(self, purifiers: Iterable[Entry], base: str) -> Values:
+        """Return what purifiers do while and after pictures are drawn; empty where they do nothing then."""
+        purifiers = list(purifiers)
+        avoid = [str(self.catalog.params(entry, base).get("negative_prompt", "")) for entry in purifiers]
+        after = [
+            {**self.code(entry, base), **self.lent(entry, base)}
+            for entry in purifiers
+            if "clean_samples" in entry.hooks
+        ]
+        told: Values = {"negative_prompt": ", ".join(filter(None, avoid))} if any(avoid) else {}
+        return {**told, **({"clean_samples": [dict(code) for code in after]} if after else {})}
+
+    def contents(self, task: Task) -> dict[str, str]:
+        """Return what each of the suite's prompts asks for without the placeholder, by filled-in prompt.
+
+        Empty where all ask for the same or the judge cannot tell them apart, for then nobody knows whether a
+        picture follows its own.
+        """
+        if task.family not in self.catalog.models.judges[self.catalog.models.bases[task.base].judge].reads_prompts:
+            return {}
+        prompts = task.evaluation.prompts[: self.suite.prompts]
+        found = {
+            prompt.replace("{token}", task.attacker.token): content(prompt, task.concept.noun) for prompt in prompts
+        }
+        return found if len(set(found.values())) > 1 else {}
+
+    def further(self, has: Iterable[str]) -> list[str]:
+        """Return the suite's further metrics that need nothing but the judge and what ``has`` names."""
+        needs = {metric: set(_metric(metric, self.file).needs) for metric in self.suite.metrics}
+        return [metric for metric, need in needs.items() if need <= {"judge", "pixels", "own", *has}]
+
+    def judged(
+        self,
+        task: Task,
+        metrics: Iterable[str],
+        captions: Sequence[str] = (),
+        concept: str = "",
+        contents: Mapping[str, str] | None = None,
+    ) -> Values:
+        """Return the key that every scoring stage has: metrics, judge and what it is asked."""
+        judge = self.catalog.models.bases[task.base].judge
+        metrics = list(metrics)
+        for metric in metrics:
+            for weights in _metric(metric, self.file).weights:
+                require(weights, asked_by=f"metric {metric}")
+        return {
+            "metrics": [{"id": metric, "version": _metric(metric, self.file).version} for metric in metrics],
+            "judge": judge,
+            "judge_version": self.catalog.models.judges[judge].version,
+            "judge_files": dict(self.catalog.judge_files(judge)),
+            "captions": list(captions),
+            # Named where it is asked for only, so that tasks share every other score.
+            **({"concept": concept} if concept and "concept_probability" in metrics else {}),
+            **({"contents": dict(contents)} if contents and "prompt_accuracy" in metrics else {}),
+        }
+
+    def score(self, task: Task, generated: str, compared: Mapping[str, str]) -> str:
+        """Add the family's target metric and those of the suite's further ones that have what they need."""
+        contents = self.contents(task)
+        has = ["concept", *compared, *(["contents"] if contents else [])]
+        metrics = dict.fromkeys([TARGET_METRIC[task.family], *self.further(has)])
+        key = self.judged(task, metrics, concept=task.concept.name, contents=contents)
+        # What no metric reads must not part stages that give the same numbers.
+        read = {name: of for name, of in compared.items() if any(name in METRICS[metric].needs for metric in metrics)}
+        return self.add("score", key, {"generated": generated, **read})
+
+    def unseen(self, task: Task, published: str) -> str | None:
+        """Add the further metrics of real pictures that the attacker never saw: what its own are held against."""
+        metrics = self.further(["concept", "training"])
+        if not metrics:
+            return None
+        real = self.pictures(task, task.concept.name, "extra", task.pictures.extra)
+        key = self.judged(task, metrics, concept=task.concept.name)
+        return self.add("score", key, {"generated": real, "training": published})
+
+    def fidelity(self, task: Task, protected: str, published: str) -> str:
+        """Add the comparison of protected with published pictures."""
+        return self.add(
+            "score", self.judged(task, self.suite.fidelity), {"protected": protected, "published": published}
+        )
+
+    def anchor(self, task: Task, reference: str) -> str:
+        """Add what real pictures score: unseen ones of the concept, and those of other concepts."""
+        same = self.pictures(task, task.concept.name, "extra", task.pictures.extra)
+        count = task.pictures.reference
+        others = [self.pictures(task, n, "reference", count, task.anchors.source) for n in task.anchors.others]
+        inputs = {
+            "reference": reference,
+            "same": same,
+            **{f"other_{i}": other for i, other in enumerate(others)},
+        }
+        key = self.judged(task, [TARGET_METRIC[task.family]], concept=task.concept.name)
+        return self.add("anchor", key, inputs)
+
+    def named_metric(self, family: str) -> str:
+        """Return a family's target metric with its version, as records name it."""
+        metric = TARGET_METRIC[family]
+        return f"{metric}@{_metric(metric, self.file).version}"
+
+    def code(self, entry: Entry, base: str) -> Values:
+        """Return what identifies an entry's work on a base: code, files and parameters."""
+        return {
+            "entry": entry.code,
+            "entry_files": dict(entry.files),
+            "params": self.catalog.params(entry, base),
+        }
+
+    def seconds(self, entry: Entry, base: str) -> float | None:
+        """Return what an entry says that one task takes on a base."""
+        return entry.seconds(base, self.catalog.models.bases[base].presets_like)
+
+    def base(self, base: str) -> Values:
+        """Return what identifies a base: name, revision and the SHA-256 of its files."""
+        folder = self.catalog.base_folder(base)
+        files = digests(folder)
+        if not files:
+            raise UsageError("holds no model", file=folder)
+        return {
+            "base": base,
+            "base_revision": self.catalog.models.bases[base].revision,
+            "base_files": dict(files),
+        }
+
+    def lent(self, entry: Entry, base: str) -> Values:
+        """Return what identifies the networks that an entry is lent beside the base; nothing where it asks for none."""
+        lent: Values = {}
+        if entry.needs_perceptual:
+            lent["perceptual"] = self.catalog.perceptual(base, asked_by=entry.path)
+        if entry.needs_upscaler:
+            lent["upscaler"] = self.catalog.upscaler(base, asked_by=entry.path)
+        return lent
+
+
+def _metric(metric: str, file: Path | None) -> Metric:
+    if metric not in METRICS:
+        raise UsageError("unknown metric", file=file, field="metrics", value=metric, choices=METRICS)
+    return METRICS[metric]
