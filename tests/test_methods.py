@@ -66,6 +66,7 @@ def catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
         '[bases.tiny]\npath = "base"\nformat = "diffusers"\nrevision = "1"\njudge = "none"\n'
         'unrelated_prompts = ["a", "b"]\n[judges]\n'
         '[sources.mini]\nloader = "immunebench.mini.world:concept_pictures"\nversion = 1\n'
+        '[perceptual.mini]\nloader = "immunebench.mini.judges:load_public_distance"\n'
     )
     found = load_catalog(house, models=models)
     monkeypatch.setattr(stages, "default_catalog", lambda: found)
@@ -155,6 +156,15 @@ def test_noise_keeps_its_budget_and_blank_does_not(catalog: Catalog, tmp_path: P
         assert abs(change.mean()) < 0.2
     with pytest.raises(StageError, match=r"blank: Linf of \d+/255 exceeds the declared budget of 8/255"):
         protect(catalog, tmp_path, "blank", {})
+
+
+def test_pictures_are_held_to_a_perceptual_bound_where_the_manifest_declares_one(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    bound = {"budget": None, "perceptual": {"id": "mini"}}
+    with pytest.raises(StageError, match=r"blank: a perceptual distance of 0\.\d+ exceeds the declared 0\.01"):
+        protect(catalog, tmp_path, "blank", {}, perceptual_budget=0.01, **bound)
+    protect(catalog, tmp_path, "blank", {}, perceptual_budget=1.0, **bound)
 
 
 def test_destroy_adds_noise_in_proportion(catalog: Catalog, tmp_path: Path) -> None:

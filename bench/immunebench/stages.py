@@ -22,6 +22,8 @@ from immunebench.types import Concept, Numerics, Params, Pictures, StageError, W
 from immunebench.wording import fill
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from immunebench.adapters import Adapter
     from immunebench.context import AttackHandle, Context
     from immunebench.diffusion import LatentDiffusion
@@ -93,6 +95,12 @@ def load_base(key: Key) -> LatentDiffusion:
     model.numerics = numerics
     model.restore()
     return model
+
+
+def load_distance(name: str, device: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a perceptual distance that ``models.toml`` names; see `Context.perceptual`."""
+    distance: Callable[[Tensor, Tensor], Tensor] = _loader(default_catalog().models.perceptual[name].loader)(device)
+    return distance
 
 
 def recaption(pictures: Pictures, template: str, *, token: str, noun: str) -> Pictures:
@@ -293,7 +301,7 @@ def _context(key: Key, inputs: Mapping[str, Path], out: Path, report: Report, mo
         captioned=lambda pictures: recaption(pictures, caption, token=token, noun=noun),
     )  # fmt: skip
     if "perceptual" in key:
-        ctx.distance = _loader(default_catalog().models.perceptual[key["perceptual"]["id"]].loader)(str(model.device))
+        ctx.distance = load_distance(key["perceptual"]["id"], str(model.device))
     if "upscaler" in key:
         ctx.upscaler = _loader(default_catalog().models.upscalers[key["upscaler"]["id"]].loader)(model.numerics)
     for name, attack in key.get("against", {}).items():
