@@ -96,6 +96,14 @@ def test_aspl_is_the_published_alternation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
+def test_the_manifest_defines_what_the_code_reads(entry: str) -> None:
+    found = {base: load_catalog().defense(entry).params(base) for base in ("mini", "sd14")}
+    assert set(found["mini"]) == set(found["sd14"]) == {*PARAMS[entry], "against"}
+    # The published rate, and on the embedded base that of the simulated attack.
+    assert (found["sd14"]["lr"], found["mini"]["lr"]) == (5e-7, 0)
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
 def test_pictures_keep_the_budget_and_use_it(tmp_path: Path, entry: str) -> None:
     model = tiny_model()
     protected = protect(entry, model, context(model, tmp_path), published())
