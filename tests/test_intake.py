@@ -136,7 +136,7 @@ def whole(name: str) -> bytes:
         ("a.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n", "is no picture of a kind that is read"),
         ("a.png", b"", "is empty"),
         ("a.heic", b"whatever", "pictures of kind .heic are not read; save it as PNG or JPEG"),
-        ("b\x1b[31m.png", b"", r"b\x1b[31m.png': is empty"),
+        ("b\x1b[31m.png", b"", r"b\x1b[31m.png: is empty"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_its_name(tmp_path: Path, name: str, data: bytes, said: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from immunebench import cli_board
+from immunebench.cli_export import export_app
 from immunebench.cli_new import new_app
 from immunebench.errors import UsageError
 
@@ -32,6 +33,7 @@ weights_app = typer.Typer()
 app.add_typer(store_app, name="store")
 app.add_typer(weights_app, name="weights")
 app.add_typer(new_app, name="new")
+app.add_typer(export_app, name="export")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 StoreDir = Annotated[
@@ -163,27 +165,6 @@ def show(
         _print_json(record.model_dump(mode="json"))
     else:
         print("\n".join(report.lines(record, file)))
-
-
-@app.command()
-def export(
-    cell: Annotated[str, typer.Argument(help="task/defense/chain/profile/seed")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder.")],
-    store: StoreDir = None,
-) -> None:
-    """Write a cell's adapted model as plain diffusers and peft files.
-
-    Example: immunebench export style-solano/imma-lora/lora/cpu/0 exported
-    """
-    from immunebench import api
-    from immunebench.export import export as write
-
-    catalog = _catalog()
-    plan = next((p for p in _plans(catalog) if cell in p.roots), None)
-    if plan is None:
-        choices = {key for p in _plans(catalog) for key in p.roots}
-        raise UsageError("no suite has the cell", field="CELL", value=cell, choices=choices)
-    print(write(cell, plan, catalog, api.open_store(store), folder))
 
 
 @app.command()

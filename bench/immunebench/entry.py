@@ -27,9 +27,10 @@ from typing import Any, Literal, TypeVar
 from pydantic import JsonValue
 
 from immunebench import schema
+from immunebench.artefact import check_folder
 from immunebench.errors import UsageError
 from immunebench.layers import Layers, layered
-from immunebench.schema import AttackManifest, DefenseManifest, Models, Profile, Suite, Task, Values
+from immunebench.schema import Artefact, AttackManifest, DefenseManifest, Models, Profile, Suite, Task, Values
 
 PACKAGE = Path(__file__).resolve().parent
 GROUP = "immunebench.entries"
@@ -81,7 +82,7 @@ class Entry:
 
     @property
     def kind_of(self) -> str:
-        """Return the kind of a defense: ``control``, ``model``, ``data``, ``layered``, ``api`` or ``erasure``."""
+        """Return the kind of a defense, such as ``model`` or ``data``; nothing of an attack."""
         return str(getattr(self.manifest, "kind", ""))
 
     @property
@@ -111,6 +112,16 @@ class Entry:
         return own if own is not None else getattr(self.manifest, "budget", None)
 
     @property
+    def perceptual_budget(self) -> float | None:
+        """Return the declared bound on the perceptual distance, in place of a Linf budget."""
+        return getattr(self.manifest, "perceptual_budget", None)
+
+    @property
+    def artefact(self) -> Artefact | None:
+        """Return the pictures that a closed tool made, None for an entry of code."""
+        return getattr(self.manifest, "artefact", None)
+
+    @property
     def against(self) -> tuple[str, ...]:
         """Return the attacks that a defense simulates, none where its manifest names none."""
         named: str | tuple[str, ...] | None = self._own("against") or getattr(self.manifest, "against", None)
@@ -128,7 +139,12 @@ class Entry:
         return digests(self.folder)
 
     def params(self, base: str) -> Values:
-        """Resolve ``[params]``, then ``[presets.<base>]``, then the variant's two, then its factors."""
+        """Resolve ``[params]``, then ``[presets.<base>]``, then the variant's two, then its factors.
+
+        An artefact has the tool and its version instead.
+        """
+        if self.artefact is not None:
+            return {"tool": self.artefact.tool, "tool_version": self.artefact.tool_version}
         values = {**self.manifest.params, **self.manifest.presets.get(base, {})}
         if self.variant is not None:
             variant = self.manifest.variants[self.variant]
@@ -439,7 +455,10 @@ def _add_entry(
         _check_folder(folder)
         manifest = schema.load(path, model)
         _same_name(manifest.id, folder.name, path, "folder")
-        _check_code(folder / f"{kind}.py", manifest)
+        if isinstance(manifest, DefenseManifest) and manifest.artefact is not None:
+            check_folder(folder, manifest.artefact)
+        else:
+            _check_code(folder / f"{kind}.py", manifest)
     except UsageError as error:
         catalog.broken.append(Broken(kind, folder.name, path, str(error)))
         return
@@ -511,6 +530,8 @@ def _drop_dangling(catalog: Catalog) -> None:
                 error = UsageError(why, file=entry.path, field=field, value=name)
                 catalog.broken.append(Broken("defense", entry.id, entry.path, str(error)))
                 catalog.defenses.pop(entry.id, None)
+        for name in entry.artefact.tasks if entry.artefact is not None else ():
+            _require(catalog, "defense", entry.id, entry.path, catalog.defenses, "task", name, "artefact.tasks")
     for task in list(catalog.tasks.values()):
         path = catalog.paths["task", task.id]
         if task.start_from is not None:
@@ -535,6 +556,7 @@ def _require(
     tables: dict[str, Mapping[str, object]] = {
         "attack": catalog.attacks,
         "defense": catalog.defenses,
+        "task": catalog.tasks,
         "base": catalog.models.bases,
         "source": catalog.models.sources,
     }

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from immunebench.board.rules import TARGET_METRIC
+from immunebench import artefact
+from immunebench.board.rules import TARGET_METRIC, TRACK
 from immunebench.entry import Catalog, Defense, Entry, digests
 from immunebench.errors import UsageError
 from immunebench.folder_source import split_files
@@ -111,11 +112,11 @@ def _places(
     for block in suite.blocks:
         own = [known[name] for name in block.defenses]
         chosen = [catalog.defense(name, field="--defense") for name in wanted] if wanted else own
-        # A defense that the suite does not name takes the places of the others of its kind, or all that suit it.
-        kinds = {entry.kind_of for entry in own}
+        # A defense that the suite does not name takes the places of the others of its track, or all that suit it.
+        tracks = {TRACK[entry.kind_of] for entry in own}
         for entry in chosen:
             here = entry in own or (
-                entry.id not in named and (entry.kind_of in kinds or not _has_kind(named.values(), entry))
+                entry.id not in named and (TRACK[entry.kind_of] in tracks or not _has_track(named.values(), entry))
             )
             for place in itertools.product(block.tasks, [entry.id], block.chains) if here else ():
                 if place not in seen and _suits(entry, catalog.task(place[0], file=file, field="tasks"), named):
@@ -123,8 +124,8 @@ def _places(
                     yield place[0], entry, place[2]
 
 
-def _has_kind(entries: Iterable[Defense], entry: Defense) -> bool:
-    return any(other.kind_of == entry.kind_of for other in entries)
+def _has_track(entries: Iterable[Defense], entry: Defense) -> bool:
+    return any(TRACK[other.kind_of] == TRACK[entry.kind_of] for other in entries)
 
 
 def _suits(entry: Defense, task: Task, named: Mapping[str, Defense]) -> bool:
@@ -332,7 +333,9 @@ class Builder:
         model = self.released(entry, task, seed, {} if entry.erases else start)
         protect = {"protect_model": model["weights"]} if "protect_model" in entry.hooks else {}
         for layer in entry.layers:
-            if "protect_images" in layer.hooks:
+            if layer.artefact is not None:
+                protect["protect_images"] = self.cloaked(layer, task, published)
+            elif "protect_images" in layer.hooks:
                 inputs = {**self.owner(task), "published": published, **start}
                 protect["protect_images"] = self.hook(layer, "protect_images", task, seed, inputs)
         return protect, model, protect.get("protect_images", published)
@@ -367,6 +370,12 @@ class Builder:
             "seed": stream(seed, "protect", task.id),
         }
         return self.add("protect", key, inputs)
+
+    def cloaked(self, entry: Entry, task: Task, published: str) -> str:
+        """Add the reading of pictures that a closed tool made: no base, no seed."""
+        p = entry.perceptual_budget
+        judged: Values = {} if p is None else {"perceptual_budget": p, **self.judged(task, ["perceptual"])}
+        return self.add("protect", {**artefact.stage_key(entry, task.id), **judged}, {"published": published})
 
     def purify(self, entry: Entry, task: Task, images: str, seed: int) -> str:
         """Add the attacker's cleaning of the pictures."""

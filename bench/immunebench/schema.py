@@ -36,6 +36,9 @@ Caption = Annotated[str, Field(min_length=1, pattern=r"\{(token|content)\}")]
 Prompt = Annotated[str, Field(min_length=1, pattern=r"\{token\}")]
 Loader = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
 Count = Annotated[int, Field(ge=1, le=10_000)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+#: A plain name, so that no path leads out of the folder that it stands in.
+PictureFile = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*\.png$", max_length=128)]
 Values = dict[str, JsonValue]
 
 
@@ -55,6 +58,9 @@ def _names_attacks(value: str | tuple[str, ...] | None) -> str | tuple[str, ...]
 
 #: The attacks that a defense simulates.
 Against = Annotated[Id | tuple[Id, ...] | None, AfterValidator(_names_attacks)]
+
+#: The greatest perceptual distance that a defense may put between a picture and its protected copy.
+PerceptualBudget = Annotated[float, Field(gt=0, le=1)]
 
 
 class Variant(Model):
@@ -152,10 +158,46 @@ class EntryManifest(Model):
         return tables
 
 
-class DefenseManifest(EntryManifest):
-    """``defenses/<id>/defense.toml``: who, what for, which hooks, which parameters."""
+class CloakedPicture(Model):
+    """What a closed tool made of one published picture.
 
-    kind: Literal["control", "model", "data", "layered", "api", "erasure"]
+    ``index`` is the picture's place among the task's published ones and ``clean`` the SHA-256 of its pixels (RGB, 8
+    bits, row by row); ``file`` lies in the entry's folder of the task's name, ``sha256`` is that of its bytes.
+    """
+
+    index: Annotated[int, Field(ge=0)]
+    file: PictureFile
+    sha256: Sha256
+    clean: Sha256
+
+
+class Artefact(Model):
+    """The closed tool that made an entry's pictures, and the pictures by task."""
+
+    tool: Text
+    tool_version: Text
+    tasks: dict[Id, tuple[CloakedPicture, ...]] = Field(min_length=1)
+
+    @field_validator("tasks")
+    @classmethod
+    def _each_picture_once(cls, value: dict[str, tuple[CloakedPicture, ...]]) -> dict[str, tuple[CloakedPicture, ...]]:
+        for task, pictures in value.items():
+            if [picture.index for picture in pictures] != list(range(len(pictures))):
+                raise ValueError(f"{task} must hold every published picture once, index 0, 1, ...")
+            # Some file systems take two names for one that differ in case only.
+            if len({picture.file.lower() for picture in pictures}) < len(pictures):
+                raise ValueError(f"{task} names a file twice")
+        return value
+
+
+class DefenseManifest(EntryManifest):
+    """``defenses/<id>/defense.toml``: who, what for, which hooks, which parameters.
+
+    A defense of kind ``artefact`` is a folder of pictures without code. ``perceptual_budget`` bounds the perceptual
+    distance from the clean picture, in the place of ``budget``.
+    """
+
+    kind: Literal["control", "model", "data", "layered", "api", "erasure", "artefact"]
     hooks: tuple[Hook, ...]
     threat_model: Text
     status: Text
@@ -163,11 +205,28 @@ class DefenseManifest(EntryManifest):
     replicate: bool = False
     budget: Annotated[int, Field(ge=0, le=255)] | None = None
     against: Against = None
+    perceptual_budget: PerceptualBudget | None = None
+    artefact: Artefact | None = None
 
     @model_validator(mode="after")
     def _pictures_have_a_budget(self) -> DefenseManifest:
-        if "protect_images" in self.hooks and self.budget is None:
+        if self.perceptual_budget is not None and (self.artefact is None or self.budget is not None):
+            raise ValueError("perceptual_budget belongs to an artefact and stands in the place of budget")
+        if "protect_images" in self.hooks and self.budget is None and self.perceptual_budget is None:
             raise ValueError("budget is missing: a defense that changes pictures declares the largest change, of 255")
+        return self
+
+    @model_validator(mode="after")
+    def _an_artefact_is_pictures_alone(self) -> DefenseManifest:
+        if (self.kind == "artefact") != (self.artefact is not None):
+            raise ValueError("kind 'artefact' and the table [artefact] belong together")
+        if self.artefact is None:
+            return self
+        if self.hooks != ("protect_images",):
+            raise ValueError("hooks of an artefact are ['protect_images']")
+        for name in ("params", "presets", "variants", "limits", "against"):
+            if getattr(self, name):
+                raise ValueError(f"{name} means nothing to an artefact, which runs no code")
         return self
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from immunebench import runtime
-from immunebench.entry import Entry, default_catalog, digests
+from immunebench import artefact, runtime
+from immunebench.entry import Catalog, Entry, default_catalog, digests
 from immunebench.errors import UsageError
 from immunebench.metrics.stage import run_anchor, run_score
 from immunebench.types import Concept, Numerics, Params, Pictures, StageError, Weights
@@ -113,18 +113,26 @@ def recaption(pictures: Pictures, template: str, *, token: str, noun: str) -> Pi
 
 def pictures(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
     """Draw or read a split of a concept from its source."""
-    source = default_catalog().models.sources[key["source"]]
-    module, _, function = source.loader.partition(":")
+    found = read_split(key, default_catalog())
+    found.save(out)
+    return {"pictures": len(found)}
+
+
+def read_split(key: Key, catalog: Catalog) -> Pictures:
+    """Return the pictures that the key of a stage ``pictures`` names."""
+    module, _, function = catalog.models.sources[key["source"]].loader.partition(":")
     load = getattr(importlib.import_module(module), function)
     named = {"files": key["files"]} if "files" in key else {}
     pixels, captions = load(key["concept"], key["split"], key["count"], **named)
-    Pictures(pixels, tuple(captions)).save(out)
-    return {"pictures": len(pixels)}
+    return Pictures(pixels, tuple(captions))
 
 
 def protect(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
     """Run a defense's hook once and check what it returns."""
     (entry,) = default_catalog().defense(key["entry"]).layers
+    if "cloaked" in key:
+        cloaked(entry, key, Pictures.load(inputs["published"])).save(out)
+        return {}
     _unchanged(entry, key)
     hook = key["hook"]
     model = _released(key, inputs)
@@ -144,6 +152,26 @@ def protect(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> 
         protected.save(out)
     ctx.write_log()
     return {}
+
+
+def cloaked(entry: Entry, key: Key, published: Pictures) -> Pictures:
+    """Read what a closed tool made of the published pictures and hold it to its declared bound.
+
+    Raises
+    ------
+    StageError
+        Kind ``skipped`` where the entry has no pictures of the task; ``error`` where they do not fit it.
+    """
+    name, task, p = entry.id, key["task"], key.get("perceptual_budget")
+    if not key["cloaked"]:
+        raise StageError("skipped", f"{name}: no pictures of the task {task} were submitted")
+    protected = artefact.cloaked(name, entry.folder / task, key["cloaked"], published)
+    check_pictures(name, published, protected, key["budget"])
+    if p is not None:
+        furthest = artefact.distances(key["judge"], protected, published).max()
+        if not furthest <= p + 1e-6:
+            raise StageError("error", f"{name}: a perceptual distance of {furthest:.4f} exceeds the declared {p:g}")
+    return protected
 
 
 def check_pictures(entry: str, published: Pictures, protected: object, budget: int | None) -> None:
