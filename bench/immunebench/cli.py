@@ -92,6 +92,9 @@ def run(
     store: StoreDir = None,
     workers: Annotated[int, typer.Option("--workers", help="Stages at a time, one process and thread each.")] = 1,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed stages again.")] = False,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", help="Seconds that a stage may take; then its status is timeout.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show cells, stages, time and disk; run nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -110,7 +113,9 @@ def run(
         return
     folder = api.results_folder(results) / plan.suite.id
     try:
-        records = api.measure(plan, kept, folder, workers=workers, retry_failed=retry_failed, processes=True)
+        records = api.measure(
+            plan, kept, folder, workers=workers, retry_failed=retry_failed, timeout=timeout, processes=True
+        )
     except KeyboardInterrupt:
         raise typer.Exit(1) from None
     if as_json:

@@ -24,6 +24,9 @@ STAGE_VERSIONS: Mapping[str, int] = {
     "anchor": 1,
 }
 
+#: Stages that run an entry's code. What grades them never shares a process with it.
+RUN_ENTRIES = frozenset({"protect", "purify", "adapt"})
+
 
 def canonical_json(value: object) -> str:
     """Return the one JSON text of ``value``: sorted keys, no spaces, no NaN, plain ASCII."""

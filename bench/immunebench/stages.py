@@ -17,6 +17,7 @@ import numpy as np
 from immunebench import artefact, runtime
 from immunebench.entry import Catalog, Entry, default_catalog, digests
 from immunebench.errors import UsageError
+from immunebench.graph import RUN_ENTRIES
 from immunebench.metrics.stage import run_anchor, run_score
 from immunebench.types import Concept, Numerics, Params, Pictures, StageError, Weights
 
@@ -63,7 +64,7 @@ def run_stage(spec: StageSpec, inputs: dict[str, Path], out: Path, report: Repor
     stage = STAGES[spec.stage]
     if "numerics" not in spec.key:
         # No base runs here, but a judge may: its threads must not depend on the machine either.
-        if spec.stage != "pictures":
+        if "judge" in spec.key:
             runtime.prepare_process(Numerics())
         return dict(stage(spec.key, inputs, out, report))
     numerics = Numerics.of(spec.key["numerics"])  # type: ignore[arg-type]
@@ -72,7 +73,7 @@ def run_stage(spec: StageSpec, inputs: dict[str, Path], out: Path, report: Repor
         with runtime.memory_guard(numerics) as memory:
             meta = stage(spec.key, inputs, out, report)
     finally:
-        if spec.stage in ("protect", "purify", "adapt"):
+        if spec.stage in RUN_ENTRIES:
             # Foreign code held this model; nothing that it may have left on it reaches another stage.
             _bases.clear()
     return {**meta, **memory.as_dict(), "environment": runtime.environment(numerics.device)}
