@@ -282,7 +282,8 @@ def build_record(cell: Cell, graph: CellGraph, store: Artifacts, *, sheet: Sheet
         metric=facts.metric,
         status=status,
         reason="" if status == "ok" else failure.message if failure else "not run",
-        failure=failure,
+        # Nothing was done where there was nothing to measure, so nothing failed: the row is incomplete.
+        failure=None if status == "skipped" else failure,
         scores=reader.curve(graph.curve),
         baseline=Baselines(
             floor=Baseline(digest=graph.floor, scores=floor) if floor else None,

@@ -132,7 +132,7 @@ def protect(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> 
     """Run a defense's hook once and check what it returns."""
     (entry,) = default_catalog().defense(key["entry"]).layers
     if "cloaked" in key:
-        cloaked(entry, key, Pictures.load(inputs["published"])).save(out)
+        cloaked(entry, key, inputs["published"]).save(out)
         return {}
     _unchanged(entry, key)
     hook = key["hook"]
@@ -155,7 +155,7 @@ def protect(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> 
     return {}
 
 
-def cloaked(entry: Entry, key: Key, published: Pictures) -> Pictures:
+def cloaked(entry: Entry, key: Key, clean: Path) -> Pictures:
     """Read what a closed tool made of the published pictures and hold it to its declared bound.
 
     Raises
@@ -166,6 +166,7 @@ def cloaked(entry: Entry, key: Key, published: Pictures) -> Pictures:
     name, task, p = entry.id, key["task"], key.get("perceptual_budget")
     if not key["cloaked"]:
         raise StageError("skipped", f"{name}: no pictures of the task {task} were submitted")
+    published = Pictures.load(clean)
     protected = artefact.cloaked(name, entry.folder / task, key["cloaked"], published)
     check_pictures(name, published, protected, key["budget"])
     if p is not None:
