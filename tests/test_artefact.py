@@ -159,8 +159,8 @@ def _louder(folder: Path) -> None:
     Image.fromarray(values.astype(np.uint8)).save(folder / "006.png")
 
 
-def _link(folder: Path, to: str = "../secret.png") -> None:
-    (folder / "007.png").rename(folder.parent / "secret.png")
+def _link(folder: Path, to: str) -> None:
+    (folder / "007.png").unlink()
     (folder / "007.png").symlink_to(to)
 
 
@@ -187,7 +187,7 @@ def _link(folder: Path, to: str = "../secret.png") -> None:
         (_swap, "003.png: shows the published picture 004.png, not 003.png"),
         (_resized, "005.png: is 128 x 96, its clean picture 64 x 64"),
         (_louder, "--budget: picture 006 of task style-okafor changes by "),
-        (_link, "007.png: is a link or no regular file"),
+        (lambda folder: _link(folder, "../clean/007.png"), "007.png: is a link or no regular file"),
         (lambda folder: (folder / "008.png").write_text("words"), "008.png: is no picture of a kind that is read"),
         (
             lambda folder: (folder / "008.png").write_bytes((folder / "008.png").read_bytes()[:500]),
@@ -312,7 +312,10 @@ def test_changed_files_are_noticed_before_and_after_planning(cloaked: Path, hous
             "defense.py: is none of the listed pictures",
         ),
         (lambda house: (house / f"defenses/closed/{TASK}/004.png").unlink(), "004.png: is listed and missing"),
-        (lambda house: _link(house / "defenses/closed" / TASK), "007.png: is a link; put the file itself there"),
+        (
+            lambda house: _link(house / "defenses/closed" / TASK, "006.png"),
+            "007.png: is a link; put the file itself there",
+        ),
         (lambda house: _link(house / "defenses/closed" / TASK, "/etc/hostname"), "007.png: links to a file outside"),
     ],
 )

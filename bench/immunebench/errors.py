@@ -46,7 +46,7 @@ class UsageError(Exception):
         self.choices = tuple(sorted(choices))
 
     def __str__(self) -> str:
-        where = "".join(f"{part}: " for part in (self.file, self.field) if part)
+        where = "".join(f"{shown(part)}: " for part in (self.file, self.field) if part)
         what = self.message if self.value is None else f"{self.message} {self.value!r}"
         return shown(" ".join(f"{where}{what}{self._hint()}".split()))
 

@@ -252,7 +252,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise _Unusable("has pixels of more than 16 bits; save it with 8 or 16 bits")
-    return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    eight = np.rint(values / 257).astype(np.uint8)
+    # A grey picture of 16 bits may name one value that is see-through: white paper, as everywhere.
+    eight[values == image.info.get("transparency", -1)] = 255
+    return Image.fromarray(eight)
 
 
 def _srgb(image: Image.Image, profile: bytes) -> Image.Image:
