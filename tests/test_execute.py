@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import signal
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from immunebench.api import make_executor
+from immunebench.errors import UsageError
 from immunebench.execute import Event, Executor, Inline, Outcome, execute
 from immunebench.pool import Processes
 from immunebench.store import CorruptArtifact, Store
@@ -191,6 +195,57 @@ def test_interrupt_kills_workers_and_clears_drafts(tmp_path: Path) -> None:
         execute(graph(slow), store, pool, tell=tell)
     assert time.monotonic() - began < 30 and no_drafts(store) and not store.has(slow.digest)
     assert not list((tmp_path / "runs").glob("*.json"))
+
+
+def test_what_an_entry_changes_in_its_process_reaches_no_sampler_and_no_judge(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    hostile = [Toy(stage, {"value": 1, "do": "patch"}) for stage in ("protect", "purify", "adapt")]
+    drawn = Toy("generate", {"value": 10}, {spec.stage: spec.digest for spec in hostile})
+    score = Toy("score", {"value": 100}, {"x": drawn.digest})
+    execute(graph(*hostile, drawn, score), store, Processes(store, 1, TOY))
+    # 1000 from each patched process itself, and never again.
+    assert value(store, score) == 3 * 1001 + 10 + 100
+
+
+def test_stage_over_the_time_limit_fails_with_the_limit_and_takes_its_dependents(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    slow = Toy("adapt", {"value": 1, "do": "sleep", "seconds": 60})
+    after, quick = Toy("score", {"value": 1}, {"x": slow.digest}), Toy("adapt", {"value": 2})
+    outcome = execute(graph(slow, after, quick), store, Processes(store, 2, TOY, timeout=3))
+    assert outcome.present == {quick.digest} and outcome.blocked == {after.digest: slow.digest}
+    note = store.failure(slow.digest)
+    assert note is not None and note["kind"] == "timeout" and not note["transient"] and no_drafts(store)
+    found = re.fullmatch(r"stopped after (\d+\.\d) s, the limit is 3 s a stage", note["message"])
+    assert found is not None and float(found[1]) >= 3
+    # The limit is no part of the stage: with more time, and asked to, it is made.
+    longer = Toy("adapt", {"value": 1, "do": "sleep", "seconds": 0.1})
+    store.fail(longer, "timeout", "stopped", "")
+    again = execute(graph(longer), store, Processes(store, 1, TOY, timeout=60), retry_failed=True)
+    assert again.made == {longer.digest}
+
+
+def test_waiting_for_another_run_s_lock_does_not_count_as_time_of_the_stage(tmp_path: Path) -> None:
+    store, spec = Store(tmp_path), Toy("adapt", {"value": 1})
+    pool = Processes(store, 1, TOY, timeout=2)
+    with store.lock(spec.digest):
+        pool.submit(spec, wait=True)
+        time.sleep(2.5)
+    (event,) = pool.finished(lambda event: None)
+    pool.close()
+    assert event.kind == "made"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"workers": 1, "timeout": 5}, "timeout: needs worker processes"),
+        ({"workers": 2, "timeout": 0}, "--timeout: must be more than 0 seconds, not 0"),
+        ({"workers": 2, "timeout": float("nan")}, "--timeout: must be more than 0 seconds, not nan"),
+    ],
+)
+def test_a_limit_that_nobody_could_keep_is_refused(tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        make_executor(Store(tmp_path), **options)
 
 
 def test_outcome_is_shown_before_it_is_told(tmp_path: Path) -> None:

@@ -105,14 +105,105 @@ def test_a_colour_profile_is_brought_to_srgb_and_a_broken_one_is_ignored(tmp_pat
         assert uniform(saved(tmp_path, image, icc_profile=unusable)) == (100, 100, 100)
 
 
-def png(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds one row of nothing."""
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+def png(width: int, height: int, data: bytes = b"\0", more: bytes = b"", depth: int = 8, colour: int = 2) -> bytes:
+    """A PNG by hand: what it claims need not be what it holds, one row of nothing unless said."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + more + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
+def plain(*values: int, depth: int = 16) -> bytes:
+    """Rows of 70 x 70 equal pixels of the given channel values."""
+    return (b"\0" + struct.pack(f">{len(values)}{'H' if depth == 16 else 'B'}", *values) * 70) * 70
+
+
+#: 8 KiB that become 8 MiB of a comment or a colour profile.
+BOMB = b"k\0\0" + zlib.compress(bytes(2**23))
+GREY, RGB, PALETTE, GREY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6
+FIFTH = 51 * 257
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        # Pillow writes none of these: 16 bits of colour, and with alpha a fifth of black over white.
+        (png(70, 70, plain(128 * 257, 0, 65535), depth=16, colour=RGB), (128, 0, 255)),
+        (png(70, 70, plain(0, 0, 0, FIFTH), depth=16, colour=RGB_ALPHA), (204, 204, 204)),
+        (png(70, 70, plain(0, FIFTH), depth=16, colour=GREY_ALPHA), (204, 204, 204)),
+        # One value is see-through: 25700 is 100 of 255.
+        (png(70, 70, plain(25700), chunk(b"tRNS", struct.pack(">H", 25700)), 16, GREY), (255, 255, 255)),
+        (png(70, 70, plain(25700), chunk(b"tRNS", struct.pack(">H", 25701)), 16, GREY), (100, 100, 100)),
+        (png(70, 70, plain(9, depth=8), chunk(b"tRNS", struct.pack(">H", 9)), 8, GREY), (255, 255, 255)),
+        (png(70, 70, plain(1, 2, 3, depth=8), chunk(b"tRNS", struct.pack(">HHH", 1, 2, 3))), (255, 255, 255)),
+        # 250 * 0.2 + 255 * 0.8 = 254.
+        (
+            png(
+                70, 70, plain(1, depth=8), chunk(b"PLTE", bytes([0, 0, 0, 250, 0, 0])) + chunk(b"tRNS", b"\xff\x33"),
+                8, PALETTE,
+            ),
+            (254, 204, 204),
+        ),
+    ],
+)  # fmt: skip
+def test_deep_and_see_through_pngs_look_as_a_viewer_shows_them(
+    tmp_path: Path, data: bytes, expected: tuple[int, ...]
+) -> None:
+    (tmp_path / "a.png").write_bytes(data)
+    assert uniform(read_picture(tmp_path / "a.png", SIDE)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("a.gif", {}), ("a.webp", {"lossless": True}), ("a.png", {}), ("a.tif", {})],
+)
+def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path, name: str, options: dict[str, bool]) -> None:
+    frames = [Image.new("RGB", (70, 70), colour) for colour in ((200, 10, 20), (10, 20, 200), (0, 0, 0))]
+    assert uniform(saved(tmp_path, frames[0], name, save_all=True, append_images=frames[1:], **options)) == (
+        200, 10, 20,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("a.tif", {}), ("a.webp", {"lossless": True}), ("a.jpg", {"quality": 100})]
+)
+def test_every_format_that_can_say_so_is_turned_once(tmp_path: Path, name: str, options: dict[str, object]) -> None:
+    # Stored with red above blue and the tag 6: a viewer turns it clockwise, so that red is at the right.
+    stored = np.zeros((70, 70, 3), np.uint8)
+    stored[:35], stored[35:] = (200, 0, 0), (0, 0, 200)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    seen = saved(tmp_path, Image.fromarray(stored), name, exif=exif, **options).astype(int)
+    assert np.abs(seen[:, -20:] - (200, 0, 0)).max() <= 2 and np.abs(seen[:, :20] - (0, 0, 200)).max() <= 2
+
+
+def test_a_picture_of_its_own_size_is_neither_cut_nor_scaled(tmp_path: Path) -> None:
+    wide = np.asarray(photo(4, 90, 7))
+    Image.fromarray(wide).save(tmp_path / "a.png")
+    assert np.array_equal(read_picture(tmp_path / "a.png"), wide)
+    (tmp_path / "b.png").write_bytes(png(20_000, 20_000))
+    with pytest.raises(UsageError, match="more than 100 million pixels"):
+        read_picture(tmp_path / "b.png")
+
+
+def test_a_file_too_large_to_read_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "a.png").open("wb") as stream:
+        stream.truncate(10**12)
+    with pytest.raises(UsageError, match=r"a\.png: has more than 500 MB"):
+        read_picture(tmp_path / "a.png", SIDE)
+
+
+def test_names_that_differ_in_case_or_format_alone_are_two_pictures(tmp_path: Path) -> None:
+    for number, name in enumerate(("a.png", "A.PNG", "a.jpg", "a.JPEG")):
+        photo(number, 80, 80).save(tmp_path / name)
+    found = read_folder(tmp_path, SIDE)
+    assert sorted(found.names) == ["A.PNG", "a.JPEG", "a.jpg", "a.png"]
+    for number, name in enumerate(("a.png", "A.PNG")):
+        (own,) = (p for p in found.photos if p.name == name)
+        whole_blocks = np.asarray(photo(number, SIDE, SIDE))[8::16, 8::16].astype(int)
+        assert np.abs(own.pixels[8::16, 8::16] - whole_blocks).max() <= 1
 
 
 def whole(name: str) -> bytes:
@@ -136,7 +227,21 @@ def whole(name: str) -> bytes:
         ("a.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n", "is no picture of a kind that is read"),
         ("a.png", b"", "is empty"),
         ("a.heic", b"whatever", "pictures of kind .heic are not read; save it as PNG or JPEG"),
-        ("b\x1b[31m.png", b"", r"b\x1b[31m.png': is empty"),
+        (
+            "a.png",
+            png(70, 70, b"\0", chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(2**23)))),
+            "is damaged or cut short",
+        ),
+        (
+            "a.png",
+            png(70, 70, b"\0", chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(2**23)))),
+            "is damaged or cut short",
+        ),
+        ("a.gif", b"GIF89a" + struct.pack("<HH", 60_000, 60_000) + b"\0\0\0;", "is no picture of a kind that is read"),
+        ("b\x1b[31m.png", b"", r"b\x1b[31m.png: is empty"),
+        ("b\u202egnp.png", b"", r"b\u202egnp.png: is empty"),
+        ("b\n.png", b"", r"b\n.png: is empty"),
+        ("b\udcff.png", b"", r"b\udcff.png: is empty"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_its_name(tmp_path: Path, name: str, data: bytes, said: str) -> None:

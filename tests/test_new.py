@@ -26,6 +26,7 @@ from immunebench.scaffold import Created
 from immunebench.types import Pictures
 from photos import album
 
+PUBLISHED = ("folder", "published")
 SPLITS = ("owner", "published", "extra", "reference")
 
 
@@ -136,6 +137,33 @@ def test_pictures_and_captions_reach_the_stage(photos: Path, house: Path, tmp_pa
             assert np.array_equal(loaded.pixels, stored.pixels) and loaded.captions == stored.captions
             words += loaded.captions
     assert sorted(words)[-2:] == ["a {subject} in snow", "a {subject}, on a table"]
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (Image.new("RGBA", (64, 64), (0, 0, 0, 51)), 204),
+        (Image.fromarray(np.full((64, 64), 128 * 257, np.uint16)), 128),
+        (Image.new("L", (64, 64), 77), 77),
+    ],
+)
+def test_a_picture_put_in_by_hand_is_read_as_a_viewer_shows_it(
+    photos: Path, house: Path, tmp_path: Path, image: Image.Image, expected: int
+) -> None:
+    create(photos)
+    image.save(house / "tasks/object/my-mug-2/published/001.png")
+    (key,) = (s.key for s in plan().stages.values() if (s.key.get("source"), s.key.get("split")) == PUBLISHED)
+    stages.pictures(key, {}, tmp_path, lambda *_: None)
+    assert set(Pictures.load(tmp_path).pixels[1].flat) == {expected}
+
+
+def test_a_damaged_picture_put_in_by_hand_is_named(photos: Path, house: Path, tmp_path: Path) -> None:
+    create(photos)
+    file = house / "tasks/object/my-mug-2/published/001.png"
+    file.write_bytes(file.read_bytes()[:60])
+    (key,) = (s.key for s in plan().stages.values() if (s.key.get("source"), s.key.get("split")) == PUBLISHED)
+    with pytest.raises(UsageError, match=r"published/001\.png: is damaged or cut short"):
+        stages.pictures(key, {}, tmp_path, lambda *_: None)
 
 
 def test_a_changed_picture_is_another_stage_and_is_never_read_under_the_old_one(

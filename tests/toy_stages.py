@@ -12,6 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+#: Added to every value; 0 until a stage of this process changes it, as hostile code would change a judge.
+bias = 0
+
 
 @dataclass(frozen=True)
 class Toy:
@@ -36,6 +39,9 @@ def graph(*specs: Toy) -> dict[str, Toy]:
 def add(spec: Toy, inputs: dict[str, Path], out: Path, report: Callable[[str, int, int], None]) -> dict[str, object]:
     """Write the key's value plus the inputs' values; obey `key["do"]`."""
     match spec.key.get("do"):
+        case "patch":
+            global bias
+            bias = 1000
         case "raise":
             raise ValueError("this stage is broken")
         case "exit":
@@ -54,7 +60,7 @@ def add(spec: Toy, inputs: dict[str, Path], out: Path, report: Callable[[str, in
     if "log" in spec.key:
         with open(spec.key["log"], "a") as stream:
             stream.write(f"{spec.key['value']} {os.getpid()}\n")
-    total = spec.key["value"] + sum(json.loads((p / "value.json").read_text()) for p in inputs.values())
+    total = bias + spec.key["value"] + sum(json.loads((p / "value.json").read_text()) for p in inputs.values())
     report("adding", 1, 1)
     (out / "value.json").write_text(json.dumps(total))
     return {"threads": os.environ.get("OMP_NUM_THREADS", "")}

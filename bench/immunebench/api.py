@@ -40,6 +40,7 @@ def run(
     store: Path | str | None = None,
     workers: int = 1,
     retry_failed: bool = False,
+    timeout: float | None = None,
     dry_run: bool = False,
 ) -> DataFrame:
     """Measure a suite, or a part of it, and return one row a cell.
@@ -60,6 +61,8 @@ def run(
         script that asks for them needs the usual ``if __name__ == "__main__"`` guard.
     retry_failed
         Try stages again that failed before.
+    timeout
+        Seconds that a stage may take before it is stopped; needs at least two workers.
     dry_run
         Measure nothing; return the planned cells with the stages planned and reused.
 
@@ -78,7 +81,8 @@ def run(
     kept = open_store(store)
     if dry_run:
         return pd.DataFrame(planned(plan, kept))
-    records = measure(plan, kept, results_folder(results) / plan.suite.id, workers=workers, retry_failed=retry_failed)
+    folder = results_folder(results) / plan.suite.id
+    records = measure(plan, kept, folder, workers=workers, retry_failed=retry_failed, timeout=timeout)
     rows = [record.model_dump(mode="json") for record in records]
     return pd.json_normalize(rows).rename(columns=lambda name: name.removeprefix("cell."))
 
@@ -144,6 +148,7 @@ def measure(
     *,
     workers: int = 1,
     retry_failed: bool = False,
+    timeout: float | None = None,
     processes: bool | None = None,
     run_stage: RunStage | str | None = None,
     stream: TextIO | None = None,
@@ -162,6 +167,8 @@ def measure(
         Stages at a time.
     retry_failed
         Try stages again that failed before.
+    timeout
+        Seconds that a stage may take; it fails with the status ``timeout`` then. Needs worker processes.
     processes
         Use worker processes; default where there is more than one worker.
     run_stage
@@ -176,7 +183,8 @@ def measure(
     Raises
     ------
     UsageError
-        A folder cannot be written, or `workers` is below 1; before anything is computed.
+        A folder cannot be written, `workers` is below 1, or `timeout` is no time or has no worker process to stop;
+        before anything is computed.
     KeyboardInterrupt
         The run was stopped; what was made stays.
     """
@@ -185,6 +193,7 @@ def measure(
 
     if workers < 1:
         raise UsageError("must be at least 1, not", field="--workers", value=workers)
+    executor = make_executor(store, workers, processes=processes, run_stage=run_stage, timeout=timeout)
     require_writable(store.root, "--store")
     require_writable(folder, "--results")
     outcome = Outcome()
@@ -211,7 +220,6 @@ def measure(
 
     members = {key: frozenset(of) for key, of in stages.items()}
     with progress, _spoken(progress), _stoppable():
-        executor = make_executor(store, workers, processes=processes, run_stage=run_stage)
         try:
             execute.execute(plan.stages, store, executor, retry_failed=retry_failed, tell=tell, outcome=outcome)
         except KeyboardInterrupt:
@@ -223,15 +231,30 @@ def measure(
 
 
 def make_executor(
-    store: Store, workers: int, *, processes: bool | None = None, run_stage: RunStage | str | None = None
+    store: Store,
+    workers: int,
+    *,
+    processes: bool | None = None,
+    run_stage: RunStage | str | None = None,
+    timeout: float | None = None,
 ) -> Executor:
-    """The executor for a number of workers: in this process, or in spawned ones."""
+    """The executor for a number of workers: in this process, or in spawned ones.
+
+    Raises
+    ------
+    UsageError
+        A timeout that is not positive, or in this process, where nobody could stop a stage.
+    """
     function = execute.DEFAULT_STAGES if run_stage is None else run_stage
+    if timeout is not None and not timeout > 0:  # Not a number compares false.
+        raise UsageError("must be more than 0 seconds, not", field="--timeout", value=timeout)
     if not (workers > 1 if processes is None else processes):
+        if timeout is not None:
+            raise UsageError("needs worker processes, which can be stopped: workers=2 or more", field="timeout")
         return Inline(store, function)
     from immunebench.pool import Processes
 
-    return Processes(store, workers, function)
+    return Processes(store, workers, function, timeout)
 
 
 def stage_names(plan: Plan) -> dict[str, str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from immunebench.diffusion import to_tensor
 from immunebench.types import Pictures
@@ -18,14 +20,20 @@ if TYPE_CHECKING:
 HALVINGS = 10
 
 
-@torch.no_grad()
 def distances(a: Pictures, b: Pictures, ctx: Context) -> NDArray[np.float64]:
-    """Return the perceptual distance (n,) of pictures of equal index; one at a time, so that none sways another."""
-    device = ctx.numerics.device
+    """Return the distance (n,) of pictures of equal index that the stage's entry is lent; see `apart`."""
+    return apart(a, b, ctx.perceptual, ctx.numerics.device)
+
+
+@torch.no_grad()
+def apart(
+    a: Pictures, b: Pictures, distance: Callable[[Tensor, Tensor], Tensor], device: str = "cpu"
+) -> NDArray[np.float64]:
+    """Return the distance (n,) of pictures of equal index; one at a time, so that none sways another."""
     pairs = (
         (to_tensor(x[None]).to(device), to_tensor(y[None]).to(device)) for x, y in zip(a.pixels, b.pixels, strict=True)
     )
-    return np.array([float(ctx.perceptual(x, y)) for x, y in pairs])
+    return np.array([float(distance(x, y)) for x, y in pairs])
 
 
 def within(clean: Pictures, change: NDArray[np.float32], p: float, ctx: Context) -> Pictures:

@@ -169,7 +169,9 @@ class Builder(Specs):
         model = self.released(entry, task, seed, {} if entry.erases else start)
         protect = {"protect_model": model["weights"]} if "protect_model" in entry.hooks else {}
         for layer in entry.layers:
-            if "protect_images" in layer.hooks:
+            if layer.artefact is not None:
+                protect["protect_images"] = self.cloaked(layer, task, published)
+            elif "protect_images" in layer.hooks:
                 # What it simulates is trained as the attacker trains it: with class pictures where the attack has some.
                 attacks = [self.catalog.attack(name, file=layer.path, field="against") for name in layer.against]
                 prior = {name: made for attack in attacks for name, made in self.prior(attack, task).items()}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from immunebench import cli_board
+from immunebench.cli_export import export_app
 from immunebench.cli_new import new_app
 from immunebench.errors import UsageError
 
@@ -32,6 +33,7 @@ weights_app = typer.Typer()
 app.add_typer(store_app, name="store")
 app.add_typer(weights_app, name="weights")
 app.add_typer(new_app, name="new")
+app.add_typer(export_app, name="export")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 StoreDir = Annotated[
@@ -91,6 +93,9 @@ def run(
     store: StoreDir = None,
     workers: Annotated[int, typer.Option("--workers", help="Stages at a time, one process and thread each.")] = 1,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed stages again.")] = False,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", help="Seconds that a stage may take; then its status is timeout.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show cells, stages, time and disk; run nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -109,7 +114,9 @@ def run(
         return
     folder = api.results_folder(results) / plan.suite.id
     try:
-        records = api.measure(plan, kept, folder, workers=workers, retry_failed=retry_failed, processes=True)
+        records = api.measure(
+            plan, kept, folder, workers=workers, retry_failed=retry_failed, timeout=timeout, processes=True
+        )
     except KeyboardInterrupt:
         raise typer.Exit(1) from None
     if as_json:
@@ -166,34 +173,6 @@ def show(
         _print_json(record.model_dump(mode="json"))
     else:
         print("\n".join(report.lines(record, file)))
-
-
-@app.command()
-def export(
-    cell: Annotated[str, typer.Argument(help="task/defense/chain/profile/seed")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder.")],
-    suite: SuiteName = None,
-    store: StoreDir = None,
-) -> None:
-    """Write a cell's adapted model as plain diffusers and peft files.
-
-    Example: immunebench export style-solano/imma-lora/lora/cpu/0 exported
-    """
-    from immunebench import api
-    from immunebench.export import export as write
-
-    catalog = _catalog()
-    plans = {plan.suite.id: plan for plan in _plans(catalog)}
-    having = [name for name, plan in plans.items() if cell in plan.roots]
-    if not having:
-        choices = {key for plan in plans.values() for key in plan.roots}
-        raise UsageError("no suite has the cell", field="CELL", value=cell, choices=choices)
-    if suite is not None and suite not in having:
-        raise UsageError("does not have the cell:", field="--suite", value=suite, choices=having)
-    chosen = suite or having[0]
-    if suite is None:
-        _say_others(chosen, having[1:])
-    print(write(cell, plans[chosen], catalog, api.open_store(store), folder))
 
 
 @app.command()

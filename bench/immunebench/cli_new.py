@@ -72,3 +72,28 @@ def new_attack(
     from immunebench.entry import default_catalog
 
     print("\n".join(templates.new_attack(name, hook, default_catalog(), out).lines()))
+
+
+@new_app.command("artefact")
+def new_artefact(
+    name: Annotated[str, typer.Argument(metavar="ID", help="Lower case with hyphens; the folder's name.")],
+    task: Annotated[list[str], typer.Option("--task", help="Task whose pictures were cloaked; repeatable.")],
+    images: Annotated[list[Path], typer.Option("--images", help="Folder of its cloaked pictures, one a --task.")],
+    tool: Annotated[str, typer.Option("--tool", help="What cloaked them, such as Glaze.")],
+    tool_version: Annotated[str, typer.Option("--tool-version", help="Its version, such as 2.1.")],
+    budget: Annotated[int | None, typer.Option("--budget", help="Greatest change of a value, 1 to 255.")] = None,
+    perceptual: Annotated[
+        float | None, typer.Option("--perceptual", help="Greatest perceptual distance instead, up to 1.")
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Make a defense of pictures that a closed tool cloaked; they are checked against the clean ones and copied.
+
+    Example: immunebench new artefact glaze-2 --task style-okafor --images cloaked --tool Glaze --tool-version 2.1
+    --budget 16
+    """
+    from immunebench import new_artefact as new
+    from immunebench.entry import default_catalog
+
+    request = new.ArtefactRequest(name, tuple(task), tuple(images), tool, tool_version, budget, perceptual, out)
+    print("\n".join(new.new_artefact(request, default_catalog()).lines()))

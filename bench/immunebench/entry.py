@@ -27,9 +27,10 @@ from typing import Any, Literal, TypeVar
 from pydantic import JsonValue
 
 from immunebench import schema
+from immunebench.artefact import check_folder
 from immunebench.errors import UsageError
 from immunebench.layers import Layers, layered
-from immunebench.schema import AttackManifest, DefenseManifest, Models, Profile, Suite, Task, Values
+from immunebench.schema import Artefact, AttackManifest, DefenseManifest, Models, Profile, Suite, Task, Values
 from immunebench.weights import require, require_folder
 
 PACKAGE = Path(__file__).resolve().parent
@@ -82,7 +83,7 @@ class Entry:
 
     @property
     def kind_of(self) -> str:
-        """Return the kind of a defense: ``control``, ``model``, ``data``, ``layered``, ``api`` or ``erasure``."""
+        """Return the kind of a defense, such as ``model`` or ``data``; nothing of an attack."""
         return str(getattr(self.manifest, "kind", ""))
 
     @property
@@ -128,6 +129,11 @@ class Entry:
         return "upscaler" in self.manifest.needs
 
     @property
+    def artefact(self) -> Artefact | None:
+        """Return the pictures that a closed tool made, None for an entry of code."""
+        return getattr(self.manifest, "artefact", None)
+
+    @property
     def against(self) -> tuple[str, ...]:
         """Return the attacks that a defense simulates, none where its manifest names none."""
         named: str | tuple[str, ...] | None = self._own("against") or getattr(self.manifest, "against", None)
@@ -153,8 +159,10 @@ class Entry:
     def params(self, base: str, like: str | None = None) -> Values:
         """Resolve ``[params]``, then ``[presets.<base>]``, then the variant's two, then its factors.
 
-        Where there is no preset for ``base``, that for ``like`` is taken.
+        Where there is no preset for ``base``, that for ``like`` is taken. An artefact has the tool and its version.
         """
+        if self.artefact is not None:
+            return {"tool": self.artefact.tool, "tool_version": self.artefact.tool_version}
 
         def preset(presets: Mapping[str, Values]) -> Values:
             return presets.get(base, presets.get(like or base, {}))
@@ -514,7 +522,10 @@ def _add_entry(
         _check_folder(folder)
         manifest = schema.load(path, model)
         _same_name(manifest.id, folder.name, path, "folder")
-        _check_code(folder / f"{kind}.py", manifest)
+        if isinstance(manifest, DefenseManifest) and manifest.artefact is not None:
+            check_folder(folder, manifest.artefact)
+        else:
+            _check_code(folder / f"{kind}.py", manifest)
     except UsageError as error:
         catalog.broken.append(Broken(kind, folder.name, path, str(error)))
         return
@@ -590,6 +601,8 @@ def _drop_dangling(catalog: Catalog) -> None:
         unknown = [name for name in entry.surrogates if name not in catalog.models.bases]
         for name in unknown[:1]:
             _require(catalog, "defense", entry.id, entry.path, catalog.defenses, "base", name, field)
+        for name in entry.artefact.tasks if entry.artefact is not None else ():
+            _require(catalog, "defense", entry.id, entry.path, catalog.defenses, "task", name, "artefact.tasks")
     for task in list(catalog.tasks.values()):
         path = catalog.paths["task", task.id]
         if task.start_from is not None:
@@ -614,6 +627,7 @@ def _require(
     tables: dict[str, Mapping[str, object]] = {
         "attack": catalog.attacks,
         "defense": catalog.defenses,
+        "task": catalog.tasks,
         "base": catalog.models.bases,
         "source": catalog.models.sources,
     }

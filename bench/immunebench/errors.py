@@ -7,6 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
+def shown(text: str) -> str:
+    """Return text that is safe to print: what controls a terminal or turns its writing round is escaped."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 class UsageError(Exception):
     """Something that the user wrote is wrong; the command line prints it and exits with 2.
 
@@ -41,9 +46,9 @@ class UsageError(Exception):
         self.choices = tuple(sorted(choices))
 
     def __str__(self) -> str:
-        where = "".join(f"{part}: " for part in (self.file, self.field) if part)
+        where = "".join(f"{shown(part)}: " for part in (self.file, self.field) if part)
         what = self.message if self.value is None else f"{self.message} {self.value!r}"
-        return " ".join(f"{where}{what}{self._hint()}".split())
+        return shown(" ".join(f"{where}{what}{self._hint()}".split()))
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions cross process borders by their positional arguments, which do not hold these fields.

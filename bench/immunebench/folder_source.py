@@ -8,7 +8,6 @@ lie in ``benign`` below it. Nothing outside the task's folder is read.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 from collections.abc import Mapping
@@ -134,13 +133,9 @@ def _unchanged(path: Path, digest: str) -> bytes:
 
 
 def _decode(path: Path, data: bytes) -> NDArray[np.uint8]:
-    import numpy as np
-    from PIL import Image
+    from immunebench.intake import decode
 
-    try:
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-            if max(image.size) > MAX_SIDE:
-                raise UsageError(f"is larger than {MAX_SIDE} pixels", file=path)
-            return np.asarray(image.convert("RGB"), dtype=np.uint8)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UsageError(f"is no whole PNG: {error}", file=path) from error
+    pixels = decode(data, path, formats=("PNG",))
+    if max(pixels.shape) > MAX_SIDE:
+        raise UsageError(f"is larger than {MAX_SIDE} pixels", file=path)
+    return pixels

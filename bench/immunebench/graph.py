@@ -13,6 +13,7 @@ from immunebench.schema import USUAL, Setting, Suite, Values
 
 if TYPE_CHECKING:
     from immunebench.estimate import Estimate, Measured
+    from immunebench.store import Spec
 
 STAGE_VERSIONS: Mapping[str, int] = {
     "pictures": 1,
@@ -71,6 +72,11 @@ class StageSpec:
         """Return the SHA-256 of the canonical JSON of stage, version, key and inputs."""
         body = {"stage": self.stage, "version": self.version, **self.key, "inputs": self.inputs}
         return hashlib.sha256(canonical_json(body).encode()).hexdigest()
+
+
+def runs_entries(spec: Spec) -> bool:
+    """Say whether a stage runs an entry's code; what grades that never shares a process with it."""
+    return spec.stage in ("protect", "purify", "adapt") or "cleaning" in spec.key
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from immunebench.errors import UsageError
+from immunebench.errors import UsageError, shown
 
 Square = NDArray[np.uint8]
 
@@ -26,6 +26,8 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff"
 UNREAD = frozenset({".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw", ".psd", ".svg", ".eps"})
 MAX_FILES = 1000
 MAX_PIXELS = 100_000_000
+#: Of a file, which is read whole before anything is known of it.
+MAX_BYTES = 500_000_000
 #: A longer picture loses most of itself when it is cut to a square.
 MAX_ASPECT = 4
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
@@ -73,11 +75,6 @@ class Intake:
     notes: tuple[str, ...]
 
 
-def shown(name: str) -> str:
-    """Return a file name that is safe to print: control characters and undecodable bytes are escaped."""
-    return name if name.isprintable() else ascii(name)
-
-
 def read_folder(folder: Path, side: int) -> Intake:
     """Read the pictures that lie directly in a folder.
 
@@ -97,20 +94,42 @@ def read_folder(folder: Path, side: int) -> Intake:
         There is no such folder, it holds no picture or more than `MAX_FILES`, or one of them cannot be used; the
         message names the file.
     """
-    if not folder.is_dir():
-        raise UsageError("no such folder", field="--images", value=str(folder))
-    files, notes = _files(folder)
-    if not files:
-        raise UsageError(f"holds no picture ({', '.join(sorted(SUFFIXES))})", file=folder)
-    if len(files) > MAX_FILES:
-        raise UsageError(f"holds {len(files)} pictures; at most {MAX_FILES} are read", file=folder)
+    files, notes = picture_files(folder)
     photos = sorted((Photo(file.name, read_picture(file, side)) for file in files), key=lambda p: (p.digest, p.name))
     kept, doubles = _distinct(photos)
     return Intake(kept, tuple(file.name for file in files), (*notes, *doubles))
 
 
-def read_picture(file: Path, side: int) -> Square:
-    """Read one picture as a person sees it, cut to the square in its middle.
+def picture_files(folder: Path) -> tuple[list[Path], list[str]]:
+    """List the pictures that lie directly in a folder, and what else lies there, a line each; see `read_folder`."""
+    if not folder.is_dir():
+        raise UsageError("no such folder", field="--images", value=str(folder))
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise UsageError(f"cannot be read: {error.strerror}", file=folder) from error
+    files, notes = [], []
+    for path in paths:
+        suffix = path.suffix.lower()
+        if path.name.startswith("."):
+            continue
+        if suffix in UNREAD:
+            raise UsageError(f"pictures of kind {suffix} are not read; save it as PNG or JPEG", file=path)
+        if suffix in SUFFIXES and not path.is_dir():
+            files.append(path)
+        elif path.is_symlink():
+            notes.append(f"{shown(path.name)}: a link, which is not followed")
+        else:
+            notes.append(f"{shown(path.name)}: {'a folder' if path.is_dir() else 'no picture'}")
+    if not files:
+        raise UsageError(f"holds no picture ({', '.join(sorted(SUFFIXES))})", file=folder)
+    if len(files) > MAX_FILES:
+        raise UsageError(f"holds {len(files)} pictures; at most {MAX_FILES} are read", file=folder)
+    return files, notes
+
+
+def read_picture(file: Path, side: int | None = None) -> Square:
+    """Read one picture as a person sees it.
 
     EXIF rotation is applied, transparency is laid over white, colour profiles are brought to sRGB, 16 bits become 8,
     and of an animation the first frame is taken.
@@ -120,77 +139,91 @@ def read_picture(file: Path, side: int) -> Square:
     file
         A regular file; never a link.
     side
-        Side of the square, in pixels. The shorter side of the picture must be at least half of it.
+        Cut the square out of the middle and scale it to this side, in pixels. The shorter side of the picture must
+        then be at least half of it. None leaves the picture's own size.
 
     Returns
     -------
-    ndarray of uint8, shape (side, side, 3)
+    ndarray of uint8, shape (side, side, 3), or (height, width, 3)
 
     Raises
     ------
     UsageError
         It is no picture, damaged, too small, too large or too long.
     """
-    place = shown(str(file))
     if file.is_symlink() or not file.is_file():
-        raise UsageError("is a link or no regular file; put the picture itself there", file=place)
+        raise UsageError("is a link or no regular file; put the picture itself there", file=file)
     try:
+        if file.stat().st_size > MAX_BYTES:
+            raise UsageError(f"has more than {MAX_BYTES // 10**6} MB; make it smaller", file=file)
         data = file.read_bytes()
     except OSError as error:
-        raise UsageError(f"cannot be read: {error.strerror}", file=place) from error
+        raise UsageError(f"cannot be read: {error.strerror}", file=file) from error
+    return decode(data, file, side)
+
+
+def decode(data: bytes, file: Path | str, side: int | None = None, formats: tuple[str, ...] = FORMATS) -> Square:
+    """Decode the bytes of a picture file; see `read_picture`.
+
+    Parameters
+    ----------
+    data
+        What the file holds.
+    file
+        Named in errors; not read.
+    side
+        As for `read_picture`.
+    formats
+        The kinds that are admitted, of `FORMATS`.
+
+    Raises
+    ------
+    UsageError
+        As by `read_picture`.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _decode(data, side)
+            return _decode(data, side, formats)
     except _Unusable as error:
-        raise UsageError(str(error), file=place) from error
+        raise UsageError(str(error), file=file) from error
     except UnidentifiedImageError as error:
-        raise UsageError("is no picture of a kind that is read:", file=place, value=", ".join(FORMATS)) from error
+        raise UsageError("is no picture of a kind that is read:", file=file, value=", ".join(formats)) from error
     except Image.DecompressionBombError as error:
-        raise UsageError(f"has more than {MAX_PIXELS // 10**6} million pixels; make it smaller", file=place) from error
+        raise UsageError(f"has more than {MAX_PIXELS // 10**6} million pixels; make it smaller", file=file) from error
     except Exception as error:
         # A damaged file can make a decoder raise almost anything; what matters is which file it was.
-        reason = " ".join(shown(str(error)).split()) or type(error).__name__
-        raise UsageError(f"is damaged or cut short: {reason}", file=place) from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(f"is damaged or cut short: {reason}", file=file) from error
 
 
 class _Unusable(Exception):
     """A sound picture that cannot serve; the message says why."""
 
 
-def _files(folder: Path) -> tuple[list[Path], list[str]]:
-    files, notes = [], []
-    for path in sorted(folder.iterdir()):
-        suffix = path.suffix.lower()
-        if path.name.startswith("."):
-            continue
-        if suffix in UNREAD:
-            raise UsageError(f"pictures of kind {suffix} are not read; save it as PNG or JPEG", file=shown(str(path)))
-        if suffix in SUFFIXES and not path.is_dir():
-            files.append(path)
-        elif path.is_symlink():
-            notes.append(f"{shown(path.name)}: a link, which is not followed")
-        else:
-            notes.append(f"{shown(path.name)}: {'a folder' if path.is_dir() else 'no picture'}")
-    return files, notes
-
-
-def _decode(data: bytes, side: int) -> Square:
+def _decode(data: bytes, side: int | None, formats: tuple[str, ...]) -> Square:
     if not data:
         raise _Unusable("is empty")
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with Image.open(io.BytesIO(data), formats=formats) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise _Unusable(f"is {width} x {height}: more than {MAX_PIXELS // 10**6} million pixels; make it smaller")
-        if max(width, height) > MAX_ASPECT * min(width, height):
-            raise _Unusable(
-                f"is {width} x {height}: longer than {MAX_ASPECT} times its other side; cut out what should be seen"
-            )
-        if 2 * min(width, height) < side:
-            raise _Unusable(f"is {width} x {height}: too small, its sides must have at least {-(-side // 2)} pixels")
+        if side is not None:
+            _require_square(width, height, side)
         image.load()
-        square = _middle(ImageOps.exif_transpose(image))
-    return np.asarray(_rgb(square).resize((side, side), Image.Resampling.LANCZOS), dtype=np.uint8)
+        upright = ImageOps.exif_transpose(image)
+    if side is None:
+        return np.asarray(_rgb(upright), dtype=np.uint8)
+    return np.asarray(_rgb(_middle(upright)).resize((side, side), Image.Resampling.LANCZOS), dtype=np.uint8)
+
+
+def _require_square(width: int, height: int, side: int) -> None:
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise _Unusable(
+            f"is {width} x {height}: longer than {MAX_ASPECT} times its other side; cut out what should be seen"
+        )
+    if 2 * min(width, height) < side:
+        raise _Unusable(f"is {width} x {height}: too small, its sides must have at least {-(-side // 2)} pixels")
 
 
 def _middle(image: Image.Image) -> Image.Image:
@@ -219,7 +252,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise _Unusable("has pixels of more than 16 bits; save it with 8 or 16 bits")
-    return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    eight = np.rint(values / 257).astype(np.uint8)
+    # A grey picture of 16 bits may name one value that is see-through: white paper, as everywhere.
+    eight[values == image.info.get("transparency", -1)] = 255
+    return Image.fromarray(eight)
 
 
 def _srgb(image: Image.Image, profile: bytes) -> Image.Image:

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from immunebench.board.rules import TRACK
 from immunebench.builder import Builder
 from immunebench.entry import Catalog, Defense
 from immunebench.errors import UsageError
@@ -79,11 +80,11 @@ def _places(
     for block in suite.blocks:
         own = [known[name] for name in block.defenses]
         chosen = [catalog.defense(name, field="--defense") for name in wanted] if wanted else own
-        # A defense that the suite does not name takes the places of the others of its kind, or all that suit it.
-        kinds = {entry.kind_of for entry in own}
+        # A defense that the suite does not name takes the places of the others of its track, or all that suit it.
+        tracks = {TRACK[entry.kind_of] for entry in own}
         for entry in chosen:
             here = entry in own or (
-                entry.id not in named and (entry.kind_of in kinds or not _has_kind(named.values(), entry))
+                entry.id not in named and (TRACK[entry.kind_of] in tracks or not _has_track(named.values(), entry))
             )
             places = itertools.product(block.tasks, block.chains, block.settings) if here else ()
             for name, chain, setting in places:
@@ -101,8 +102,8 @@ def _settled(setting: Setting, entry: Defense, task: Task) -> Setting:
     return setting.model_copy(update={name: None if base == task.base else base for name, base in bases.items()})
 
 
-def _has_kind(entries: Iterable[Defense], entry: Defense) -> bool:
-    return any(other.kind_of == entry.kind_of for other in entries)
+def _has_track(entries: Iterable[Defense], entry: Defense) -> bool:
+    return any(TRACK[other.kind_of] == TRACK[entry.kind_of] for other in entries)
 
 
 def _suits(entry: Defense, task: Task, named: Mapping[str, Defense]) -> bool:

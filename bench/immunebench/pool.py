@@ -1,11 +1,13 @@
 """Executor of spawned worker processes, one thread each.
 
 Every worker has a pipe of its own: a queue shared by all would stay locked for good when one worker is killed
-while it holds the queue's lock.
+while it holds the queue's lock. Stages that run an entry's code have workers of their own: what an entry may have
+changed in its process meets no sampler and no judge.
 """
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -13,7 +15,7 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -21,6 +23,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from immunebench.execute import DEFAULT_STAGES, Event, RunStage, Tell, perform
+from immunebench.graph import runs_entries
 from immunebench.store import CorruptArtifact, Spec, Store
 
 _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
@@ -31,7 +34,9 @@ _REPORT_EVERY = 0.2
 class _Worker:
     process: SpawnProcess
     pipe: Connection
+    runs_entries: bool
     task: tuple[Spec, bool] | None = None
+    began: float | None = None
 
 
 class Processes:
@@ -42,28 +47,36 @@ class Processes:
     store
         Where artifacts are.
     workers
-        How many processes, at least 1; they are started when first needed.
+        How many stages at a time, at least 1. Up to as many processes wait for stages that run an entry's code, and as
+        many for the others; they are started when first needed.
     run_stage
         As for `immunebench.execute.perform`; a function must be importable by name in a fresh process.
+    timeout
+        Seconds that a stage may take; its worker is killed then, and the stage fails with the kind ``timeout``.
     """
 
-    def __init__(self, store: Store, workers: int, run_stage: RunStage | str = DEFAULT_STAGES) -> None:
+    def __init__(
+        self, store: Store, workers: int, run_stage: RunStage | str = DEFAULT_STAGES, timeout: float | None = None
+    ) -> None:
         self.slots = workers
+        self.timeout = timeout
         self._store = store
         self._run_stage = run_stage
         self._workers: list[_Worker] = []
         self._deaths: Counter[str] = Counter()
 
     def submit(self, spec: Spec, *, wait: bool) -> None:
-        """Hand the stage to an idle worker; a new one is started where none is idle."""
+        """Hand the stage to an idle worker of its kind; a new one is started where none is idle."""
+        entries = runs_entries(spec)
         while True:
-            worker = next((w for w in self._workers if w.task is None), None) or self._start()
+            idle = (w for w in self._workers if w.task is None and w.runs_entries == entries)
+            worker = next(idle, None) or self._start(entries)
             try:
                 worker.pipe.send((spec, wait))
             except OSError:  # it died while idle
                 self._bury(worker)
                 continue
-            worker.task = (spec, wait)
+            worker.task, worker.began = (spec, wait), None
             return
 
     def finished(self, tell: Tell) -> list[Event]:
@@ -73,7 +86,7 @@ class Processes:
             working = {w.pipe: w for w in self._workers if w.task is not None}
             if not working:
                 return []
-            for pipe in wait(list(working)):
+            for pipe in wait(list(working), self._patience(working.values())):
                 worker = working[pipe]  # type: ignore[index]
                 try:
                     event: Event = worker.pipe.recv()
@@ -81,10 +94,15 @@ class Processes:
                     ended += self._died(worker, tell)
                     continue
                 if event.kind in ("started", "progress"):
+                    # Not before: waiting for another run's lock and starting a process are no work on the stage.
+                    worker.began = worker.began or time.monotonic()
                     tell(event)
                 else:
                     worker.task = None
                     ended.append(event)
+            # A stage that ended just now is taken as it ended, in the next round.
+            late = [w for w in self._workers if self._left(w) <= 0 and not w.pipe.poll()]
+            ended += [self._late(worker) for worker in late]
         return ended
 
     def close(self) -> None:
@@ -92,14 +110,32 @@ class Processes:
         for worker in list(self._workers):
             self._bury(worker)
 
-    def _start(self) -> _Worker:
+    def _left(self, worker: _Worker) -> float:
+        """Seconds that a worker's stage still has."""
+        if self.timeout is None or worker.task is None or worker.began is None:
+            return math.inf
+        return worker.began + self.timeout - time.monotonic()
+
+    def _patience(self, workers: Iterable[_Worker]) -> float | None:
+        left = min(map(self._left, workers))
+        return None if left == math.inf else max(0.0, left)
+
+    def _late(self, worker: _Worker) -> Event:
+        assert worker.task is not None and worker.began is not None
+        spec, seconds = worker.task[0], time.monotonic() - worker.began
+        self._bury(worker)
+        message = f"stopped after {seconds:.1f} s, the limit is {self.timeout:g} s a stage"
+        self._store.fail(spec, "timeout", message, "")
+        return Event("failed", spec.digest, f"timeout: {message}", seconds=seconds)
+
+    def _start(self, runs_entries: bool) -> _Worker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, self._store.root, self._run_stage), daemon=True)
         with _environment():
             process.start()
         theirs.close()
-        worker = _Worker(process, ours)
+        worker = _Worker(process, ours, runs_entries)
         self._workers.append(worker)
         return worker
 

@@ -265,7 +265,8 @@ def build_record(cell: Cell, graph: CellGraph, store: Artifacts, *, sheet: Sheet
     """Read a cell's outcome from the store.
 
     A cell whose stages are all there is ``ok``. One with a failed stage has the failure's kind as its status
-    and keeps every score that there is; one whose stages neither exist nor failed is ``skipped``.
+    and keeps every score that there is; one whose stages neither exist nor failed is ``skipped``, and so is one for
+    which its defense has nothing to measure.
     """
     facts, reader = graph.facts, Reader(graph, store)
     failure, status = find_failure(graph, store)
@@ -283,7 +284,8 @@ def build_record(cell: Cell, graph: CellGraph, store: Artifacts, *, sheet: Sheet
         metric=facts.metric,
         status=status,
         reason="" if status == "ok" else failure.message if failure else "not run",
-        failure=failure,
+        # Nothing was done where there was nothing to measure, so nothing failed: the row is incomplete.
+        failure=None if status == "skipped" else failure,
         scores=reader.curve(graph.curve),
         baseline=Baselines(
             floor=Baseline(digest=graph.floor, scores=floor) if floor else None,
@@ -314,7 +316,8 @@ def find_failure(graph: CellGraph, store: Artifacts) -> tuple[Failure | None, St
     for digest in missing:
         note = store.failure(digest)
         if note is not None:
-            kinds: dict[str, Status] = {"oom": "oom", "over_memory": "over_memory", "timeout": "timeout"}
+            named: tuple[Status, ...] = ("oom", "over_memory", "timeout", "skipped")
+            kinds: dict[str, Status] = {kind: kind for kind in named}
             failure = Failure(
                 stage=note["stage"], part=part_of(graph, digest), digest=digest, message=str(note["message"])
             )

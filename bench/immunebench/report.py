@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from immunebench.errors import UsageError
+from immunebench.errors import UsageError, shown
 
 if TYPE_CHECKING:
     from immunebench.doctor import Machine, Verdict
@@ -66,6 +66,8 @@ def lines(record: Record, file: Path) -> list[str]:
     cell = record.cell
     out = [f"{cell.key}  ({record.suite} {record.suite_version}, {cell.defense_title})"]
     out.append(f"status       {record.status}" + (f": {record.reason}" if record.reason else ""))
+    if cell.defense_kind == "artefact":
+        out.append("made by      " + shown(f"{record.params.get('tool')} {record.params.get('tool_version')}"))
     if record.failure is not None:
         out.append(f"failed stage {record.failure.stage} {record.failure.digest}")
     floor, ceiling = record.baseline.floor, record.baseline.ceiling

@@ -90,7 +90,7 @@ def write_all(drafts: Mapping[Path, Draft]) -> None:
 
 
 def toml(table: Table) -> str:
-    """Write strings, numbers, truth values, lists of them and tables as TOML."""
+    """Write strings, numbers, truth values, tables and lists of them as TOML."""
     plain = {name: value for name, value in table.items() if not isinstance(value, Mapping)}
     return "".join(f"{name} = {_value(value)}\n" for name, value in plain.items()) + _tables(table, "")
 
@@ -117,9 +117,11 @@ def _tables(table: Table, above: str) -> str:
 
 def _value(value: object) -> str:
     # TOML's basic strings are JSON's, as long as no character beyond the first plane is escaped.
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{name} = {_value(item)}" for name, item in value.items()) + " }"
     text = json.dumps(value, ensure_ascii=False)
-    if isinstance(value, list) and len(text) > 100:
-        return "[\n" + "".join(f"    {json.dumps(item, ensure_ascii=False)},\n" for item in value) + "]"
+    if isinstance(value, list) and (len(text) > 100 or any(isinstance(item, Mapping) for item in value)):
+        return "[\n" + "".join(f"    {_value(item)},\n" for item in value) + "]"
     return text
 
 

@@ -36,6 +36,9 @@ Caption = Annotated[str, Field(min_length=1, pattern=r"\{(token|content)\}")]
 Prompt = Annotated[str, Field(min_length=1, pattern=r"\{token\}")]
 Loader = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
 Count = Annotated[int, Field(ge=1, le=10_000)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+#: A plain name, so that no path leads out of the folder that it stands in.
+PictureFile = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*\.png$", max_length=128)]
 Values = dict[str, JsonValue]
 
 
@@ -169,10 +172,46 @@ class EntryManifest(Model):
         return tables
 
 
-class DefenseManifest(EntryManifest):
-    """``defenses/<id>/defense.toml``: who, what for, which hooks, which parameters."""
+class CloakedPicture(Model):
+    """What a closed tool made of one published picture.
 
-    kind: Literal["control", "model", "data", "layered", "api", "erasure"]
+    ``index`` is the picture's place among the task's published ones and ``clean`` the SHA-256 of its pixels (RGB, 8
+    bits, row by row); ``file`` lies in the entry's folder of the task's name, ``sha256`` is that of its bytes.
+    """
+
+    index: Annotated[int, Field(ge=0)]
+    file: PictureFile
+    sha256: Sha256
+    clean: Sha256
+
+
+class Artefact(Model):
+    """The closed tool that made an entry's pictures, and the pictures by task."""
+
+    tool: Text
+    tool_version: Text
+    tasks: dict[Id, tuple[CloakedPicture, ...]] = Field(min_length=1)
+
+    @field_validator("tasks")
+    @classmethod
+    def _each_picture_once(cls, value: dict[str, tuple[CloakedPicture, ...]]) -> dict[str, tuple[CloakedPicture, ...]]:
+        for task, pictures in value.items():
+            if [picture.index for picture in pictures] != list(range(len(pictures))):
+                raise ValueError(f"{task} must hold every published picture once, index 0, 1, ...")
+            # Some file systems take two names for one that differ in case only.
+            if len({picture.file.lower() for picture in pictures}) < len(pictures):
+                raise ValueError(f"{task} names a file twice")
+        return value
+
+
+class DefenseManifest(EntryManifest):
+    """``defenses/<id>/defense.toml``: who, what for, which hooks, which parameters.
+
+    A defense of kind ``artefact`` is a folder of pictures without code. ``perceptual_budget`` bounds the perceptual
+    distance from the clean picture, in the place of ``budget``.
+    """
+
+    kind: Literal["control", "model", "data", "layered", "api", "erasure", "artefact"]
     hooks: tuple[Hook, ...]
     threat_model: Text
     status: Text
@@ -182,6 +221,7 @@ class DefenseManifest(EntryManifest):
     perceptual_budget: PerceptualBudget | None = None
     against: Against = None
     surrogates: Surrogates = None
+    artefact: Artefact | None = None
 
     @model_validator(mode="after")
     def _pictures_have_a_budget(self) -> DefenseManifest:
@@ -194,6 +234,19 @@ class DefenseManifest(EntryManifest):
         linf = any(table.budget is not None for table in tables)
         if linf and any(table.perceptual_budget is not None for table in tables):
             raise ValueError("perceptual_budget stands in the place of budget, never beside it")
+        return self
+
+    @model_validator(mode="after")
+    def _an_artefact_is_pictures_alone(self) -> DefenseManifest:
+        if (self.kind == "artefact") != (self.artefact is not None):
+            raise ValueError("kind 'artefact' and the table [artefact] belong together")
+        if self.artefact is None:
+            return self
+        if self.hooks != ("protect_images",):
+            raise ValueError("hooks of an artefact are ['protect_images']")
+        for name in ("params", "presets", "variants", "limits", "against", "surrogates", "needs"):
+            if getattr(self, name):
+                raise ValueError(f"{name} means nothing to an artefact, which runs no code")
         return self
 
 

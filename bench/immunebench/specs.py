@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from immunebench import artefact
 from immunebench.board.rules import TARGET_METRIC
 from immunebench.entry import Catalog, Entry, digests
 from immunebench.errors import UsageError
@@ -88,6 +89,12 @@ class Specs:
         if entry.surrogates:
             key["surrogates"] = {name: self.base(name) for name in entry.surrogates}
         return self.add("protect", key, inputs, self.seconds(entry, task.base))
+
+    def cloaked(self, entry: Entry, task: Task, published: str) -> str:
+        """Add the reading of pictures that a closed tool made: no base, no seed."""
+        p = entry.perceptual_budget
+        measured = {} if p is None else {"perceptual_budget": p, **self.lent(entry, task.base)}
+        return self.add("protect", {**artefact.stage_key(entry, task.id), **measured}, {"published": published})
 
     def mix(self, task: Task, images: str, clean: int) -> str:
         """Add the attacker's pictures of which ``clean`` percent were never protected: others of the concept.

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from immunebench import runtime
-from immunebench.entry import Entry, default_catalog, digests
+from immunebench import artefact, runtime
+from immunebench.entry import Catalog, Entry, default_catalog, digests
 from immunebench.errors import UsageError
+from immunebench.graph import runs_entries
 from immunebench.metrics.stage import run_anchor, run_score
 from immunebench.types import Concept, Numerics, Params, Pictures, StageError, Weights
 from immunebench.wording import fill
@@ -66,7 +68,7 @@ def run_stage(spec: StageSpec, inputs: dict[str, Path], out: Path, report: Repor
     stage = STAGES[spec.stage]
     if "numerics" not in spec.key:
         # No base runs here, but a judge may: its threads must not depend on the machine either.
-        if spec.stage != "pictures":
+        if "judge" in spec.key:
             runtime.prepare_process(Numerics())
         return dict(stage(spec.key, inputs, out, report))
     numerics = Numerics.of(spec.key["numerics"])  # type: ignore[arg-type]
@@ -75,7 +77,7 @@ def run_stage(spec: StageSpec, inputs: dict[str, Path], out: Path, report: Repor
         with runtime.memory_guard(numerics) as memory:
             meta = stage(spec.key, inputs, out, report)
     finally:
-        if spec.stage in ("protect", "purify", "adapt") or "cleaning" in spec.key:
+        if runs_entries(spec):
             # Foreign code held this model; nothing that it may have left on it reaches another stage.
             _bases.clear()
     return {**meta, **memory.as_dict(), "environment": runtime.environment(numerics.device)}
@@ -111,17 +113,27 @@ def recaption(pictures: Pictures, template: str, *, token: str, noun: str) -> Pi
 
 def pictures(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
     """Draw or read a split of a concept from its source."""
-    source = default_catalog().models.sources[key["source"]]
-    load = _loader(source.loader)
+    found = read_split(key, default_catalog())
+    found.save(out)
+    return {"pictures": len(found)}
+
+
+def read_split(key: Key, catalog: Catalog) -> Pictures:
+    """Return the pictures that the key of a stage ``pictures`` names."""
+    load = _loader(catalog.models.sources[key["source"]].loader)
     named = {"files": key["files"]} if "files" in key else {}
     pixels, captions = load(key["concept"], key["split"], key["count"], **named)
-    Pictures(pixels, tuple(captions)).save(out)
-    return {"pictures": len(pixels)}
+    return Pictures(pixels, tuple(captions))
 
 
 def protect(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
     """Run a defense's hook once and check what it returns."""
+    from immunebench.bound import distances
+
     (entry,) = default_catalog().defense(key["entry"]).layers
+    if "cloaked" in key:
+        cloaked(entry, key, inputs["published"]).save(out)
+        return {}
     _unchanged(entry, key)
     hook = key["hook"]
     model = _released(key, inputs)
@@ -140,10 +152,29 @@ def protect(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> 
         protected = _call(entry, hook, model, concept, published, params, ctx)
         check_pictures(entry.id, published, protected, params.budget)
         if p is not None:
-            check_perceptual(entry.id, published, protected, p, ctx)
+            check_perceptual(entry.id, distances(published, protected, ctx), p)
         protected.save(out)
     ctx.write_log()
     return {}
+
+
+def cloaked(entry: Entry, key: Key, clean: Path) -> Pictures:
+    """Read what a closed tool made of the published pictures and hold it to its declared bound.
+
+    Raises
+    ------
+    StageError
+        Kind ``skipped`` where the entry has no pictures of the task; ``error`` where they do not fit it.
+    """
+    name, task, p = entry.id, key["task"], key.get("perceptual_budget")
+    if not key["cloaked"]:
+        raise StageError("skipped", f"{name}: no pictures of the task {task} were submitted")
+    published = Pictures.load(clean)
+    protected = artefact.cloaked(name, entry.folder / task, key["cloaked"], published)
+    check_pictures(name, published, protected, key["budget"])
+    if p is not None:
+        check_perceptual(name, artefact.distances(key["perceptual"]["id"], protected, published), p)
+    return protected
 
 
 def check_pictures(entry: str, published: Pictures, protected: object, budget: int | None) -> None:
@@ -167,17 +198,15 @@ def check_pictures(entry: str, published: Pictures, protected: object, budget: i
         raise StageError("error", f"{entry}: Linf of {change.max()}/255 exceeds the declared budget of {budget}/255")
 
 
-def check_perceptual(entry: str, published: Pictures, protected: Pictures, p: float, ctx: Context) -> None:
-    """Hold an image defense to its declared perceptual distance, on the 8-bit pixels that are saved.
+def check_perceptual(entry: str, distances: NDArray[np.float64], p: float) -> None:
+    """Hold an image defense to its declared perceptual distance, measured on the 8-bit pixels that are saved.
 
     Raises
     ------
     StageError
         If a picture lies further than `p` from the published one.
     """
-    from immunebench.bound import distances
-
-    furthest = distances(published, protected, ctx).max()
+    furthest = distances.max()
     if not furthest <= p + 1e-6:
         raise StageError("error", f"{entry}: a perceptual distance of {furthest:.4f} exceeds the declared {p:g}")
 

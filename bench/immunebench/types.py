@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
-StageErrorKind = Literal["error", "oom", "over_memory", "timeout"]
+StageErrorKind = Literal["error", "oom", "over_memory", "timeout", "skipped"]
 
 
 class StageError(Exception):
@@ -25,8 +25,8 @@ class StageError(Exception):
 
     Parameters
     ----------
-    kind : {"error", "oom", "over_memory", "timeout"}
-        The status of every cell that needs the stage.
+    kind : {"error", "oom", "over_memory", "timeout", "skipped"}
+        The status of every cell that needs the stage; ``skipped`` says that there was nothing to measure.
     message : str
         One line for the person who reads the record.
     """

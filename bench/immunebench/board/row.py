@@ -104,6 +104,8 @@ def _badges(first: Measurement, change: int | None) -> tuple[str, ...]:
     badges = []
     if first.kind == "api":
         badges.append("needs enforcement")
+    if first.kind == "artefact":
+        badges.append("artefact")
     if first.changes_images:
         badges.append("no budget class" if change is None else f"Linf {change}")
     return tuple(badges)

@@ -67,6 +67,7 @@ LADDER: Final = re.compile(r"adaptive-.+|.+-x\d+")
 TRACK: Final = {
     "model": "model",
     "data": "data",
+    "artefact": "data",
     "layered": "layered",
     "api": "api-enforced",
     "erasure": "erasure",

@@ -34,6 +34,7 @@ class Mark:
 KINDS = {
     "model": Mark("model", "#0072b2", "o"),
     "data": Mark("data", "#d55e00", "s"),
+    "artefact": Mark("data", "#d55e00", "s"),
     "erasure": Mark("erasure", "#009e73", "^"),
     "api": Mark("api-enforced", "#b3588c", "P"),
     "layered": Mark("layered", "#9a6b00", "D"),
