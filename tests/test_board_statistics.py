@@ -160,6 +160,23 @@ def test_ranks_stay_within_track_and_budget_class() -> None:
     assert "no budget class" in row(board, "d40").badges
 
 
+def test_entries_of_one_perceptual_budget_are_a_class_of_their_own() -> None:
+    data: dict[str, Any] = {"kind": "data", "changes_images": True, "changes_model": False, "fidelity": 0.9}
+    bounds = {"d8": {"linf": 8.0, "budget": 8.0}}
+    bounds |= {f"cloak-{p}": {"linf": 90.0, "perceptual_budget": p / 100} for p in (5, 10)}
+    bounds["cloak-5-weak"] = bounds["cloak-5"]
+    means = {"d8": 0.9, "cloak-10": 0.8, "cloak-5": 0.5, "cloak-5-weak": 0.1}
+    cells = suite({"model-a": 0.8, "model-b": 0.2})
+    for family in FAMILIES[:3]:
+        for t in range(2):
+            cells += [cell(name, f"{family}-{t}", p, **data, **bounds[name]) for name, p in means.items()]
+    board = aggregate(cells)
+    found = {name: rank for name, rank in ranks(board).items() if not name.startswith("model")}
+    assert found == {"d8": 1, "cloak-10": 1, "cloak-5": 1, "cloak-5-weak": 2}
+    assert (row(board, "cloak-5").budget_class, row(board, "cloak-5").perceptual_budget) == (None, 0.05)
+    assert row(board, "cloak-5").badges == ("perceptual 0.05",)
+
+
 def test_a_row_below_the_gate_or_incomplete_has_no_rank() -> None:
     cells = suite({"a": 0.5}) + [c for c in suite({"poor": 0.9}, g=0.05, benign=0.1) if c.defense == "poor"]
     cells += [c for c in suite({"part": 0.9}) if c.defense == "part" and c.task != "style-0"]

@@ -101,6 +101,7 @@ class RowPart(_Part):
     beside: dict[str, float | None] = Field(description="Measures beside the score; see leaderboard/rules.md.")
     by_metric: dict[str, MetricPart]
     budget_class: int | None
+    perceptual_budget: float | None
     p_best_response: float | None
     p_public_base: float | None
     scores: tuple[TaskScorePart, ...]

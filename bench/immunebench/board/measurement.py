@@ -64,6 +64,8 @@ class Measurement:
         What the defense releases.
     linf, budget
         Largest measured change of a pixel and the declared one, both of 255.
+    perceptual_budget
+        Declared perceptual distance of an entry that has one in the place of ``budget``.
     seconds
         Wall-clock cost per stage, in seconds.
     beside
@@ -110,6 +112,7 @@ class Measurement:
     changes_model: bool = True
     linf: float | None = None
     budget: float | None = None
+    perceptual_budget: float | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     beside: Beside = field(default_factory=Beside)
     metric: str = ""
@@ -167,6 +170,7 @@ def measurement(record: Record) -> Measurement:
         changes_model="protect_images" not in cell.hooks or "protect_model" in cell.hooks,
         linf=None if change is None else max(change.values),
         budget=cell.budget,
+        perceptual_budget=cell.perceptual_budget,
         seconds={stage: cost.seconds for stage, cost in record.cost.items()},
         beside=beside(record),
         metric=record.metric,

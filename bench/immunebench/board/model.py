@@ -81,7 +81,8 @@ class Row:
     the mean over chains instead. `worst` names the chain of that least P per task.
 
     `rank` is the number of the tie group within track and budget class, 1 the best, None where the row is not
-    ranked. `matched` is P on the attacks that the defense names in `against`, which is what papers report.
+    ranked; entries of one `perceptual_budget` are a class of their own. `matched` is P on the attacks that the defense
+    names in `against`, which is what papers report.
     `p_best_response` is the headline with the ladder's chains in the minimum, `p_public_base` P where the attacker
     has the base; None where the suite has no such chain. `by_metric` has every metric of the records, the target
     metric among them. `badges` says in a word each what kind of row this is and why it may be unranked.
@@ -118,6 +119,7 @@ class Row:
     matched: float | None = None
     by_metric: Mapping[str, MetricScore] = field(default_factory=dict)
     budget_class: int | None = None
+    perceptual_budget: float | None = None
     p_best_response: float | None = None
     p_public_base: float | None = None
 

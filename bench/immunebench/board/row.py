@@ -84,6 +84,7 @@ def make_row(
         track=rules.TRACK.get(first.kind, first.kind),
         matched=_mean_p(matched) if matched else None,
         budget_class=change,
+        perceptual_budget=first.perceptual_budget,
         p_best_response=_response(shown, "ladder", counted),
         p_public_base=_response(shown, "public base", []),
     )
@@ -95,7 +96,9 @@ def _response(task_scores: Iterable[TaskScore], role: rules.Role, beside: Sequen
     return _over_families([*beside, *extra], min) if extra else None
 
 
-def _budget_class(cells: Iterable[Measurement]) -> int | None:
+def _budget_class(cells: Sequence[Measurement]) -> int | None:
+    if cells[0].perceptual_budget is not None:
+        return None
     changes = [cell.linf for cell in cells if cell.linf is not None]
     return rules.budget_class(max(changes)) if changes else None
 
@@ -106,7 +109,9 @@ def _badges(first: Measurement, change: int | None) -> tuple[str, ...]:
         badges.append("needs enforcement")
     if first.kind == "artefact":
         badges.append("artefact")
-    if first.changes_images:
+    if first.perceptual_budget is not None:
+        badges.append(f"perceptual {first.perceptual_budget:g}")
+    elif first.changes_images:
         badges.append("no budget class" if change is None else f"Linf {change}")
     return tuple(badges)
 
