@@ -30,6 +30,7 @@ from immunebench import schema
 from immunebench.errors import UsageError
 from immunebench.layers import Layers, layered
 from immunebench.schema import AttackManifest, DefenseManifest, Models, Profile, Suite, Task, Values
+from immunebench.weights import require
 
 PACKAGE = Path(__file__).resolve().parent
 GROUP = "immunebench.entries"
@@ -260,12 +261,12 @@ class Catalog:
         return folder
 
     def judge_files(self, judge: str) -> dict[str, str]:
-        """Return SHA-256 by name of the files a judge reads.
+        """Return SHA-256 by name of the files and fetched weights that a judge reads.
 
         Raises
         ------
         UsageError
-            No such judge in ``models.toml``, or one of its files is not there.
+            No such judge in ``models.toml``, or something that it reads is not there.
         """
         spec = self.find("judge", self.models.judges, judge, file=self.models_path, field="judge")
         found = {}
@@ -274,7 +275,7 @@ class Catalog:
             if path is None or not path.is_file():
                 raise UsageError("no such file", file=self.models_path, field=f"judges.{judge}.files", value=name)
             found[name] = sha256(path)
-        return found
+        return found | {f"weights/{name}": sha256(require(name, asked_by=f"judge {judge}")) for name in spec.weights}
 
 
 def load_catalog(entries: Path | str | None = None, *, models: Path | None = None) -> Catalog:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from immunebench.board import rules
 from immunebench.board.by_metric import metrics_of, read
 from immunebench.board.controls import misbehaving, replicate_noise
+from immunebench.board.data_side import tables
 from immunebench.board.measurement import Measurement
 from immunebench.board.model import Board, BoardError, MetricScore, Power, Row
 from immunebench.board.row import make_row
@@ -81,6 +82,7 @@ def aggregate(
         suite=", ".join(sorted({cell.suite for cell in cells} - {""})),
         keys=tuple(sorted({cell.key for cell in cells} - {""})),
         interval_rule=ranked.rule,
+        tables=tables(cells),
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from immunebench.board import rules
 from immunebench.board.beside import Beside, beside
+from immunebench.board.data_side import DataSide, data_side
 
 if TYPE_CHECKING:
     from immunebench.records import Baseline, Record, Score
@@ -63,6 +64,10 @@ class Measurement:
         What the defense releases.
     linf, budget
         Largest measured change of a pixel and the declared one, both of 255.
+    perceptual_budget
+        The perceptual distance that a defense declares in place of a largest change.
+    data
+        What was measured of protected and cleaned pictures, and of faces and mimicry.
     seconds
         Wall-clock cost per stage, in seconds.
     beside
@@ -107,6 +112,8 @@ class Measurement:
     changes_model: bool = True
     linf: float | None = None
     budget: float | None = None
+    perceptual_budget: float | None = None
+    data: DataSide = field(default_factory=DataSide)
     seconds: Mapping[str, float] = field(default_factory=dict)
     beside: Beside = field(default_factory=Beside)
     metric: str = ""
@@ -163,6 +170,8 @@ def measurement(record: Record) -> Measurement:
         changes_model="protect_images" not in cell.hooks or "protect_model" in cell.hooks,
         linf=None if change is None else max(change.values),
         budget=cell.budget,
+        perceptual_budget=cell.perceptual_budget,
+        data=data_side(record),
         seconds={stage: cost.seconds for stage, cost in record.cost.items()},
         beside=beside(record),
         metric=record.metric,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from immunebench.board.beside import Beside
+from immunebench.board.data_side import Table
 
 
 class BoardError(Exception):
@@ -116,7 +117,7 @@ class Row:
     track: str = ""
     matched: float | None = None
     by_metric: Mapping[str, MetricScore] = field(default_factory=dict)
-    budget_class: int | None = None
+    budget_class: int | str | None = None
     p_best_response: float | None = None
     p_public_base: float | None = None
 
@@ -137,7 +138,8 @@ class Board:
 
     `refusals` says which controls misbehave; a board with any is not rendered. `interval_rule` says in a sentence
     which intervals and ranks there are and why; `smallest_difference` is the least difference of P of two ranked
-    rows that this suite would tell from 0, the median over pairs. `keys` are the comparability keys of its records.
+    rows that this suite would tell from 0, the median over pairs. `keys` are the comparability keys of its records,
+    `tables` what was measured of pictures, for no score.
     """
 
     rows: tuple[Row, ...]
@@ -149,6 +151,7 @@ class Board:
     suite: str = ""
     keys: tuple[str, ...] = ()
     interval_rule: str = ""
+    tables: tuple[Table, ...] = ()
 
     @property
     def uninformative(self) -> tuple[Power, ...]:

@@ -41,7 +41,8 @@ def make_row(
     """
     first = cells[0]
     task_scores = _task_scores(cells, required, power, families)
-    change = _budget_class(cells)
+    changes = [cell.linf for cell in cells if cell.linf is not None]
+    change = rules.budget_class(changes, first.perceptual_budget)
     # Without what is lost, a mean over the rest could be higher than the whole.
     shown = () if lost else task_scores
     counted = [score for score in shown if rules.role(score.chain) == "headline"]
@@ -95,17 +96,12 @@ def _response(task_scores: Iterable[TaskScore], role: rules.Role, beside: Sequen
     return _over_families([*beside, *extra], min) if extra else None
 
 
-def _budget_class(cells: Iterable[Measurement]) -> int | None:
-    changes = [cell.linf for cell in cells if cell.linf is not None]
-    return rules.budget_class(max(changes)) if changes else None
-
-
-def _badges(first: Measurement, change: int | None) -> tuple[str, ...]:
+def _badges(first: Measurement, change: int | str | None) -> tuple[str, ...]:
     badges = []
     if first.kind == "api":
         badges.append("needs enforcement")
     if first.changes_images:
-        badges.append("no budget class" if change is None else f"Linf {change}")
+        badges.append("no budget class" if change is None else f"Linf {change}" if isinstance(change, int) else change)
     return tuple(badges)
 
 

@@ -114,6 +114,8 @@ def markdown(board: Board, title: str) -> str:
     heads = ["task", "chain", "floor", "ceiling", "standard error", "power gate"]
     parts += ["## What the attack learns on no defense", _table(gates, heads)]
     parts += _beside(board)
+    for table in board.tables:
+        parts += [f"## {table.title}", table.note, _table([list(row) for row in table.rows], table.heads)]
     parts.append("\n".join(f"- {remark}" for remark in _remarks(board)))
     return "\n\n".join(parts) + "\n"
 
