@@ -1,4 +1,4 @@
-"""Picture sheet of a defense: clean, protected, their difference, what cleaning leaves, and what the attacks then draw."""
+"""Picture sheet of a defense: clean, protected, difference, what cleaning leaves, and what attacks then draw."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_BYTES = 200 * 1024
 TIMES = 10
 _SIDE, _GAP, _MIDDLE, _LABELS, _HEAD = 96, 3, 18, 150, 44
 # from best to smallest: how many pictures a side and colours
-_ATTEMPTS = tuple((columns, colours) for columns in (5, 4, 3, 2) for colours in (256, 128, 64))
+_ATTEMPTS = tuple((columns, colours) for columns in (5, 4, 3, 2, 1) for colours in (256, 128, 64))
 
 
 @dataclass(frozen=True)
