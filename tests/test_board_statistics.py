@@ -173,8 +173,8 @@ def test_entries_of_one_perceptual_budget_are_a_class_of_their_own() -> None:
     board = aggregate(cells)
     found = {name: rank for name, rank in ranks(board).items() if not name.startswith("model")}
     assert found == {"d8": 1, "cloak-10": 1, "cloak-5": 1, "cloak-5-weak": 2}
-    assert (row(board, "cloak-5").budget_class, row(board, "cloak-5").perceptual_budget) == (None, 0.05)
-    assert row(board, "cloak-5").badges == ("perceptual 0.05",)
+    assert row(board, "cloak-5").budget_class == "LPIPS 0.05"
+    assert row(board, "cloak-5").badges == ("LPIPS 0.05",)
 
 
 def test_a_row_below_the_gate_or_incomplete_has_no_rank() -> None:

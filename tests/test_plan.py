@@ -57,8 +57,9 @@ def test_stages_of_the_undefended_cell_are_those_counted_by_hand(root: Path) -> 
         # The owner's pictures, public ones and the protection; then the attack and the benign attack from its weights.
         # Its pictures are held against the start model's on unrelated prompts and after the benign attack.
         ("shield", {"pictures": 2, "protect": 1, "adapt": 2, "generate": 4, "score": 6}),
-        # Only the published pictures change, so utility is the base's; fidelity is one score.
-        ("noise", {"pictures": 2, "protect": 1, "adapt": 1, "generate": 2, "score": 3}),
+        # Only the published pictures change, so utility is the base's; fidelity is one score. Whether mimicry fails is
+        # three: of the attacked, the undefended and unseen real pictures.
+        ("noise", {"pictures": 2, "protect": 1, "adapt": 1, "generate": 2, "score": 6}),
         ("none-replicate", {"adapt": 1, "generate": 2, "score": 2}),
     ],
 )
@@ -70,7 +71,7 @@ def test_a_defense_adds_its_own_stages_and_plans_the_ceiling(root: Path, defense
 
 def test_the_whole_suite_shares_what_is_equal(root: Path) -> None:
     # The owner's pictures and the public ones are asked for by shield and by noise and are one stage each.
-    total = {"pictures": 8, "protect": 2, "adapt": 6, "generate": 14, "score": 18, "anchor": 1}
+    total = {"pictures": 8, "protect": 2, "adapt": 6, "generate": 14, "score": 21, "anchor": 1}
     assert counts(plan(root)) == total
 
 
@@ -133,7 +134,7 @@ def test_a_judge_that_cannot_tell_the_prompts_of_a_family_apart_is_not_asked(roo
 
 def test_a_suite_may_leave_out_everything_beside_the_score(root: Path) -> None:
     suite = root / "suites/tiny.toml"
-    suite.write_text(suite.read_text() + "metrics = []\nintegrity = []\n")
+    suite.write_text(suite.read_text() + "metrics = []\nintegrity = []\nbeside = []\n")
     made = plan(root)
     graph = made.roots["style-a/shield/lora/cpu/0"]
     assert graph.unseen is None and graph.utility.integrity == {}

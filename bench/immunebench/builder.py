@@ -44,11 +44,17 @@ class Builder(Specs):
         protect, released, images = self.protect(entry, ours, cell.seed, start, published)
         compared = {"reference": reference}
 
-        def attacked(images: str, model: Model, *, again: bool) -> tuple[dict[int, str], dict[int, str]]:
-            seed = stream(cell.seed, "adapt", task.id, *(["replicate"] if again else []))
-            images = self.mix(task, images, cell.setting.clean)
+        def adapting(again: bool) -> int:
+            return stream(cell.seed, "adapt", task.id, *(["replicate"] if again else []))
+
+        def cleaned(images: str, *, again: bool) -> tuple[str, ...]:
+            stages = [self.mix(task, images, cell.setting.clean)]
             for purifier in purifiers:
-                images = self.purify(purifier, theirs, images, seed)
+                stages.append(self.purify(purifier, theirs, stages[-1], adapting(again)))
+            return tuple(stages)
+
+        def attacked(images: str, model: Model, *, again: bool) -> tuple[dict[int, str], dict[int, str]]:
+            images, seed = cleaned(images, again=again)[-1], adapting(again)
             adapter = self.adapt(attack, theirs, self.words(task), task.concept.noun, images, model, seed)
             noise: list[str | int] = [task.id, cell.seed]
             drawn = {
@@ -61,6 +67,10 @@ class Builder(Specs):
         drawn, curve = attacked(images, released, again=entry.replicate)
         undefended, ceiling = attacked(published, start, again=False)
         floor_pictures = self.generate(theirs, prompts, start, [task.id, cell.seed])
+        given = cleaned(images, again=entry.replicate)
+        last = {"attacked": drawn[steps[-1]], "undefended": undefended[steps[-1]]}
+        # What papers report belongs where pictures are protected or cleaned; a face may be lost to any defense.
+        asked = task.family == "identity" or given != (published,)
         graph = CellGraph(
             cell=cell,
             facts=self.facts(theirs, entry, [*purifiers, attack], self.catalog.params(entry, ours.base)),
@@ -83,6 +93,10 @@ class Builder(Specs):
                 for whose, model in {"base": {}, "released": released}.items()
                 if task.family == "relearn"
             },
+            published=published,
+            given=given,
+            purified=self.purified(task, given, published),
+            beside=self.beside(task, last, reference) if asked else {},
         )
         parts = {part: frozenset(self.closure(roots)) for part, roots in _roots(graph).items()}
         return replace(graph, parts=parts, stages=self.closure(itertools.chain.from_iterable(_roots(graph).values())))
@@ -253,6 +267,7 @@ class Builder(Specs):
             params=params,
             entry_files=entry.files,
             metric=self.named_metric(task.family),
+            purifiers={purifier.id: self.catalog.params(purifier, task.base) for purifier in chain[:-1]},
         )
 
     def closure(self, roots: Iterable[str]) -> tuple[str, ...]:
@@ -279,5 +294,11 @@ def _roots(graph: CellGraph) -> dict[str, list[str]]:
         "fidelity": [] if graph.fidelity is None else [graph.fidelity],
         "utility": [use.g, use.g_base, use.s, use.floor, use.ceiling],
         # No score of the board hangs on these: a failure among them costs nothing but themselves.
-        "beside": [*([] if graph.unseen is None else [graph.unseen]), *use.integrity.values(), *graph.erasure.values()],
+        "beside": [
+            *([] if graph.unseen is None else [graph.unseen]),
+            *use.integrity.values(),
+            *graph.erasure.values(),
+            *graph.purified.values(),
+            *graph.beside.values(),
+        ],
     }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from immunebench import cli_board
+from immunebench import cli_board, cli_sheet
 from immunebench.cli_export import export_app
 from immunebench.cli_new import new_app
 from immunebench.errors import UsageError
@@ -262,6 +262,7 @@ def board(
 
 
 cli_board.register(app)
+cli_sheet.register(app)
 
 
 def _write_boards(results: Path, site: Path) -> None:

@@ -307,15 +307,16 @@ class Catalog:
         return folder
 
     def judge_files(self, judge: str) -> dict[str, str]:
-        """Return SHA-256 by name of the files a judge reads.
+        """Return SHA-256 by name of the files and fetched weights that a judge reads.
 
         Raises
         ------
         UsageError
-            No such judge in ``models.toml``, or one of its files is not there.
+            No such judge in ``models.toml``, or something that it reads is not there.
         """
         spec = self.find("judge", self.models.judges, judge, file=self.models_path, field="judge")
-        return self._files(spec.files, f"judges.{judge}.files")
+        fetched = {f"weights/{name}": sha256(require(name, asked_by=f"judge {judge}")) for name in spec.weights}
+        return self._files(spec.files, f"judges.{judge}.files") | fetched
 
     def perceptual(self, base: str, *, asked_by: Path) -> Values:
         """Return what identifies the perceptual distance that entries on a base are lent, as a stage's key names it.

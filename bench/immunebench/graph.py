@@ -123,6 +123,7 @@ class Facts:
     params: Values
     entry_files: dict[str, str]
     metric: str
+    purifiers: dict[str, Values] = field(default_factory=dict)
 
     def comparability(self, cell: Cell) -> str:
         """Return every version that gives a number its meaning: different ones never share a column."""
@@ -170,6 +171,16 @@ class CellGraph:
     erasure
         Score stages of what the ``base`` and the ``released`` model draw of a concept to relearn, before any attack;
         empty in the other families.
+    published
+        Stage of the pictures before any protection.
+    given
+        Stages of the pictures that the attacker has: as released, then after each purifier.
+    purified
+        Score stages of cleaned pictures against the ``clean`` and the ``protected`` ones; empty without a purifier,
+        ``protected`` only where a defense changes pictures.
+    beside
+        Score stages of the family's measures beside its target metric: of what the ``attacked`` and the
+        ``undefended`` model draw at the last step, and of ``unseen`` real pictures.
     parts
         The stages that each part of the record depends on: ``attack`` (with the defense), ``baseline``,
         ``utility``, ``fidelity``, ``beside`` the scores.
@@ -194,6 +205,10 @@ class CellGraph:
     parts: dict[str, frozenset[str]]
     stages: tuple[str, ...]
     erasure: dict[str, str] = field(default_factory=dict)
+    published: str = ""
+    given: tuple[str, ...] = ()
+    purified: dict[str, str] = field(default_factory=dict)
+    beside: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

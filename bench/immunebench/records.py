@@ -60,7 +60,7 @@ class CellNames(Model):
     defense_kind: str
     hooks: tuple[str, ...]
     budget: int | None
-    perceptual_budget: float | None = None
+    perceptual_budget: float | None = Field(default=None, exclude_if=lambda value: value is None)
     chain: str = Field(pattern=r"^[a-z0-9@.+-]+$")
     links: tuple[ChainLink, ...]
     profile: Id
@@ -151,6 +151,22 @@ class Integrity(Model):
     after_benign: dict[str, Measured] | None
 
 
+class Purified(Model):
+    """What the purifiers of the chain made of the attacker's pictures, and at what price.
+
+    Parameters of each purifier by its id, in the order of the chain; the cleaned pictures against the clean ones and,
+    where a defense changed these, against the protected ones, pair by pair; seconds a picture; peaks of memory, which
+    do not grow with the number of pictures where a purifier works through them in parts.
+    """
+
+    params: dict[str, Values]
+    to_clean: dict[str, Measured] | None = None
+    to_protected: dict[str, Measured] | None = None
+    seconds_per_picture: float | None = None
+    peak_reserved_gib: float | None = None
+    peak_process_gib: float | None = None
+
+
 class Cost(Model):
     """What the stages of one name took for this cell, were it alone."""
 
@@ -189,7 +205,9 @@ class Record(Model):
 
     Beside the target metric, ``scores`` hold what says whether the attack learnt: whether the pictures follow
     their prompts (``prompt_chance`` is a guess), how near they lie to the training pictures, whether they show
-    anything at all. ``unseen`` holds the same of real pictures that the attacker never saw.
+    anything at all. ``unseen`` holds the same of real pictures that the attacker never saw. ``beside`` holds the
+    family's measures that papers report besides, of the ``attacked`` and the ``undefended`` model's pictures and of
+    ``unseen`` real ones.
     """
 
     schema_version: int = SCHEMA
@@ -211,6 +229,9 @@ class Record(Model):
     integrity: Integrity | None = None
     erasure: Erasure | None = None
     fidelity: dict[str, Measured] | None = None
+    # Left out where there is nothing, so that records from before these fields keep their digests.
+    purified: Purified | None = Field(default=None, exclude_if=lambda value: value is None)
+    beside: dict[str, dict[str, Measured]] = Field(default_factory=dict, exclude_if=lambda value: not value)
     cost: dict[str, Cost] = Field(default_factory=dict)
     artefacts: dict[str, str] = Field(default_factory=dict)
     env: dict[str, str] = Field(default_factory=dict)
@@ -233,10 +254,12 @@ class Reader:
         return None if folder is None else json.loads((folder / name).read_text("utf-8"))
 
     def metrics(self, digest: str | None) -> dict[str, Measured]:
-        """Return the scores of one artifact, by metric."""
+        """Return the scores of one artifact, by metric; one without a value, as ISM without a face, is left out."""
         found = (self.json(digest, "scores.json") or {}).get("metrics", {})
         return {
-            name: Measured(values=tuple(s["values"]), n=len(s["values"]), mean=s["mean"]) for name, s in found.items()
+            name: Measured(values=tuple(s["values"]), n=len(s["values"]), mean=s["mean"])
+            for name, s in found.items()
+            if s["values"]
         }
 
     def curve(self, curve: dict[int, str]) -> dict[str, Score]:
@@ -300,6 +323,8 @@ def build_record(cell: Cell, graph: CellGraph, store: Artifacts, *, sheet: Sheet
         integrity=_integrity(graph, reader),
         erasure=_erasure(graph, reader),
         fidelity=reader.metrics(graph.fidelity) or None,
+        purified=_purified(graph, reader),
+        beside={whose: found for whose, digest in graph.beside.items() if (found := reader.metrics(digest))},
         cost=_cost(graph, store),
         artefacts=_artefacts(graph, store),
         env=_environment(graph, store),
@@ -471,6 +496,25 @@ def _erasure(graph: CellGraph, reader: Reader) -> Erasure | None:
     return Erasure(**found) if any(found.values()) else None
 
 
+def _purified(graph: CellGraph, reader: Reader) -> Purified | None:
+    made = [reader.store.manifest(digest) for digest in graph.given[1:]]
+    if not made:
+        return None
+    figures = [{**m.get("cost", {}), **m.get("meta", {})} for m in made if m is not None]
+    pictures = int(figures[-1].get("pictures", 0)) if figures else 0
+    if len(figures) < len(made) or not pictures:
+        return Purified(params=graph.facts.purifiers)
+    found = {what: reader.metrics(digest) or None for what, digest in graph.purified.items()}
+    return Purified(
+        params=graph.facts.purifiers,
+        to_clean=found.get("clean"),
+        to_protected=found.get("protected"),
+        seconds_per_picture=round(sum(float(f.get("seconds", 0)) for f in figures) / pictures, 4),
+        peak_reserved_gib=max(float(f.get("peak_reserved_gib", 0)) for f in figures),
+        peak_process_gib=max(float(f.get("peak_process_gib", 0)) for f in figures),
+    )
+
+
 def _cost(graph: CellGraph, store: Artifacts) -> dict[str, Cost]:
     costs: dict[str, Cost] = {}
     for digest in graph.stages:
@@ -494,6 +538,7 @@ def _artefacts(graph: CellGraph, store: Artifacts) -> dict[str, str]:
     last = max(graph.curve)
     named = {
         **graph.protect,
+        **({"purified": graph.given[-1]} if len(graph.given) > 1 else {}),
         "pictures": graph.pictures[last],
         "scores": graph.curve[last],
         "ceiling_pictures": graph.ceiling_pictures[last],

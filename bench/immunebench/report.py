@@ -88,6 +88,7 @@ def lines(record: Record, file: Path) -> list[str]:
         out.append(f"utility      benign concept {use.benign.s:.3f}, {ends}")
     for name, measured in (record.fidelity or {}).items():
         out.append(f"fidelity     {name} {measured.mean:.3f}")
+    out += _pictures(record)
     out += _beside(record)
     for stage, cost in record.cost.items():
         memory = f"process peak {cost.peak_process_gib:.2f} GiB, reserved {cost.peak_reserved_gib:.2f} GiB"
@@ -116,6 +117,19 @@ def _beside(record: Record) -> list[str]:
         pairs = {"before any adaptation": record.integrity.before, "after a benign one": record.integrity.after_benign}
         for when, found in pairs.items():
             out += [f"integrity    {name} {measured.mean:.3f} {when}" for name, measured in (found or {}).items()]
+    return out
+
+
+def _pictures(record: Record) -> list[str]:
+    """What cleaning left of the pictures and cost, and what papers on protected pictures report besides."""
+    out, cleaned = [], record.purified
+    if cleaned is not None:
+        for side, found in (("clean", cleaned.to_clean), ("protected", cleaned.to_protected)):
+            out += [f"purified     {name} {m.mean:.3f} to the {side} pictures" for name, m in (found or {}).items()]
+        if cleaned.seconds_per_picture is not None:
+            out.append(f"purified     {cleaned.seconds_per_picture:.3f} s a picture")
+    for whose, found in record.beside.items():
+        out += [f"beside       {name} {m.mean:.3f} over {m.n} pictures, {whose}" for name, m in found.items()]
     return out
 
 

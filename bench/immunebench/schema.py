@@ -488,6 +488,8 @@ class Suite(Model):
     metrics: tuple[Text, ...] = ("collapse", "prompt_accuracy", "nearest_training")
     integrity: tuple[Text, ...] = ("perceptual",)
     fidelity: tuple[Text, ...] = ("perceptual", "linf", "psnr", "ssim")
+    purified: tuple[Text, ...] = ("perceptual", "psnr")
+    beside: tuple[Text, ...] = ("genre_shift", "poor_match", "fdfr", "ism")
 
     @model_validator(mode="after")
     def _consistent(self) -> Suite:
@@ -536,12 +538,24 @@ class BaseModelSpec(Model):
 
 
 class JudgeSpec(Model):
-    """A judge: ``module:function`` that loads it, the files it reads, families whose prompts it can tell apart."""
+    """A judge: ``module:function`` that loads it, what it reads, and what it can be asked.
+
+    It reads ``files`` beside ``models.toml``, fetched ``weights``, or both. It can tell apart the prompts of the
+    families in ``reads_prompts``, and the captions of ``genres``.
+    """
 
     loader: Loader
-    files: tuple[Text, ...] = Field(min_length=1)
+    files: tuple[Text, ...] = ()
+    weights: tuple[Text, ...] = ()
     version: Annotated[int, Field(ge=1)] = 1
     reads_prompts: tuple[Family, ...] = ("style", "object", "identity", "relearn")
+    genres: tuple[Text, ...] = ()
+
+    @model_validator(mode="after")
+    def _reads_something(self) -> JudgeSpec:
+        if not self.files and not self.weights:
+            raise ValueError("files and weights are missing: a judge names what it reads")
+        return self
 
 
 class PerceptualSpec(Model):

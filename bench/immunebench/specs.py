@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from immunebench import artefact
-from immunebench.board.rules import TARGET_METRIC
+from immunebench.board.rules import BESIDE_FAMILY, TARGET_METRIC
 from immunebench.entry import Catalog, Entry, digests
 from immunebench.errors import UsageError
 from immunebench.folder_source import split_files
@@ -225,6 +225,7 @@ class Specs:
     ) -> Values:
         """Return the key that every scoring stage has: metrics, judge and what it is asked."""
         judge = self.catalog.models.bases[task.base].judge
+        spec = self.catalog.models.judges[judge]
         metrics = list(metrics)
         for metric in metrics:
             for weights in _metric(metric, self.file).weights:
@@ -232,12 +233,13 @@ class Specs:
         return {
             "metrics": [{"id": metric, "version": _metric(metric, self.file).version} for metric in metrics],
             "judge": judge,
-            "judge_version": self.catalog.models.judges[judge].version,
+            "judge_version": spec.version,
             "judge_files": dict(self.catalog.judge_files(judge)),
             "captions": list(captions),
             # Named where it is asked for only, so that tasks share every other score.
             **({"concept": concept} if concept and "concept_probability" in metrics else {}),
             **({"contents": dict(contents)} if contents and "prompt_accuracy" in metrics else {}),
+            **({"genres": list(spec.genres)} if "genre_shift" in metrics else {}),
         }
 
     def score(self, task: Task, generated: str, compared: Mapping[str, str]) -> str:
@@ -265,16 +267,54 @@ class Specs:
             "score", self.judged(task, self.suite.fidelity), {"protected": protected, "published": published}
         )
 
+    def purified(self, task: Task, given: Sequence[str], published: str) -> dict[str, str]:
+        """Add what the attacker's cleaning left of pictures, pair by pair: of the clean and of the protected ones.
+
+        Parameters
+        ----------
+        given
+            The pictures as released, then after each purifier.
+        """
+        compared = {"clean": published} | ({} if given[0] == published else {"protected": given[0]})
+        if len(given) == 1 or not self.suite.purified:
+            return {}
+        key = self.judged(task, self.suite.purified)
+        return {
+            what: self.add("score", key, {"generated": given[-1], "reference": of}) for what, of in compared.items()
+        }
+
+    def beside(self, task: Task, pictures: Mapping[str, str], reference: str) -> dict[str, str]:
+        """Add the suite's measures beside the target metric: of the pictures named, and of unseen real ones.
+
+        They are stages of their own, so that the target metric's keep their digests.
+        """
+        judge = self.catalog.models.judges[self.catalog.models.bases[task.base].judge]
+        has = {"judge", "pixels", "own", "reference", "others", *(["genres"] if judge.genres else [])}
+        own = [m for m in self.suite.beside if BESIDE_FAMILY.get(m, task.family) == task.family]
+        metrics = [metric for metric in own if has >= set(_metric(metric, self.file).needs)]
+        if not metrics:
+            return {}
+        needs = {need for metric in metrics for need in METRICS[metric].needs}
+        compared = {"reference": reference} | (self.others(task) if "others" in needs else {})
+        unseen = self.pictures(task, task.concept.name, "extra", task.pictures.extra)
+        key = self.judged(task, metrics)
+        return {
+            whose: self.add("score", key, {"generated": made, **compared})
+            for whose, made in {**pictures, "unseen": unseen}.items()
+        }
+
+    def others(self, task: Task) -> dict[str, str]:
+        """Add reference pictures of the family's other concepts, as inputs of a stage."""
+        count, source = task.pictures.reference, task.anchors.source
+        return {
+            f"other_{i}": self.pictures(task, name, "reference", count, source)
+            for i, name in enumerate(task.anchors.others)
+        }
+
     def anchor(self, task: Task, reference: str) -> str:
         """Add what real pictures score: unseen ones of the concept, and those of other concepts."""
         same = self.pictures(task, task.concept.name, "extra", task.pictures.extra)
-        count = task.pictures.reference
-        others = [self.pictures(task, n, "reference", count, task.anchors.source) for n in task.anchors.others]
-        inputs = {
-            "reference": reference,
-            "same": same,
-            **{f"other_{i}": other for i, other in enumerate(others)},
-        }
+        inputs = {"reference": reference, "same": same, **self.others(task)}
         key = self.judged(task, [TARGET_METRIC[task.family]], concept=task.concept.name)
         return self.add("anchor", key, inputs)
 

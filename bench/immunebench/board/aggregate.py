@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from immunebench.board import rules
 from immunebench.board.by_metric import metrics_of, read
 from immunebench.board.controls import misbehaving, replicate_noise
+from immunebench.board.data_side import tables
 from immunebench.board.measurement import Measurement
 from immunebench.board.model import Board, BoardError, MetricScore, Power, Row
 from immunebench.board.row import make_row
@@ -88,6 +89,7 @@ def aggregate(
         interval_rule=ranked.rule,
         layers=layer_scores(rows, whole, power, families),
         settings=setting_scores(every, lambda own: _required(own, None), lost or {}),
+        tables=tables(cells),
     )
 
 

@@ -110,6 +110,10 @@ def _measured(record: Record) -> Iterator[tuple[str, str, Measured]]:
     """Every set of values with its dotted place and its metric."""
     parts = (("floor", record.baseline.floor), ("ceiling", record.baseline.ceiling))
     groups: list[tuple[str, Mapping[str, Measured]]] = [("scores", record.scores), ("fidelity", record.fidelity or {})]
+    groups += [(f"beside.{whose}", found) for whose, found in record.beside.items()]
+    if record.purified is not None:
+        cleaned = record.purified
+        groups += [("purified.to_clean", cleaned.to_clean or {}), ("purified.to_protected", cleaned.to_protected or {})]
     groups += [(f"baseline.{name}.scores", part.scores) for name, part in parts if part is not None]
     for where, group in groups:
         for name, measured in group.items():

@@ -100,8 +100,7 @@ class RowPart(_Part):
     passes: bool
     beside: dict[str, float | None] = Field(description="Measures beside the score; see leaderboard/rules.md.")
     by_metric: dict[str, MetricPart]
-    budget_class: int | None
-    perceptual_budget: float | None
+    budget_class: int | str | None
     p_best_response: float | None
     p_public_base: float | None
     scores: tuple[TaskScorePart, ...]

@@ -210,10 +210,10 @@ def _with_ladder(
 
 def _ranks(rows: Sequence[Row], places: Mapping[str, Place]) -> tuple[list[Row], list[float]]:
     """Tie groups within track and budget class, and for each pair of ranked rows the least difference that shows."""
-    classes: dict[tuple[str, int | None, float | None], list[Row]] = defaultdict(list)
+    classes: dict[tuple[str, int | str | None], list[Row]] = defaultdict(list)
     for row in rows:
         if row.p_interval is not None and row.passes and not row.control and "no budget class" not in row.badges:
-            classes[row.track, row.budget_class, row.perceptual_budget].append(row)
+            classes[row.track, row.budget_class].append(row)
     ranks: dict[str, int] = {}
     widths: list[float] = []
     for members in classes.values():

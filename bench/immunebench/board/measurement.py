@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from immunebench.board import rules
 from immunebench.board.beside import Beside, beside
+from immunebench.board.data_side import DataSide, data_side
 from immunebench.schema import USUAL, Setting
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class Measurement:
         Largest measured change of a pixel and the declared one, both of 255.
     perceptual_budget
         Declared perceptual distance of an entry that has one in the place of ``budget``.
+    data
+        What was measured of protected and cleaned pictures, and of faces and mimicry.
     seconds
         Wall-clock cost per stage, in seconds.
     beside
@@ -113,6 +116,7 @@ class Measurement:
     linf: float | None = None
     budget: float | None = None
     perceptual_budget: float | None = None
+    data: DataSide = field(default_factory=DataSide)
     seconds: Mapping[str, float] = field(default_factory=dict)
     beside: Beside = field(default_factory=Beside)
     metric: str = ""
@@ -171,6 +175,7 @@ def measurement(record: Record) -> Measurement:
         linf=None if change is None else max(change.values),
         budget=cell.budget,
         perceptual_budget=cell.perceptual_budget,
+        data=data_side(record),
         seconds={stage: cost.seconds for stage, cost in record.cost.items()},
         beside=beside(record),
         metric=record.metric,

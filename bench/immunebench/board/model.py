@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from immunebench.board.beside import Beside
+from immunebench.board.data_side import Table
 from immunebench.schema import Setting
 
 
@@ -81,8 +82,8 @@ class Row:
     the mean over chains instead. `worst` names the chain of that least P per task.
 
     `rank` is the number of the tie group within track and budget class, 1 the best, None where the row is not
-    ranked; entries of one `perceptual_budget` are a class of their own. `matched` is P on the attacks that the defense
-    names in `against`, which is what papers report.
+    ranked; a perceptual budget is a class of its own. `matched` is P on the attacks that the defense names in
+    `against`, which is what papers report.
     `p_best_response` is the headline with the ladder's chains in the minimum, `p_public_base` P where the attacker
     has the base; None where the suite has no such chain. `by_metric` has every metric of the records, the target
     metric among them. `badges` says in a word each what kind of row this is and why it may be unranked.
@@ -118,8 +119,7 @@ class Row:
     track: str = ""
     matched: float | None = None
     by_metric: Mapping[str, MetricScore] = field(default_factory=dict)
-    budget_class: int | None = None
-    perceptual_budget: float | None = None
+    budget_class: int | str | None = None
     p_best_response: float | None = None
     p_public_base: float | None = None
 
@@ -176,7 +176,7 @@ class Board:
     which intervals and ranks there are and why; `smallest_difference` is the least difference of P of two ranked
     rows that this suite would tell from 0, the median over pairs. `keys` are the comparability keys of its records.
     `layers` says whether layered defenses add up; `settings` has what was measured in unusual settings, which is in
-    no row.
+     no row; `tables` have what was measured of pictures, for no score.
     """
 
     rows: tuple[Row, ...]
@@ -190,6 +190,7 @@ class Board:
     interval_rule: str = ""
     layers: tuple[LayerScore, ...] = ()
     settings: tuple[SettingScore, ...] = ()
+    tables: tuple[Table, ...] = ()
 
     @property
     def uninformative(self) -> tuple[Power, ...]:

@@ -41,7 +41,8 @@ def make_row(
     """
     first = cells[0]
     task_scores = _task_scores(cells, required, power, families)
-    change = _budget_class(cells)
+    changes = [cell.linf for cell in cells if cell.linf is not None]
+    change = rules.budget_class(changes, first.perceptual_budget)
     # Without what is lost, a mean over the rest could be higher than the whole.
     shown = () if lost else task_scores
     counted = [score for score in shown if rules.role(score.chain) == "headline"]
@@ -84,7 +85,6 @@ def make_row(
         track=rules.TRACK.get(first.kind, first.kind),
         matched=_mean_p(matched) if matched else None,
         budget_class=change,
-        perceptual_budget=first.perceptual_budget,
         p_best_response=_response(shown, "ladder", counted),
         p_public_base=_response(shown, "public base", []),
     )
@@ -96,23 +96,14 @@ def _response(task_scores: Iterable[TaskScore], role: rules.Role, beside: Sequen
     return _over_families([*beside, *extra], min) if extra else None
 
 
-def _budget_class(cells: Sequence[Measurement]) -> int | None:
-    if cells[0].perceptual_budget is not None:
-        return None
-    changes = [cell.linf for cell in cells if cell.linf is not None]
-    return rules.budget_class(max(changes)) if changes else None
-
-
-def _badges(first: Measurement, change: int | None) -> tuple[str, ...]:
+def _badges(first: Measurement, change: int | str | None) -> tuple[str, ...]:
     badges = []
     if first.kind == "api":
         badges.append("needs enforcement")
     if first.kind == "artefact":
         badges.append("artefact")
-    if first.perceptual_budget is not None:
-        badges.append(f"perceptual {first.perceptual_budget:g}")
-    elif first.changes_images:
-        badges.append("no budget class" if change is None else f"Linf {change}")
+    if first.changes_images:
+        badges.append("no budget class" if change is None else f"Linf {change}" if isinstance(change, int) else change)
     return tuple(badges)
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final, Literal
 
 Role = Literal["headline", "ladder", "public base"]
@@ -92,6 +93,9 @@ TARGET_METRIC: Final = {
 }
 """The metric that P is made of, per task family."""
 
+BESIDE_FAMILY: Final = {"genre_shift": "style", "poor_match": "style", "fdfr": "identity", "ism": "identity"}
+"""The one family of a metric that papers report besides and that means nothing in the others."""
+
 COLLAPSE_MOST: Final = 0.5
 """A row is flagged `collapsed` where a larger part of a task's attacked pictures shows nothing."""
 
@@ -108,9 +112,27 @@ def role(chain: str) -> Role:
     return "ladder" if LADDER.fullmatch(rung) and rung not in BLIND_RUNGS else "headline"
 
 
-def budget_class(change: float) -> int | None:
-    """Smallest class that holds a measured change of `change` of 255; None above the largest."""
-    return next((most for most in BUDGET_CLASSES if change <= most + 1e-6), None)
+def budget_class(changes: Sequence[float], perceptual: float | None = None) -> int | str | None:
+    """Class of an entry that changes pictures: ranks are inside it.
+
+    Parameters
+    ----------
+    changes
+        Largest change of a pixel in each protected set, of 255, measured after saving.
+    perceptual
+        The perceptual distance that the entry declares and was held to in place of a largest change.
+
+    Returns
+    -------
+    int | str | None
+        The smallest of `BUDGET_CLASSES` that holds every change, or ``LPIPS 0.05``; None above the largest class
+        and where nothing was measured.
+    """
+    if not changes:
+        return None
+    if perceptual is not None:
+        return f"LPIPS {perceptual:g}"
+    return next((most for most in BUDGET_CLASSES if max(changes) <= most + 1e-6), None)
 
 
 #: Metrics that say how much of the concept is in a picture: P and SGR are computed on these.

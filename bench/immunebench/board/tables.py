@@ -128,6 +128,8 @@ def markdown(board: Board, title: str) -> str:
         parts += [f"## {side.title}", _table([list(cells) for cells in side.rows], side.heads), side.note]
     parts += ["## What the attack learns on no defense", _table(gates, heads)]
     parts += _beside(board)
+    for table in board.tables:
+        parts += [f"## {table.title}", table.note, _table([list(row) for row in table.rows], table.heads)]
     parts.append("\n".join(f"- {remark}" for remark in _remarks(board)))
     return "\n\n".join(parts) + "\n"
 

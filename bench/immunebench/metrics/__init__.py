@@ -64,7 +64,7 @@ class Metric:
         Least and greatest value; None where there is no bound.
     needs
         Arguments of the function by name: ``judge``, ``pixels``, ``reference``, ``training``, ``captions``,
-        ``own``, ``contents``, ``concept``.
+        ``own``, ``contents``, ``concept``, ``others``, ``genres``.
     function
         ``module:name``.
     weights
@@ -127,6 +127,8 @@ _ROWS = (
         f"{_HERE}.similarity:prompt_accuracy",
     ),
     Metric("collapse", 1, "lower", (0, 1), _JUDGED, f"{_HERE}.collapse:collapse"),
+    Metric("genre_shift", 1, "lower", (0, 1), (*_TO_REFERENCE, "genres"), f"{_HERE}.mimicry:genre_shift"),
+    Metric("poor_match", 1, "lower", (0, 1), (*_TO_REFERENCE, "others"), f"{_HERE}.mimicry:poor_match"),
     Metric("ism0", 1, "higher", (-1, 1), _TO_REFERENCE, f"{_HERE}.identity:ism0"),
     Metric("ism", 1, "higher", (-1, 1), _TO_REFERENCE, f"{_HERE}.identity:ism"),
     Metric("fdfr", 1, "lower", (0, 1), _JUDGED, f"{_HERE}.identity:fdfr"),
@@ -135,6 +137,7 @@ _ROWS = (
     Metric("linf", 1, "lower", (0, 255), _PAIR, f"{_HERE}.pixels:linf"),
     Metric("psnr", 1, "higher", (0, None), _PAIR, f"{_HERE}.pixels:psnr"),
     Metric("ssim", 1, "higher", (-1, 1), _PAIR, f"{_HERE}.pixels:ssim"),
+    Metric("brisque", 1, "lower", (None, None), ("pixels",), f"{_HERE}.brisque:brisque", ("brisque",)),
 )
 METRICS: dict[str, Metric] = {metric.id: metric for metric in _ROWS}
 
@@ -162,6 +165,8 @@ def score(
     captions: Sequence[str] = (),
     contents: Mapping[str, str] | None = None,
     concept: str | None = None,
+    others: Pictures | None = None,
+    genres: Sequence[str] = (),
 ) -> dict[str, list[float]]:
     """Compute metrics on pictures, one value a picture.
 
@@ -183,6 +188,10 @@ def score(
         For ``prompt_accuracy``: what each prompt asks for in words that the judge knows.
     concept
         Name of a concept that the judge knows, with or without its family.
+    others
+        Real pictures of other concepts of the family, what ``poor_match`` holds a picture against.
+    genres
+        Captions of the genres that ``genre_shift`` chooses among.
 
     Returns
     -------
@@ -203,6 +212,8 @@ def score(
         "own": generated.captions,
         "contents": contents or None,
         "concept": None if concept is None else concept.rpartition("/")[2],
+        "others": None if others is None else others.pixels,
+        "genres": tuple(genres) or None,
     }
     rows = [find(metric) for metric in metrics]
     for row in rows:

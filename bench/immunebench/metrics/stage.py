@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from immunebench.entry import default_catalog
 from immunebench.errors import UsageError
 from immunebench.metrics import METRICS, Judge, find, score
 from immunebench.types import Pictures
+from immunebench.weights import require
 
 Report = Callable[[str, int, int], None]
 Key = Mapping[str, Any]
@@ -26,6 +27,8 @@ def load_judge(name: str) -> Judge:
     judges = default_catalog().models.judges
     if name not in judges:
         raise UsageError("unknown judge", field="judge", value=name, choices=judges)
+    for weights in judges[name].weights:
+        require(weights, asked_by=f"judge {name}")
     module, _, function = judges[name].loader.partition(":")
     return getattr(importlib.import_module(module), function)()  # type: ignore[no-any-return]
 
@@ -51,13 +54,14 @@ def _score(
         captions=key.get("captions", ()),
         contents=key.get("contents"),
         concept=key.get("concept"),
+        genres=key.get("genres", ()),
         **more,
     )
 
 
 def run_score(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> dict[str, Any]:
-    """Score pictures: inputs ``generated`` (and ``reference``, ``training``), or ``protected`` against
-    ``published``.
+    """Score pictures: inputs ``generated`` (and ``reference``, ``training``, ``other_0``, ...), or ``protected``
+    against ``published``.
 
     Writes ``scores.json``: ``{"metrics": {"<id>@<version>": {"values": [...], "mean": x}}}``; the mean of no
     values is 0.
@@ -65,7 +69,8 @@ def run_score(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -
     loaded = {name: Pictures.load(folder) for name, folder in inputs.items()}
     pictures = loaded["generated"] if "generated" in loaded else loaded["protected"]
     reference = loaded.get("reference", loaded.get("published"))
-    found = _score(key, _metrics(key), pictures, reference, training=loaded.get("training"))
+    others = _joined([loaded[name] for name in _others(inputs)])
+    found = _score(key, _metrics(key), pictures, reference, training=loaded.get("training"), others=others)
     report("score", len(pictures), len(pictures))
     table = {
         name: {"values": values, "mean": float(np.mean(values)) if values else 0.0} for name, values in found.items()
@@ -87,8 +92,19 @@ def run_anchor(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) 
         (values,) = _score(key, [metric], Pictures.load(inputs[name]), reference).values()
         return float(np.mean(values))
 
-    others = sorted(name for name in inputs if name.startswith("other_"))
-    values = {"m_same": mean("same"), "m_other": float(np.mean([mean(name) for name in others]))}
+    values = {"m_same": mean("same"), "m_other": float(np.mean([mean(name) for name in _others(inputs)]))}
     report("anchor", 1, 1)
     (out / "scores.json").write_text(json.dumps(values, indent=1, allow_nan=False) + "\n")
     return {}
+
+
+def _others(inputs: Mapping[str, Path]) -> list[str]:
+    """Inputs that hold the family's other concepts."""
+    return sorted(name for name in inputs if name.startswith("other_"))
+
+
+def _joined(parts: Sequence[Pictures]) -> Pictures | None:
+    if not parts:
+        return None
+    captions = tuple(caption for part in parts for caption in part.captions)
+    return Pictures(np.concatenate([part.pixels for part in parts]), captions)
