@@ -147,8 +147,10 @@ def paired(minuend: Statistic, subtrahend: Statistic, one: int, other: int) -> I
     return estimate - below, estimate + above
 
 
-def mean_over_tasks(values: Array, families: Sequence[str], *, draws: int = rules.DRAWS) -> Statistic:
-    """Draws of the plain mean over tasks of one number a task, drawn within families.
+def mean_over_tasks(
+    values: Array, families: Sequence[str], *, by_family: bool = False, draws: int = rules.DRAWS
+) -> Statistic:
+    """Draws of the mean over tasks of one number a task, drawn within families.
 
     Parameters
     ----------
@@ -156,19 +158,23 @@ def mean_over_tasks(values: Array, families: Sequence[str], *, draws: int = rule
         Shape (rows, tasks).
     families
         Family of each task.
+    by_family
+        Whether families weigh alike, as in the headline, instead of tasks.
     """
     rng = np.random.default_rng(rules.BOOTSTRAP_SEED)
-    total = np.zeros((draws, len(values)))
+    estimate, total = np.zeros(len(values)), np.zeros((draws, len(values)))
     deviations = np.zeros(values.T.shape)
     degrees = 0
     for family in sorted(set(families)):
         own = [i for i, name in enumerate(families) if name == family]
         taken = max(len(own) - 1, 1)
         counts = rng.multinomial(taken, np.full(len(own), 1.0 / len(own)), size=draws)
-        total += counts @ values[:, own].T * (len(own) / taken)
-        deviations[own] = _deviations(values[:, own].T) * len(own) / len(families)
+        share = 1 / len(set(families)) if by_family else len(own) / len(families)
+        estimate += share * values[:, own].mean(1)
+        total += counts @ values[:, own].T * (share / taken)
+        deviations[own] = share * _deviations(values[:, own].T)
         degrees += len(own) - 1
-    return Statistic(values.mean(1), total / len(families), deviations, max(degrees, 1), np.zeros(len(values)))
+    return Statistic(estimate, total, deviations, max(degrees, 1), np.zeros(len(values)))
 
 
 def _deviations(values: Array) -> Array:
