@@ -20,7 +20,16 @@ from immunebench.board.statistics import TaskSample, resample
 
 FAMILIES = ("style", "object", "identity", "relearn")
 #: families, tasks a family, seeds, pictures, chains
-SHAPES = ((4, 2, 1, 24, 3), (4, 4, 3, 24, 7), (4, 4, 3, 16, 7), (3, 2, 1, 24, 4), (4, 2, 1, 16, 3))
+SHAPES = (
+    (4, 2, 1, 24, 3),
+    (4, 4, 3, 24, 7),
+    (4, 4, 3, 16, 7),
+    (3, 2, 1, 24, 4),
+    (4, 2, 1, 16, 3),
+    (3, 2, 1, 24, 7),
+    (2, 3, 1, 24, 3),
+    (1, 5, 1, 24, 3),
+)
 #: mean P a family, its spread over tasks and over chains of a task
 WORLDS = {
     "middling": ((0.5,) * 4, 0.2, 0.1),
