@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from immunebench.board.beside import HEADS
 from immunebench.board.model import Board, Row
 from immunebench.board.tables import number
 
@@ -23,7 +24,7 @@ class Column:
     title
         Heading on pages and in LaTeX.
     group
-        ``headline``, ``utility``, ``family``, ``attack``, ``readings`` or ``cost``.
+        ``headline``, ``utility``, ``family``, ``attack``, ``readings``, ``beside`` or ``cost``.
     value
         The number of a row; None where it does not exist.
     interval
@@ -81,7 +82,10 @@ def columns(board: Board) -> list[Column]:
         Column("p_mean_case", "mean case", "readings", lambda r: r.p_mean_case, help="Mean over chains of P."),
         Column("p_best_step", "best step", "readings", lambda r: r.p_best_step, help="P at the attacker's best step."),
         Column("p_curve", "whole curve", "readings", lambda r: r.p_curve, help="P over all saved steps."),
+        Column("p_best_response", "best response", "readings", lambda r: r.p_best_response, help="P with the ladder."),
+        Column("p_public_base", "public base", "readings", lambda r: r.p_public_base, help="P where the base is had."),
         Column("sgr", "SGR", "readings", lambda r: r.sgr, help="IMMA's similarity gap ratio, raw metrics."),
+        *(_beside(name, title) for name, title in HEADS.items()),
         Column("seconds", "protect s", "cost", lambda r: r.seconds, digits=1, help="Seconds to protect one task."),
     ]
 
@@ -94,6 +98,10 @@ def worst_chains(row: Row) -> list[tuple[str, int]]:
 def remarks(row: Row) -> list[str]:
     """What a reader must know of a row in a few words: incomplete, flags, badges."""
     return ["incomplete"] * bool(row.incomplete) + list(row.flags) + list(row.badges)
+
+
+def _beside(name: str, title: str) -> Column:
+    return Column(f"beside.{name}", title, "beside", lambda row: getattr(row.beside, name), help=f"Not in P: {title}.")
 
 
 def _family(name: str) -> Column:

@@ -14,6 +14,12 @@ def winner(board: Board) -> Row | None:
     return max(able, key=lambda row: row.p or 0.0, default=None)
 
 
+def tied(board: Board, row: Row) -> list[Row]:
+    """The rows of a row's tie group: same rank, track and budget class; itself alone where it has no rank."""
+    place = row.rank, row.track, row.budget_class
+    return [r for r in board.rows if (r.rank, r.track, r.budget_class) == place] if row.rank is not None else [row]
+
+
 def finding(board: Board) -> str:
     """One sentence: what held, by how much, at what cost, against which controls, how sure."""
     if board.refusals:
@@ -58,9 +64,8 @@ def _sure(board: Board, best: Row) -> str:
         return f"{count}: no interval, no ranks"
     low, high = best.p_interval
     text = f"{count}: {rules.CONFIDENCE:.0%} interval {low:.0%} to {high:.0%}"
-    ties = [r for r in board.rows if (r.rank, r.track, r.budget_class) == (best.rank, best.track, best.budget_class)]
-    if best.rank is not None and len(ties) > 1:
-        text += f", tied with {len(ties) - 1} more"
+    if ties := len(tied(board, best)) - 1:
+        text += f", tied with {ties} more"
     return text
 
 

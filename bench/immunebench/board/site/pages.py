@@ -12,7 +12,7 @@ from jinja2 import Environment
 
 from immunebench.board import tables
 from immunebench.board.columns import remarks
-from immunebench.board.finding import finding, winner
+from immunebench.board.finding import finding, tied, winner
 from immunebench.board.model import Board
 from immunebench.board.plots import write_curves, write_plots
 from immunebench.board.site import views
@@ -93,7 +93,7 @@ def _index(pages: Pages, title: str) -> None:
         return
     write_files(board, pages.folder, suite.name)
     tables.write_markdown(board, suite.name, pages.folder / "board.md")
-    lines, columns, best = views.lines(board), views.shown_columns(board), winner(board)
+    lines, columns, best = views.lines(board, pages.catalog), views.shown_columns(board), winner(board)
     groups = {column.group for column in columns}
     pages.write(
         "index.html",
@@ -101,7 +101,7 @@ def _index(pages: Pages, title: str) -> None:
         title=title,
         finding=finding(board),
         best=best,
-        ties=0 if best is None else sum(row.rank == best.rank for row in board.rows),
+        ties=0 if best is None else len(tied(board, best)),
         plots=write_plots(board, suite.measurements, pages.folder / "plots"),
         gallery=views.gallery(suite, pages.cells),
         lines=lines,
