@@ -273,8 +273,18 @@ def _section(measured: str, origin: str, group: list[Figure]) -> Section:
     ]
     heads = ("method", *(["setting"] if settings else []), *metrics)
     first = group[0]
-    where = first.source, first.place, re.sub("^arXiv:", "https://arxiv.org/abs/", first.url), first.base, first.note
-    return Section(measured, origin, heads, tuple(rows), *map(plain, where), first.certainty)
+    return Section(
+        measured,
+        origin,
+        heads,
+        tuple(rows),
+        source=plain(first.source),
+        place=plain(first.place),
+        url=plain(re.sub("^arXiv:", "https://arxiv.org/abs/", first.url)),
+        base=plain(first.base),
+        note=plain(first.note),
+        certainty=first.certainty,
+    )
 
 
 def _metric(figure: Figure) -> str:

@@ -98,7 +98,8 @@ def save(figure: Figure, folder: Path, name: str, formats: Sequence[str] = ("svg
     folder.mkdir(parents=True, exist_ok=True)
     # Measured once here: "tight" would draw the whole figure a second time for each format.
     figure.set_dpi(_DPI)
-    box = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer()).padded(0.12)
+    canvas: Any = FigureCanvasAgg(figure)
+    box = figure.get_tightbbox(canvas.get_renderer()).padded(0.12)
     paths = []
     for suffix in formats:
         metadata = {"Date": None, "Creator": None} if suffix == "svg" else {"Software": None}
