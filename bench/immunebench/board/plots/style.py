@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.transforms import Bbox
 
 from immunebench.board.model import Row
 from immunebench.board.text import shorten
@@ -54,6 +55,8 @@ CYCLE = tuple(
 )
 
 _DPI = 144
+#: Label of a figure whose margins hold everything but the names beside its lines.
+ROOMY = "roomy"
 
 _STYLE: dict[str, Any] = {
     "svg.hashsalt": "immunebench",
@@ -98,8 +101,7 @@ def save(figure: Figure, folder: Path, name: str, formats: Sequence[str] = ("svg
     folder.mkdir(parents=True, exist_ok=True)
     # Measured once here: "tight" would draw the whole figure a second time for each format.
     figure.set_dpi(_DPI)
-    canvas: Any = FigureCanvasAgg(figure)
-    box = figure.get_tightbbox(canvas.get_renderer()).padded(0.12)
+    box = _box(figure).padded(0.12)
     paths = []
     for suffix in formats:
         metadata = {"Date": None, "Creator": None} if suffix == "svg" else {"Software": None}
@@ -109,6 +111,17 @@ def save(figure: Figure, folder: Path, name: str, formats: Sequence[str] = ("svg
         path.write_bytes(buffer.getvalue())
         paths.append(path)
     return paths
+
+
+def _box(figure: Figure) -> Bbox:
+    """What a figure covers, in inches: a measured "tight" box, but for axes that leave room for their own labels."""
+    canvas: Any = FigureCanvasAgg(figure)
+    renderer = canvas.get_renderer()
+    if figure.get_label() != ROOMY:
+        return figure.get_tightbbox(renderer)
+    # Measuring ticks costs as much as drawing them, and only the names at the side can reach beyond the figure.
+    names = [text.get_window_extent(renderer) for axes in figure.axes for text in axes.texts]
+    return Bbox.union([figure.bbox, *names]).transformed(figure.dpi_scale_trans.inverted())
 
 
 def label(text: str, most: int = 26) -> str:
