@@ -16,8 +16,7 @@ def winner(board: Board) -> Row | None:
 
 def tied(board: Board, row: Row) -> list[Row]:
     """The rows of a row's tie group: same rank, track and budget class; itself alone where it has no rank."""
-    place = row.rank, row.track, row.budget_class
-    return [r for r in board.rows if (r.rank, r.track, r.budget_class) == place] if row.rank is not None else [row]
+    return [other for other in board.leagues.get(row.league, [row]) if other.rank == row.rank]
 
 
 def finding(board: Board) -> str:
@@ -36,7 +35,7 @@ def finding(board: Board) -> str:
     if not entries:
         return "No result: no defense was measured completely."
     best = winner(board) or max(entries, key=lambda row: row.p or 0.0)
-    parts = [_verdict(best, board), *_controls(board), _sure(board, best)]
+    parts = [_verdict(best, board), *_elsewhere(board, best), *_controls(board), _sure(board, best)]
     return "; ".join(part for part in parts if part) + "."
 
 
@@ -55,6 +54,16 @@ def _verdict(best: Row, board: Board) -> str:
     if noises and max(noises) >= p:
         text += ", no better than random noise"
     return text
+
+
+def _elsewhere(board: Board, best: Row) -> list[str]:
+    """Who leads where the best does not compete."""
+    leads = [rows[0] for league, rows in sorted(board.leagues.items()) if league != best.league]
+    return (
+        [f"ranked apart: {', '.join(f'{row.defense} ({row.league}) {row.p or 0.0:.0%}' for row in leads)}"]
+        if leads
+        else []
+    )
 
 
 def _sure(board: Board, best: Row) -> str:

@@ -126,6 +126,11 @@ class Row:
         return self.kind == "control"
 
     @property
+    def league(self) -> str:
+        """What the row is ranked within: its track, and the budget class where it changes pictures."""
+        return self.track if self.budget_class is None else f"{self.track}, Linf {self.budget_class}"
+
+    @property
     def passes(self) -> bool:
         """Whether the row is complete, clears the utility gate, keeps its budget and is not brittle."""
         return not self.incomplete and not {"utility gate", "over budget", "brittle"} & {*self.flags, *self.badges}
@@ -154,6 +159,15 @@ class Board:
     def uninformative(self) -> tuple[Power, ...]:
         """Every (task, chain) that the power gate excludes, for all entries alike."""
         return tuple(power for power in self.power if not power.informative)
+
+    @property
+    def leagues(self) -> dict[str, list[Row]]:
+        """Ranked rows by what they are ranked within, each best first."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            if row.rank is not None:
+                found.setdefault(row.league, []).append(row)
+        return found
 
     def row(self, defense: str) -> Row | None:
         """The row of a defense, None where it is not on the board."""

@@ -151,7 +151,7 @@ def _cells(row: Row) -> list[str]:
     return [
         "-" if row.rank is None else str(row.rank),
         f"{row.defense}@{row.version}",
-        row.track,
+        row.league if row.rank is not None else row.track,
         number(row.p),
         interval_text(row.p_interval),
         *map(number, scores),

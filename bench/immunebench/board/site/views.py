@@ -47,6 +47,8 @@ class Line:
     remarks: tuple[str, ...]
     failed: tuple[TaskScore, ...]
     status: str = ""
+    league: str = ""
+    first: bool = False
 
     @property
     def attacks(self) -> str:
@@ -96,9 +98,18 @@ def lines(board: Board, catalog: Catalog | None = None) -> list[Line]:
             tuple(remarks(row)),
             tuple(score for score in row.scores if score.reason and score.status != "incomplete"),
             entry.manifest.status if (entry := made.get(row.defense)) is not None else "",
+            _league(board, row),
+            row.rank == 1 and len(board.leagues[row.league]) > 1,
         )
         for row in board.rows
     ]
+
+
+def _league(board: Board, row: Row) -> str:
+    """Among how many a row is ranked, and which where a board has several such tables in one."""
+    if row.rank is None:
+        return ""
+    return f"of {len(board.leagues[row.league])}" + (f" in {row.league}" if len(board.leagues) > 1 else "")
 
 
 def shown_columns(board: Board) -> list[Column]:
