@@ -14,6 +14,7 @@ from jinja2 import Environment
 
 from immunebench.board.document import schema_text
 from immunebench.board.finding import finding
+from immunebench.board.model import Board
 from immunebench.board.reported import MEANING, Figure, reported_table
 from immunebench.board.site.pages import suite_pages
 from immunebench.board.site.render import environment
@@ -93,11 +94,7 @@ def _write(suites: Sequence[Suite], root: Path, catalog: Catalog | None, reporte
         "methods",
         changes=tomllib.loads((_HERE / "changelog.toml").read_text("utf-8"))["change"],
         versions={suite.name: _versions(suite) for suite in suites},
-        differences={
-            suite.name: suite.board.smallest_difference
-            for suite in sound
-            if suite.board is not None and suite.board.smallest_difference is not None
-        },
+        differences={suite.name: _tells(suite.board) for suite in sound if suite.board is not None},
     )
     if reported:
         _reported(env, root, reported)
@@ -125,6 +122,14 @@ def _reported(env: Environment, root: Path, figures: Sequence[Figure]) -> None:
         sources=_unique(figure.source for figure in figures),
         certainties=_unique(word for figure in figures for word in figure.certainty),
     )
+
+
+def _tells(board: Board) -> str:
+    """The least difference of P that a board tells from 0, or what is known in its place."""
+    if board.smallest_difference is not None:
+        return f"differences from {board.smallest_difference:.2f} on"
+    noise = "" if board.row_noise is None else f"; another seed alone moves a row by {board.row_noise:.2f}"
+    return f"none yet: no two entries have ranks{noise}"
 
 
 def suite_title(suite: Suite, catalog: Catalog | None) -> str:
