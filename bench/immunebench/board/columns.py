@@ -24,7 +24,7 @@ class Column:
     title
         Heading on pages and in LaTeX.
     group
-        ``headline``, ``utility``, ``family``, ``attack``, ``readings``, ``beside`` or ``cost``.
+        ``headline``, ``utility``, ``changes``, ``family``, ``attack``, ``readings``, ``beside`` or ``cost``.
     value
         The number of a row; None where it does not exist.
     interval
@@ -76,6 +76,7 @@ def columns(board: Board) -> list[Column]:
         Column("u_gen", "U gen", "utility", lambda r: r.u_gen, help="Unrelated prompts still drawn right."),
         Column("u_ben", "U ben", "utility", lambda r: r.u_ben, help="A harmless concept can still be learnt."),
         Column("fidelity", "fidelity", "utility", lambda r: r.fidelity, help="Protected against published pictures."),
+        *(_change(name) for name in sorted({name for row in board.rows for name in row.changes})),
         *(_family(name) for name in families(board)),
         *(_chain(name) for name in chains(board)),
         Column("matched", "matched", "readings", lambda r: r.matched, help="P on the attack it was made against."),
@@ -98,6 +99,11 @@ def worst_chains(row: Row) -> list[tuple[str, int]]:
 def remarks(row: Row) -> list[str]:
     """What a reader must know of a row in a few words: incomplete, flags, badges."""
     return ["incomplete"] * bool(row.incomplete) + list(row.flags) + list(row.badges)
+
+
+def _change(name: str) -> Column:
+    text = f"Protected against published pictures: {name}{', the largest, of 255' if name == 'linf' else ''}."
+    return Column(f"changes.{name}", name, "changes", lambda row: row.changes.get(name), digits=3, help=text)
 
 
 def _beside(name: str, title: str) -> Column:

@@ -58,7 +58,7 @@ def _verdict(best: Row, board: Board) -> str:
 
 def _elsewhere(board: Board, best: Row) -> list[str]:
     """Who leads where the best does not compete."""
-    leads = [rows[0] for league, rows in sorted(board.leagues.items()) if league != best.league]
+    leads = [rows[0] for league, rows in board.leagues.items() if league != best.league]
     return (
         [f"ranked apart: {', '.join(f'{row.defense} ({row.league}) {row.p or 0.0:.0%}' for row in leads)}"]
         if leads

@@ -218,7 +218,7 @@ def _ranks(rows: Sequence[Row], places: Mapping[str, Place]) -> tuple[list[Row],
     """Tie groups within track and budget class, and for each pair of ranked rows the least difference that shows."""
     classes: dict[tuple[str, int | None], list[Row]] = defaultdict(list)
     for row in rows:
-        if row.p_interval is not None and row.passes and not row.control and "no budget class" not in row.badges:
+        if row.p_interval is not None and row.passes and not row.control:
             classes[row.track, row.budget_class].append(row)
     ranks: dict[str, int] = {}
     widths: list[float] = []

@@ -63,6 +63,8 @@ class Measurement:
         What the defense releases.
     linf, budget
         Largest measured change of a pixel and the declared one, both of 255.
+    changes
+        Mean of every measure of protected against published pictures, by metric; of ``linf`` the largest.
     seconds
         Wall-clock cost per stage, in seconds.
     beside
@@ -107,6 +109,7 @@ class Measurement:
     changes_model: bool = True
     linf: float | None = None
     budget: float | None = None
+    changes: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     beside: Beside = field(default_factory=Beside)
     metric: str = ""
@@ -163,6 +166,7 @@ def measurement(record: Record) -> Measurement:
         changes_model="protect_images" not in cell.hooks or "protect_model" in cell.hooks,
         linf=None if change is None else max(change.values),
         budget=cell.budget,
+        changes={name: max(m.values) if name == "linf" else m.mean for name, m in sorted(by_name.items())},
         seconds={stage: cost.seconds for stage, cost in record.cost.items()},
         beside=beside(record),
         metric=record.metric,

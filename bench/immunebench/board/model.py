@@ -83,7 +83,8 @@ class Row:
     ranked. `matched` is P on the attacks that the defense names in `against`, which is what papers report.
     `p_best_response` is the headline with the ladder's chains in the minimum, `p_public_base` P where the attacker
     has the base; None where the suite has no such chain. `by_metric` has every metric of the records, the target
-    metric among them. `badges` says in a word each what kind of row this is and why it may be unranked.
+    metric among them. `changes` is what protected pictures differ from published ones, by metric: the largest ``linf``,
+    the mean over cells of the others. `badges` says in a word each what kind of row this is and why it may be unranked.
     """
 
     defense: str
@@ -119,6 +120,7 @@ class Row:
     budget_class: int | None = None
     p_best_response: float | None = None
     p_public_base: float | None = None
+    changes: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def control(self) -> bool:
@@ -132,8 +134,9 @@ class Row:
 
     @property
     def passes(self) -> bool:
-        """Whether the row is complete, clears the utility gate, keeps its budget and is not brittle."""
-        return not self.incomplete and not {"utility gate", "over budget", "brittle"} & {*self.flags, *self.badges}
+        """Whether the row is complete, clears the utility gate, keeps a budget that has a class, and is not brittle."""
+        bars = {"utility gate", "over budget", "no budget class", "brittle"}
+        return not self.incomplete and not bars & {*self.flags, *self.badges}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ GROUPS = {
     "family": "P by family",
     "attack": "P by attack",
     "utility": "parts of U",
+    "changes": "change of pictures",
     "readings": "other readings of P",
     "beside": "beside the score",
     "cost": "cost",
