@@ -172,6 +172,10 @@ class Board:
                 found.setdefault(row.league, []).append(row)
         return found
 
+    def leads(self, row: Row) -> bool:
+        """Whether a row is of the first tie group among several; one that is ranked alone leads nobody."""
+        return row.rank == 1 and len(self.leagues[row.league]) > 1
+
     def row(self, defense: str) -> Row | None:
         """The row of a defense, None where it is not on the board."""
         return next((row for row in self.rows if row.defense == defense), None)

@@ -109,7 +109,7 @@ def to_latex(board: Board, suite: str = "") -> str:
 
 def _latex_table(board: Board, shown: list[Column], caption: str) -> str:
     heads = ["defense", *(latex(column.title, 40) for column in shown), "worst chain"]
-    rows = [[_latex_cells(row, shown) for row in group] for group in _groups(board)]
+    rows = [[_latex_cells(row, shown, board.leads(row)) for row in group] for group in _groups(board)]
     table = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}", tabular(heads, rows, worded=1), r"\end{table}"]
     return "\n".join(table) + "\n"
 
@@ -120,8 +120,8 @@ def _groups(board: Board) -> list[list[Row]]:
     return [group for group in (ranked, unranked, [row for row in board.rows if row.control]) if group]
 
 
-def _latex_cells(row: Row, shown: list[Column]) -> list[str]:
-    worst, first = worst_chains(row), row.rank == 1
+def _latex_cells(row: Row, shown: list[Column], first: bool) -> list[str]:
+    worst = worst_chains(row)
     name = rf"\texttt{{{latex(row.defense, 64)}}}"
     # An entry under the utility gate keeps its numbers and no rank, as the board has it.
     cells = [rf"\textbf{{{name}}}" if first else name]
@@ -139,6 +139,6 @@ def _caption(board: Board, name: str) -> str:
     rule = board.interval_rule or (board.notes[0] if board.notes else "")
     if rule:
         parts.append(latex(rule, 200) + ".")
-    if any(row.rank == 1 for row in board.rows):
+    if any(map(board.leads, board.rows)):
         parts.append("Bold: tie group 1.")
     return " ".join(parts)

@@ -100,7 +100,7 @@ def lines(board: Board, catalog: Catalog | None = None) -> list[Line]:
             tuple(score for score in row.scores if score.reason and score.status != "incomplete"),
             entry.manifest.status if (entry := made.get(row.defense)) is not None else "",
             _league(board, row),
-            row.rank == 1 and len(board.leagues[row.league]) > 1,
+            board.leads(row),
         )
         for row in board.rows
     ]
