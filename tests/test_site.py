@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from markupsafe import escape
 from typer.testing import CliRunner
 
 import house
@@ -285,6 +286,20 @@ def test_what_papers_report_is_on_a_page_of_its_own(site: Path, suites: list[Sui
         if path.suffix in (".html", ".csv", ".json", ".tex", ".md"):
             assert "reported by a paper" not in path.read_text("utf-8"), "never among measured figures"
     assert "28.67" not in (site / "suites/toy/index.html").read_text("utf-8")
+
+
+def test_a_layered_defense_shows_every_layer(tmp_path: Path) -> None:
+    made = [made_up.record(name, TASKS[0], "lora") for name in ("none", "esd+imma-lora", "esd+unheard-of")]
+    made_up.write_results(tmp_path / "results/toy", made)
+    root = Path(__file__).parents[1]
+    catalog = load_catalog(root, models=root / "bench/immunebench/models.toml")
+    build_site(tmp_path / "results", tmp_path / "site", catalog)
+    pages = {path.name[:7]: path.read_text("utf-8") for path in (tmp_path / "site/suites/toy/defenses").iterdir()}
+    both = pages["esd-imm"]
+    for entry in (catalog.defenses["esd"], catalog.defenses["imma-lora"]):
+        assert str(escape(entry.manifest.threat_model)) in both and str(escape(entry.manifest.description)) in both
+    assert "gandikota2023erasing" in both and "zheng2024imma" in both
+    assert "not in this checkout" not in both and "not in this checkout" in pages["esd-unh"]
 
 
 def test_a_site_without_reported_figures_has_no_such_page(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def _all_cells(pages: Pages) -> None:
 def _defense(pages: Pages, name: str) -> None:
     records, board = pages.suite.of(defense=name), pages.board
     row = None if board is None else board.row(name)
-    entry = views.entry_of(pages.catalog, "defense", name)
+    layers = views.layers_of(pages.catalog, name)
     by_task: dict[str, dict[str, Any]] = defaultdict(dict)
     for score in () if row is None else row.scores:
         by_task[score.task][score.chain] = score
@@ -150,9 +150,9 @@ def _defense(pages: Pages, name: str) -> None:
         title=first.defense_title,
         row=row,
         remarks=() if row is None else remarks(row),
-        entry=entry,
+        layers=layers,
         params=records[0].params,
-        citation=views.citation(entry),
+        citation="\n\n".join(filter(None, (views.citation(entry) for _, entry in layers))),
         curves=_curves(pages, f"defense-{slug(name)}", defense=name) if name != "none" else "",
         chains=_names(record.cell.chain for record in records),
         scores=by_task,

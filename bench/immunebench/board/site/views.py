@@ -170,6 +170,11 @@ def entry_of(catalog: Catalog | None, kind: str, name: str) -> Entry | None:
     return table.get(catalog.names.get((kind, name), name))
 
 
+def layers_of(catalog: Catalog | None, name: str) -> list[tuple[str, Entry | None]]:
+    """The entries that a defense is made of, with their names: itself, or the layers of ``esd+imma-lora``."""
+    return [(part, entry_of(catalog, "defense", part)) for part in name.split("+")]
+
+
 def citation(entry: Entry | None, most: int = 8000) -> str:
     """The entry's BibTeX, at most `most` characters; empty where there is none."""
     if entry is None:
