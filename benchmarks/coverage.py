@@ -105,6 +105,25 @@ def measure(
     ]
 
 
+def biases(shape: Sequence[int], means: Sequence[float], spread: tuple[float, float], worlds: int) -> list[str]:
+    """Bias of the mean over tasks of the least P_raw over chains, and of the least P, which is clipped."""
+    families, tasks, seeds, pictures, chains = shape
+    rng = np.random.default_rng(7)
+    many = [true_p(rng, mean, 100_000, chains, spread) for mean in means[:families]]
+    raw, clipped = [], []
+    for _ in range(worlds):
+        for family, mean in zip(FAMILIES, means[:families], strict=False):
+            for p in true_p(rng, mean, tasks, chains, spread):
+                sample = observe(rng, p[None], family, "task", seeds, pictures)
+                floor, ceiling = sample.floor.mean(), sample.ceiling.mean((0, 2))
+                seen = (ceiling - sample.defended[0].mean((0, 2))) / (ceiling - floor)
+                raw.append(seen.min())
+                clipped.append(np.clip(seen, 0.0, 1.0).min())
+    true_raw = float(np.mean([p.min(1).mean() for p in many]))
+    true_clipped = float(np.mean([np.clip(p, 0.0, 1.0).min(1).mean() for p in many]))
+    return [f"{np.mean(raw) - true_raw:+.3f}", f"{np.mean(clipped) - true_clipped:+.3f}"]
+
+
 def compare(shape: Sequence[int], pair: Sequence[float], worlds: int, draws: int) -> list[str]:
     """True difference, coverage of its paired interval, how often 0 lies below it, mean width."""
     families, tasks, seeds, pictures, chains = shape
@@ -136,11 +155,14 @@ def main() -> None:
     parser.add_argument("--worlds", type=int, default=200, help="worlds a row")
     parser.add_argument("--draws", type=int, default=400, help="draws of the bootstrap a world")
     parser.add_argument("--pairs", action="store_true", help="paired differences instead of the headline")
+    parser.add_argument("--bias", action="store_true", help="bias of the minimum, and with clipping, without intervals")
     numbers = range(len(SHAPES))
     parser.add_argument("--shapes", type=int, nargs="+", default=[*numbers], choices=numbers, help="which of SHAPES")
     arguments = parser.parse_args()
     heads = ["families x tasks x seeds, pictures, chains", "world"]
-    if arguments.pairs:
+    if arguments.bias:
+        heads += ["bias of the minimum", "bias after clipping"]
+    elif arguments.pairs:
         heads += ["true difference", "coverage", "told apart", "width"]
     else:
         heads += ["true P", "bias of P", "coverage", "truth below", "truth above", "width"]
@@ -152,7 +174,12 @@ def main() -> None:
                 cells = compare(shape, PAIRS[name], arguments.worlds, arguments.draws)
             else:
                 means, *spread = WORLDS[name]
-                cells = measure(shape, means, (spread[0], spread[1]), arguments.worlds, arguments.draws)
+                both = spread[0], spread[1]
+                cells = (
+                    biases(shape, means, both, arguments.worlds)
+                    if arguments.bias
+                    else measure(shape, means, both, arguments.worlds, arguments.draws)
+                )
             print("| " + " | ".join([label, name, *cells]) + " |", flush=True)
 
 
