@@ -12,12 +12,13 @@ from typing import Any
 
 import jsonschema
 import pytest
+from rich.console import Console
 
 import made_up
 from immunebench.board import Board, BoardError, Power, Row, TaskScore, TaskUtility
 from immunebench.board.document import BoardDocument, json_schema, schema_text
 from immunebench.board.finding import finding
-from immunebench.board.tables import markdown
+from immunebench.board.tables import markdown, terminal
 from immunebench.board.text import latex, latex_escape, shorten, slug, visible
 from immunebench.board.writers import to_csv, to_json, to_latex, write_files
 from immunebench.records import Measured, Record, Score
@@ -135,6 +136,17 @@ def test_entries_that_change_pictures_are_ranked_in_their_budget_class_with_thei
     assert said.startswith("d16 partly stops"), "what changes pictures without bound wins nothing"
     assert "ranked apart: both (layered, Linf 8) 41%, d8 (data, Linf 8) 31%, d4 (data, Linf 4) 21%" in said
     assert "| d8@1 | data, Linf 8 |" in " ".join(markdown(mixed, "t").split())
+
+
+def test_no_number_is_cut_in_a_narrow_terminal() -> None:
+    shown = board(row(), row("a-defense-with-a-name-of-forty-letters-ok", track="layered", badges=("Linf 16",)))
+    for width in (200, 125):
+        console = Console(width=width, file=io.StringIO())
+        console.print(terminal(shown, "t", width))
+        text = console.file.getvalue()
+        assert "\N{HORIZONTAL ELLIPSIS}" not in text
+        assert all(number in text for number in ("0.42", "0.35 to 0.50", "0.91"))
+        assert ("U_gen" in text) == (width == 200)
 
 
 def test_latex_is_bold_for_tie_group_one_and_sets_apart_what_is_not_ranked() -> None:
