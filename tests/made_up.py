@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from immunebench.board import Board, aggregate, measurement
+from immunebench.board import Board, aggregate, measurement, rules
 from immunebench.records import (
     AnchorValues,
     Baseline,
@@ -93,7 +93,7 @@ def record(defense: str, task: str, chain: str, seed: int = 0, suite: str = "toy
     use = 0.1 if defense == "destroy" else 1.0 if kind == "control" else 0.7 + 0.3 * draw("u", defense)
     hooks = ("protect_images",) if images else () if defense.startswith("none") else ("protect_model",)
     family = task.partition("-")[0]
-    metric = "ism0@1" if family == "identity" else "image_similarity@1"
+    metric = f"{rules.TARGET_METRIC[family]}@1"
     seconds = {} if not hooks else {"protect": 2.0 + 600 * draw("s", defense) ** 3}
 
     def score(mean: float, steps: dict[int, float] | None = None) -> Score:
@@ -103,6 +103,7 @@ def record(defense: str, task: str, chain: str, seed: int = 0, suite: str = "toy
     def curve(end: float) -> dict[int, float]:
         return {step: 0.1 + (end - 0.1) * (step / STEPS[-1]) ** 0.6 for step in STEPS}
 
+    links = "+".join(f"{name}@1" for name in chain.split("+"))
     names = CellNames(
         task=task,
         task_version=1,
@@ -127,7 +128,7 @@ def record(defense: str, task: str, chain: str, seed: int = 0, suite: str = "toy
         suite=suite,
         suite_version="1.0",
         track=None,
-        comparability=f"{suite}@1.0/{task}@1/{chain}@1/{metric}/cpu@1",
+        comparability=f"{suite}@1.0/{task}@1/{links}/{metric}/cpu@1",
         cell=names,
         metric=metric,
         status="ok",

@@ -71,10 +71,49 @@ def test_mean_over_tasks_has_the_unbiased_spread_of_scipys_bootstrap() -> None:
 
 def test_two_families_of_two_tasks_stretch_by_student_with_two_degrees() -> None:
     draws = np.random.default_rng(0).standard_normal(200_000)
-    below, above = spread(draws, 0.0, 2)
-    assert (below, above) == pytest.approx((4.303, 4.303), rel=0.02)
-    # half of the variance is of pictures: degrees 2 x (1 / 0.5) ** 2 = 8
-    assert spread(draws, 0.5, 2)[1] == pytest.approx(2.306, rel=0.02)
+    half = np.full(4, 0.5)
+    # the tasks show all of the variance of 1
+    assert spread(draws, half, 2) == pytest.approx((4.303, 4.303), rel=0.02)
+    # they show a quarter; the rest is noise of pictures, of which one drawn task of two holds twice what a mean has
+    assert spread(draws, half / 2, 2) == pytest.approx((4.303 * np.sqrt(0.375),) * 2, rel=0.02)
+
+
+def noisy(values: np.ndarray, noise: float) -> list[TaskSample]:
+    """Tasks of one family with these P of each row, shape (tasks, rows), and noisy pictures; floor 0, ceiling 1."""
+    rng = np.random.default_rng(8)
+    wave = noise * rng.standard_normal((*values.shape, 8))
+    wave -= wave.mean(-1, keepdims=True)
+    return [
+        TaskSample(
+            f"{t:02}",
+            "style",
+            ("lora",),
+            np.zeros((1, 8)),
+            np.ones((1, 1, 8)),
+            (1 - values[t, :, None] + wave[t])[:, None, None],
+        )
+        for t in range(len(values))
+    ]
+
+
+def test_noise_of_pictures_that_the_tasks_show_already_is_counted_once() -> None:
+    values = 0.5 + 0.1 * np.random.default_rng(4).standard_normal((12, 2))
+    for noise in (0.0, 0.25):
+        drawn = resample(noisy(values, noise))
+        sem = stats.sem(values[:, 0])
+        assert drawn.headline.interval(0) == pytest.approx(
+            stats.t.interval(0.95, 11, values[:, 0].mean(), sem), abs=0.006
+        )
+        difference = values[:, 0] - values[:, 1]
+        theirs = stats.ttest_1samp(difference, 0.0).confidence_interval()
+        assert drawn.difference(0, 1) == pytest.approx((theirs.low, theirs.high), abs=0.008)
+
+
+def test_tasks_that_are_alike_have_the_interval_of_their_pictures() -> None:
+    drawn = resample(noisy(np.full((12, 1), 0.5), 0.2))
+    pictures = 0.2 / np.sqrt(8 * 12)
+    below, above = np.subtract(drawn.headline.interval(0), 0.5)
+    assert (-below, above) == pytest.approx((stats.t.ppf(0.975, 11) * pictures,) * 2, rel=0.2)
 
 
 def test_pictures_are_drawn_as_a_plain_resample_draws_them() -> None:

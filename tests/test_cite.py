@@ -69,7 +69,7 @@ def line(*arguments: str) -> str:
 def test_the_number_the_method_and_the_provenance_are_printed() -> None:
     shown = call("--defense", "imma-lora")
     assert shown.exit_code == 0
-    assert r"imma-lora@1~\cite{zheng2024imma} & $0.50$ & $1.00$ & lora \\" in shown.stdout
+    assert r"imma-lora@1~\cite{zheng2024imma} & 0.50 & 1.00 & lora \\" in shown.stdout
     assert "@inproceedings{zheng2024imma," in shown.stdout and "@inproceedings{hu2022lora," in shown.stdout
     assert shown.stdout.count("@software{immunebench,") == 1
     assert "destroy" not in shown.stdout
@@ -86,7 +86,15 @@ def test_a_table_of_all_rows_separates_the_controls() -> None:
     for name in ("families", "chains"):
         table = json.loads(call("--json", "--table", name).stdout)["table"].splitlines()
         assert table[2] == {"families": r"Defense & style \\", "chains": r"Defense & lora \\"}[name]
-        assert r"imma-lora@1~\cite{zheng2024imma} & $0.50$ \\" in table
+        assert r"imma-lora@1~\cite{zheng2024imma} & 0.50 \\" in table
+
+
+def test_a_layered_row_cites_the_papers_of_its_layers(place: Path) -> None:
+    put(place, [record("esd+imma-lora", 0.5), record("unheard-of+imma-lora", 0.5)])
+    shown = call("--defense", "esd+imma-lora").stdout
+    assert r"esd+imma-lora@1~\cite{gandikota2023erasing,zheng2024imma} & 0.50" in shown
+    assert "@inproceedings{gandikota2023erasing," in shown and "@inproceedings{zheng2024imma," in shown
+    assert "% no reference of unheard-of+imma-lora@1 is here" in call("--defense", "unheard-of+imma-lora").stdout
 
 
 def test_an_interval_is_cited_where_the_board_has_one(place: Path) -> None:
@@ -95,7 +103,7 @@ def test_an_interval_is_cited_where_the_board_has_one(place: Path) -> None:
     cited = cite_rows(snapshot, [row])
     assert str(cited.claims[0]) == "0.5000[0.0000,0.6124]"
     assert parse(str(cited)) == cited
-    assert "$0.50 [0.00, 0.61]$" in latex([row], "main", {})
+    assert r"0.50 {\scriptsize [0.00, 0.61]}" in latex([row], "main", {})
     differences = check(cited, snapshot).differences
     assert differences == ("number differs: P(imma-lora@1) cited 0.5000[0.0000,0.6124], now 0.5000",)
 
@@ -279,7 +287,7 @@ def test_citing_needs_no_torch() -> None:
 def test_a_row_without_a_headline_is_cited_as_none(place: Path) -> None:
     row: Standing = taken(place).row("imma-lora").model_copy(update={"p": None, "incomplete": ("x",)})
     assert str(cite_rows(taken(place), [row]).claims[0]) == "none"
-    assert "imma-lora@1 & -- & $1.00$" in latex([row], "main", {})
+    assert "imma-lora@1 & -- & 1.00" in latex([row], "main", {})
 
 
 def test_layers_are_cited_under_their_joined_name(place: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_release_holds_boards_digests_rules_and_checksums(place: Path) -> None
         "release.json",
         "rules.md",
         "SHA256SUMS",
-        *(f"tiny/{n}" for n in ("board.md", "board.csv", "snapshot.json")),
+        *(f"tiny/{n}" for n in ("board.md", "board.csv", "board.json", "board.tex", "snapshot.json")),
     }
     assert files.keys() == expected
     assert files["rules.md"] == b"the rules\n"

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from markupsafe import escape
 from typer.testing import CliRunner
 
 import house
 import made_up
 from immunebench import cli
 from immunebench.board import Board, aggregate, measurement
+from immunebench.board.reported import figures
 from immunebench.board.site import Suite, build_site, load_suite, write_site
 from immunebench.board.site.render import environment
 from immunebench.board.site.suite import check_sheet
@@ -46,6 +48,7 @@ BROWSER = [
 VIEWS = [
     "index.html",
     "methods.html",
+    "reported.html",
     "suites/toy/index.html",
     "suites/toy/cells.html",
     "suites/toy/defenses/wall.html",
@@ -92,7 +95,10 @@ def site(suites: list[Suite], tmp_path_factory: pytest.TempPathFactory) -> Path:
     house.defense(root, "wall", "protect_model", f'url = "javascript:alert(3)"\n[params]\na = "{text}"\n', kind="model")
     (root / "defenses/wall/cite.bib").write_text(f"@misc{{wall, title = {{{HOSTILE}}}}}", "utf-8")
     out = tmp_path_factory.mktemp("web") / "site"
-    write_site(suites, out, load_catalog(root, models=models))
+    published = figures(Path(__file__).parents[1] / "leaderboard" / "reported.toml")
+    bad = dict.fromkeys(("method", "measured", "setting", "base", "source", "place", "note"), HOSTILE + "x" * 10_000)
+    hostile = dataclasses.replace(published[0], **bad, url="javascript:alert(4)")
+    write_site(suites, out, load_catalog(root, models=models), reported=[*published, hostile])
     return out
 
 
@@ -128,7 +134,8 @@ def test_every_link_leads_to_a_file_of_the_site(site: Path) -> None:
         for link in found.links:
             parts = urlsplit(link)
             if parts.scheme:
-                assert parts.scheme in ("https", "http") and page.parent.name in ("defenses", "attacks"), link
+                outside = page.parent.name in ("defenses", "attacks") or page.name == "reported.html"
+                assert parts.scheme in ("https", "http") and outside, link
                 continue
             target = page if not parts.path else page.parent / unquote(parts.path)
             assert target.resolve().is_relative_to(site.resolve()) and target.is_file(), (page, link)
@@ -243,6 +250,63 @@ def test_a_refused_board_shows_why_and_no_score(tmp_path: Path) -> None:
     words = " ".join(Reader((tmp_path / "site/suites/toy/index.html").read_text("utf-8")).words)
     assert "destroy: U is 1.000, not below the utility gate" in words
     assert not list((tmp_path / "site/suites/toy").glob("board.*"))
+
+
+def test_a_cell_that_the_power_gate_excludes_shows_no_p(tmp_path: Path) -> None:
+    def weak(name: str) -> Any:
+        made = made_up.record(name, TASKS[0], "dreambooth")
+        # the attack learns nothing on no defense: its ceiling is its floor
+        flat = made.baseline.floor
+        assert flat is not None
+        scores = flat.scores if name == "none" else made.scores
+        return made.model_copy(
+            update={"baseline": made.baseline.model_copy(update={"ceiling": flat}), "scores": scores}
+        )
+
+    sound = [made_up.record(name, TASKS[0], "lora") for name in ("none", "wall")]
+    made_up.write_results(tmp_path / "results/toy", [*sound, weak("none"), weak("wall")])
+    build_site(tmp_path / "results", tmp_path / "site")
+    cells = {path.name: path for path in (tmp_path / "site/suites/toy/cells").iterdir()}
+    for name, path in cells.items():
+        words = " ".join(" ".join(Reader(path.read_text("utf-8")).words).split())
+        assert ("uninformative : without a defense" in words) == ("dreambooth" in name)
+        assert ("P \N{EN DASH}" in words) == ("dreambooth" in name)
+
+
+def test_what_papers_report_is_on_a_page_of_its_own(site: Path, suites: list[Suite]) -> None:
+    page = (site / "reported.html").read_text("utf-8")
+    words = " ".join(" ".join(Reader(page).words).split())
+    assert "285 figures" in words and "none is ranked with the measured ones" in words
+    assert words.count("reported by a paper") == page.count("<table") > 20, "every table carries the badge"
+    row = re.search(r"<tr data-row[^>]*>(?:(?!</tr>).)*Kilian Eng.*?</tr>", page)
+    assert row is not None
+    assert Reader(row[0]).words[-3:] == ["26.78", "4.59", "25.73"]
+    assert "https://arxiv.org/abs/2311.18815" in page and "javascript:" not in page
+    for path in (site / "suites").rglob("*"):
+        if path.suffix in (".html", ".csv", ".json", ".tex", ".md"):
+            assert "reported by a paper" not in path.read_text("utf-8"), "never among measured figures"
+    assert "28.67" not in (site / "suites/toy/index.html").read_text("utf-8")
+
+
+def test_a_layered_defense_shows_every_layer(tmp_path: Path) -> None:
+    made = [made_up.record(name, TASKS[0], "lora") for name in ("none", "esd+imma-lora", "esd+unheard-of")]
+    made_up.write_results(tmp_path / "results/toy", made)
+    root = Path(__file__).parents[1]
+    catalog = load_catalog(root, models=root / "bench/immunebench/models.toml")
+    build_site(tmp_path / "results", tmp_path / "site", catalog)
+    pages = {path.name[:7]: path.read_text("utf-8") for path in (tmp_path / "site/suites/toy/defenses").iterdir()}
+    both = pages["esd-imm"]
+    for entry in (catalog.defenses["esd"], catalog.defenses["imma-lora"]):
+        assert str(escape(entry.manifest.threat_model)) in both and str(escape(entry.manifest.description)) in both
+    assert "gandikota2023erasing" in both and "zheng2024imma" in both
+    assert "not in this checkout" not in both and "not in this checkout" in pages["esd-unh"]
+
+
+def test_a_site_without_reported_figures_has_no_such_page(tmp_path: Path) -> None:
+    small(tmp_path / "results")
+    build_site(tmp_path / "results", tmp_path / "site")
+    assert not (tmp_path / "site/reported.html").exists()
+    assert "reported.html" not in (tmp_path / "site/index.html").read_text("utf-8")
 
 
 def test_command_writes_all_boards_and_the_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,6 +434,24 @@ def test_cells_are_filtered_by_every_facet_and_open_with_their_picture(page: Pag
     assert page.evaluate("document.querySelector('figure.sheet img').naturalWidth") == 600
 
 
+def test_reported_figures_are_filtered_and_empty_tables_go(page: Page, site: Path) -> None:
+    page.goto((site / "reported.html").as_uri())
+    everything = page.locator("section[data-block]:visible").count()
+    page.locator("select[data-control=method]").select_option(label="IMMA")
+    names = set(page.locator("tr[data-row]:visible th").all_inner_texts())
+    assert names == {"IMMA"} and 0 < page.locator("section[data-block]:visible").count() < everything
+    page.locator("select[data-control=certainty]").select_option("recalled")
+    assert page.locator("section[data-block]:visible").count() == page.locator("tr[data-row]:visible").count() == 0
+    page.locator("select[data-control=method]").select_option("")
+    assert (
+        page.locator("section[data-block]:visible .tag.warn").count()
+        == page.locator("section[data-block]:visible").count()
+    )
+    page.reload()
+    assert "certainty=recalled" in page.url
+    assert page.locator("select[data-control=certainty]").input_value() == "recalled"
+
+
 def test_theme_follows_the_system_and_the_choice_stays(page: Page, site: Path) -> None:
     background = "getComputedStyle(document.documentElement).backgroundColor"
     page.emulate_media(color_scheme="light")
@@ -391,6 +473,8 @@ def test_without_scripts_everything_is_there(browser: Browser, site: Path) -> No
     assert page.locator("#entries tr[data-row]:visible").count() == len(NAMES) + 4
     assert page.locator(".filters:visible, button:visible").count() == 0
     assert page.locator("#entries th[data-key=sgr]").is_visible(), "columns that only a script could show are shown"
+    page.goto((site / "reported.html").as_uri())
+    assert page.locator("tr[data-row]:visible").count() == page.locator("tr[data-row]").count() > 60
     context.close()
 
 

@@ -12,13 +12,16 @@ from typing import Any
 
 import jsonschema
 import pytest
+from rich.console import Console
 
 import made_up
 from immunebench.board import Board, BoardError, Power, Row, TaskScore, TaskUtility
 from immunebench.board.document import BoardDocument, json_schema, schema_text
-from immunebench.board.tables import markdown
+from immunebench.board.finding import finding
+from immunebench.board.tables import markdown, terminal
 from immunebench.board.text import latex, latex_escape, shorten, slug, visible
 from immunebench.board.writers import to_csv, to_json, to_latex, write_files
+from immunebench.records import Measured, Record, Score
 
 ROOT = Path(__file__).parents[1]
 
@@ -87,6 +90,63 @@ def test_one_number_reads_the_same_in_every_format() -> None:
     assert (cells["P"], cells["95 %"], cells["U"]) == ("0.42", "0.35 to 0.50", "0.91")
     assert "& 123.5 &" in tex
     assert r"0.30 & 0.55 {\scriptsize [0.45, 0.65]} & 0.42 & 0.80 &" in to_latex(shown), "by family, then by chain"
+
+
+def changed(name: str, linf: float, kind: str = "data", p: float = 0.5) -> list[Record]:
+    """Records of an entry that changes pictures by `linf` of 255 and stops `p`, less where pictures are cleaned."""
+    made = []
+    for at, task in enumerate(made_up.TASKS):
+        for chain in ("lora", "jpeg50+lora"):
+            one = made_up.record(name, task, chain)
+            part = p + 0.02 * (at % 2) - 0.2 * (chain != "lora")
+            cell = one.cell.model_copy(
+                update={"defense_kind": kind, "hooks": ("protect_images",), "budget": 255, "defense_title": name}
+            )
+            values = tuple(0.9 - 0.8 * part + x for x in (-0.02, 0.02))
+            score = Score(values=values, n=2, mean=0.9 - 0.8 * part, per_step={})
+            measures = {"linf@1": linf, "ssim@1": 1 - linf / 100, "perceptual@1": linf / 50}
+            fidelity = {metric: Measured(values=(v,), n=1, mean=v) for metric, v in measures.items()}
+            made.append(one.model_copy(update={"cell": cell, "fidelity": fidelity, "scores": {one.metric: score}}))
+    return made
+
+
+def test_entries_that_change_pictures_are_ranked_in_their_budget_class_with_their_changes_beside() -> None:
+    none = [made_up.record("none", task, chain) for task in made_up.TASKS for chain in ("lora", "jpeg50+lora")]
+    entries = [("d4", 4.0, "data", 0.4), ("d8", 8.0, "data", 0.5), ("d8-less", 7.0, "data", 0.3)]
+    entries += [("d16", 16.0, "data", 0.8), ("far", 40.0, "data", 0.9), ("both", 8.0, "layered", 0.6)]
+    mixed = made_up.board(none + [one for name, linf, kind, p in entries for one in changed(name, linf, kind, p)])
+    lines = {line["defense"]: line for line in csv.DictReader(io.StringIO(to_csv(mixed)))}
+    ranks = {name: lines[name]["rank"] for name, *_ in entries}
+    assert ranks == {"d4": "1", "d8": "1", "d8-less": "2", "d16": "1", "far": "", "both": "1"}
+    assert "no budget class" in lines["far"]["remarks"]
+    changes = [float(lines["d8"][f"changes.{name}"]) for name in ("linf", "perceptual", "ssim")]
+    assert changes == pytest.approx([8, 0.16, 0.92])
+    assert lines["none"]["changes.linf"] == ""
+    # what cleaning undoes is a column of its own, and the worst chain
+    assert float(lines["d8"]["p_chain.lora"]) == pytest.approx(0.51)
+    assert float(lines["d8"]["p_chain.jpeg50+lora"]) == float(lines["d8"]["p"]) == pytest.approx(0.31)
+    assert lines["d8"]["worst_chain"] == "jpeg50+lora (6)"
+    assert {league: [row.defense for row in rows] for league, rows in mixed.leagues.items()} == {
+        "data, Linf 16": ["d16"],
+        "layered, Linf 8": ["both"],
+        "data, Linf 8": ["d8", "d8-less"],
+        "data, Linf 4": ["d4"],
+    }
+    said = finding(mixed)
+    assert said.startswith("d16 partly stops"), "what changes pictures without bound wins nothing"
+    assert "ranked apart: both (layered, Linf 8) 41%, d8 (data, Linf 8) 31%, d4 (data, Linf 4) 21%" in said
+    assert "| d8@1 | data, Linf 8 |" in " ".join(markdown(mixed, "t").split())
+
+
+def test_no_number_is_cut_in_a_narrow_terminal() -> None:
+    shown = board(row(), row("a-defense-with-a-name-of-forty-letters-ok", track="layered", badges=("Linf 16",)))
+    for width in (200, 125):
+        console = Console(width=width, file=io.StringIO())
+        console.print(terminal(shown, "t", width))
+        text = console.file.getvalue()
+        assert "\N{HORIZONTAL ELLIPSIS}" not in text
+        assert all(number in text for number in ("0.42", "0.35 to 0.50", "0.91"))
+        assert ("U_gen" in text) == (width == 200)
 
 
 def test_latex_is_bold_for_tie_group_one_and_sets_apart_what_is_not_ranked() -> None:

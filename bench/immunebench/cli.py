@@ -231,6 +231,7 @@ def board(
     site: Annotated[Path, typer.Option("--site", help="Folder of the site; replaced as a whole.")] = Path(
         "leaderboard/site"
     ),
+    leaderboard: cli_board.BoardDir = Path("leaderboard"),
 ) -> None:
     """Print the scored table of a suite's results; without SUITE write every board, its files, plots and the site.
 
@@ -243,7 +244,7 @@ def board(
     if suite is None:
         if markdown is not None:
             raise UsageError("needs a SUITE", field="--markdown")
-        _write_boards(results, site)
+        _write_boards(results, site, leaderboard)
         return
     try:
         found = scored.score_folder(scored.suite_folder(suite, results))
@@ -265,16 +266,18 @@ cli_board.register(app)
 cli_sheet.register(app)
 
 
-def _write_boards(results: Path, site: Path) -> None:
+def _write_boards(results: Path, site: Path, leaderboard: Path) -> None:
     """Write ``board.md`` beside the records of every suite, and the site with every other format."""
-    from immunebench.board import tables
+    from immunebench.board import reported, tables
     from immunebench.board.site import load_suite, suite_folders, write_site
 
     folders = suite_folders(results)
     if not folders:
         raise UsageError("has no folder of records:", field="--results", value=str(results))
     suites = [load_suite(folder) for folder in folders]
-    files = write_site(suites, site, _catalog())
+    published = leaderboard / "reported.toml"
+    figures = reported.figures(published) if published.is_file() else []
+    files = write_site(suites, site, _catalog(), reported=figures)
     for folder, scored in zip(folders, suites, strict=True):
         if scored.board is None or scored.refusals:
             print(f"no board: {scored.name}: {'; '.join(scored.refusals)}", file=sys.stderr)

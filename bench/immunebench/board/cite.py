@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from immunebench.board import references
+from immunebench.board.latex_table import figure, tabular
 from immunebench.board.model import BoardError
 from immunebench.board.provenance import Provenance, cite_rows
-from immunebench.board.snapshot import Interval, Snapshot, Standing
-from immunebench.board.tables import number
+from immunebench.board.snapshot import Snapshot, Standing
 from immunebench.board.text import latex_escape
 
 if TYPE_CHECKING:
@@ -89,10 +89,10 @@ def cite(
     if snapshot.refusals:
         raise BoardError("no number of this board can be cited: " + "; ".join(snapshot.refusals))
     rows = snapshot.rows if defense is None else (snapshot.row(defense),)
-    shown: list[Entry] = [catalog.defenses[row.defense] for row in rows if row.defense in catalog.defenses]
+    shown: list[Entry] = [entry for row in rows for entry in _entries(row.defense, catalog)]
     shown += [catalog.attacks[name] for name in snapshot.attacks if name in catalog.attacks]
     suite = references.suite_work(citation)
-    absent = [row.name for row in rows if row.defense not in catalog.defenses]
+    absent = [row.name for row in rows if not _entries(row.defense, catalog)]
     name = None
     if release is not None:
         suite += "\n\n" + references.release_work(citation, release.id, release.created, release.digest)
@@ -104,17 +104,14 @@ def cite(
 
 def latex(rows: Sequence[Standing], table: TableName, keys: Mapping[str, Sequence[str]]) -> str:
     """Rows as a booktabs table, controls below a rule; `keys` are the BibTeX keys of each defense."""
-    columns = _columns(rows, table)
-    heads = ["Defense", *columns, *(["Worst chain"] if table == "main" else [])]
-    body = [r"\begin{tabular}{l" + "r" * len(columns) + ("l" if table == "main" else "") + "}", r"\toprule"]
-    body += [" & ".join(heads) + r" \\", r"\midrule"]
-    for at, row in enumerate(rows):
-        if at and row.control and not rows[at - 1].control:
-            body.append(r"\midrule")
-        cite = rf"~\cite{{{','.join(keys[row.defense])}}}" if keys.get(row.defense) else ""
-        cells = [latex_escape(row.name) + cite, *_values(row, table, rows)]
-        body.append(" & ".join(cells) + r" \\")
-    return "\n".join([*body, r"\bottomrule", r"\end{tabular}"])
+    heads = ["Defense", *_columns(rows, table), *(["Worst chain"] if table == "main" else [])]
+    lines = {row.name: [_named(row, keys.get(row.defense, ())), *_values(row, table, rows)] for row in rows}
+    groups = [[lines[row.name] for row in rows if row.control == control] for control in (False, True)]
+    return tabular(heads, groups, worded=1 if table == "main" else 0)
+
+
+def _named(row: Standing, keys: Sequence[str]) -> str:
+    return latex_escape(row.name) + (rf"~\cite{{{','.join(keys)}}}" if keys else "")
 
 
 def _columns(rows: Sequence[Standing], table: TableName) -> list[str]:
@@ -131,21 +128,20 @@ def _values(row: Standing, table: TableName, rows: Sequence[Standing]) -> list[s
     if table == "main":
         worst = sorted(set(row.worst.values()))
         named = latex_escape(worst[0]) if len(worst) == 1 else f"{len(worst)} chains" if worst else "--"
-        return [_number(row.p, row.interval), _number(row.u), named]
+        return [figure(row.p, row.interval), figure(row.u), named]
     values = row.p_family if table == "families" else row.p_chain
-    return [_number(values.get(name)) for name in _names(rows, table)]
+    return [figure(values.get(name)) for name in _names(rows, table)]
 
 
-def _number(value: float | None, interval: Interval | None = None) -> str:
-    if value is None:
-        return "--"
-    span = "" if interval is None else f" [{number(interval[0])}, {number(interval[1])}]"
-    return f"${number(value)}{span}$"
+def _entries(defense: str, catalog: Catalog) -> list[Entry]:
+    """The entry of a row, or those of its layers; none where one of them is not here."""
+    parts = [catalog.defenses.get(name) for name in defense.split("+")]
+    return [part for part in parts if part is not None] if None not in parts else []
 
 
 def _keys(row: Standing, catalog: Catalog) -> list[str]:
     """Keys that the defense's name is followed by; a control stands for no paper."""
-    entry = catalog.defenses.get(row.defense)
-    if entry is None or row.control:
-        return []
-    return [key for key in references.entry_works(entry) if key != references.SUITE_KEY]
+    found = [] if row.control else _entries(row.defense, catalog)
+    return list(
+        dict.fromkeys(key for entry in found for key in references.entry_works(entry) if key != references.SUITE_KEY)
+    )

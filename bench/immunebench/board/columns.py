@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from immunebench.board.beside import HEADS
 from immunebench.board.model import Board, Row
 from immunebench.board.tables import number
 
@@ -23,7 +24,7 @@ class Column:
     title
         Heading on pages and in LaTeX.
     group
-        ``headline``, ``utility``, ``family``, ``attack``, ``readings`` or ``cost``.
+        ``headline``, ``utility``, ``changes``, ``family``, ``attack``, ``readings``, ``beside`` or ``cost``.
     value
         The number of a row; None where it does not exist.
     interval
@@ -75,13 +76,17 @@ def columns(board: Board) -> list[Column]:
         Column("u_gen", "U gen", "utility", lambda r: r.u_gen, help="Unrelated prompts still drawn right."),
         Column("u_ben", "U ben", "utility", lambda r: r.u_ben, help="A harmless concept can still be learnt."),
         Column("fidelity", "fidelity", "utility", lambda r: r.fidelity, help="Protected against published pictures."),
+        *(_change(name) for name in sorted({name for row in board.rows for name in row.changes})),
         *(_family(name) for name in families(board)),
         *(_chain(name) for name in chains(board)),
         Column("matched", "matched", "readings", lambda r: r.matched, help="P on the attack it was made against."),
         Column("p_mean_case", "mean case", "readings", lambda r: r.p_mean_case, help="Mean over chains of P."),
         Column("p_best_step", "best step", "readings", lambda r: r.p_best_step, help="P at the attacker's best step."),
         Column("p_curve", "whole curve", "readings", lambda r: r.p_curve, help="P over all saved steps."),
+        Column("p_best_response", "best response", "readings", lambda r: r.p_best_response, help="P with the ladder."),
+        Column("p_public_base", "public base", "readings", lambda r: r.p_public_base, help="P where the base is had."),
         Column("sgr", "SGR", "readings", lambda r: r.sgr, help="IMMA's similarity gap ratio, raw metrics."),
+        *(_beside(name, title) for name, title in HEADS.items()),
         Column("seconds", "protect s", "cost", lambda r: r.seconds, digits=1, help="Seconds to protect one task."),
     ]
 
@@ -94,6 +99,15 @@ def worst_chains(row: Row) -> list[tuple[str, int]]:
 def remarks(row: Row) -> list[str]:
     """What a reader must know of a row in a few words: incomplete, flags, badges."""
     return ["incomplete"] * bool(row.incomplete) + list(row.flags) + list(row.badges)
+
+
+def _change(name: str) -> Column:
+    text = f"Protected against published pictures: {name}{', the largest, of 255' if name == 'linf' else ''}."
+    return Column(f"changes.{name}", name, "changes", lambda row: row.changes.get(name), digits=3, help=text)
+
+
+def _beside(name: str, title: str) -> Column:
+    return Column(f"beside.{name}", title, "beside", lambda row: getattr(row.beside, name), help=f"Not in P: {title}.")
 
 
 def _family(name: str) -> Column:

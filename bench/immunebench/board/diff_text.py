@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from immunebench.board import rules
 from immunebench.board.diff import BoardDifference, EntryDifference
-from immunebench.board.paired import LEVEL
 
 
 def board_lines(difference: BoardDifference, a: str, b: str) -> Iterator[str]:
     """Two boards: a line a defense, then rows of one side, notes and cells that do not compare."""
     yield f"{difference.suite}: A is {a}, B is {b}"
-    rows = [["A", "B", "B - A", f"{LEVEL:.0%} interval", "cells", "B is"]]
+    rows = [["A", "B", "B - A", f"{rules.CONFIDENCE:.0%} interval", "cells", "B is"]]
     for entry in difference.entries:
         numbers = [_signed(entry.difference), _span(entry.interval), str(len(entry.cells))]
         rows.append([entry.a, entry.b, *numbers, entry.verdict])

@@ -103,6 +103,7 @@ class RowPart(_Part):
     budget_class: int | str | None
     p_best_response: float | None
     p_public_base: float | None
+    changes: dict[str, float] = Field(description="Protected against published pictures, by metric.")
     scores: tuple[TaskScorePart, ...]
     utilities: tuple[TaskUtilityPart, ...]
 

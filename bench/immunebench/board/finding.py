@@ -14,6 +14,11 @@ def winner(board: Board) -> Row | None:
     return max(able, key=lambda row: row.p or 0.0, default=None)
 
 
+def tied(board: Board, row: Row) -> list[Row]:
+    """The rows of a row's tie group: same rank, track and budget class; itself alone where it has no rank."""
+    return [other for other in board.leagues.get(row.league, [row]) if other.rank == row.rank]
+
+
 def finding(board: Board) -> str:
     """One sentence: what held, by how much, at what cost, against which controls, how sure."""
     if board.refusals:
@@ -30,7 +35,7 @@ def finding(board: Board) -> str:
     if not entries:
         return "No result: no defense was measured completely."
     best = winner(board) or max(entries, key=lambda row: row.p or 0.0)
-    parts = [_verdict(best, board), *_controls(board), _sure(board, best)]
+    parts = [_verdict(best, board), *_elsewhere(board, best), *_controls(board), _sure(board, best)]
     return "; ".join(part for part in parts if part) + "."
 
 
@@ -51,6 +56,16 @@ def _verdict(best: Row, board: Board) -> str:
     return text
 
 
+def _elsewhere(board: Board, best: Row) -> list[str]:
+    """Who leads where the best does not compete."""
+    leads = [rows[0] for league, rows in board.leagues.items() if league != best.league]
+    return (
+        [f"ranked apart: {', '.join(f'{row.defense} ({row.league}) {row.p or 0.0:.0%}' for row in leads)}"]
+        if leads
+        else []
+    )
+
+
 def _sure(board: Board, best: Row) -> str:
     """How sure: the interval and rank of the best, or that there is none."""
     count = board.notes[0].split(":")[0]
@@ -58,9 +73,8 @@ def _sure(board: Board, best: Row) -> str:
         return f"{count}: no interval, no ranks"
     low, high = best.p_interval
     text = f"{count}: {rules.CONFIDENCE:.0%} interval {low:.0%} to {high:.0%}"
-    ties = [r for r in board.rows if (r.rank, r.track, r.budget_class) == (best.rank, best.track, best.budget_class)]
-    if best.rank is not None and len(ties) > 1:
-        text += f", tied with {len(ties) - 1} more"
+    if ties := len(tied(board, best)) - 1:
+        text += f", tied with {ties} more"
     return text
 
 

@@ -126,6 +126,8 @@ def interval_rule(rows: Iterable[Row], cells: Sequence[Measurement], deviation: 
     )
     if any(row.p_interval is None for row in rows if row.p is not None):
         text += "; rows of tracks with too few informative tasks have neither"
+    if any(row.p_interval is not None and not row.control and _at_a_bound(row.p_interval) for row in rows):
+        text += "; an interval that ends at 0 or 1 is conservative, the truth cannot lie beyond that end"
     if len({cell.seed for cell in cells if cell.defense != "none"}) != 1:
         return text
     if deviation is None:
@@ -133,6 +135,10 @@ def interval_rule(rows: Iterable[Row], cells: Sequence[Measurement], deviation: 
     return (
         text + f"; one seed: its standard deviation of {deviation:.2f} in similarity is that of further seeds of none"
     )
+
+
+def _at_a_bound(interval: Interval) -> bool:
+    return interval[0] <= 0.0 or interval[1] >= 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +218,7 @@ def _ranks(rows: Sequence[Row], places: Mapping[str, Place]) -> tuple[list[Row],
     """Tie groups within track and budget class, and for each pair of ranked rows the least difference that shows."""
     classes: dict[tuple[str, int | str | None], list[Row]] = defaultdict(list)
     for row in rows:
-        if row.p_interval is not None and row.passes and not row.control and "no budget class" not in row.badges:
+        if row.p_interval is not None and row.passes and not row.control:
             classes[row.track, row.budget_class].append(row)
     ranks: dict[str, int] = {}
     widths: list[float] = []

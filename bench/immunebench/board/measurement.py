@@ -69,6 +69,8 @@ class Measurement:
         Declared perceptual distance of an entry that has one in the place of ``budget``.
     data
         What was measured of protected and cleaned pictures, and of faces and mimicry.
+    changes
+        Mean of every measure of protected against published pictures, by metric; of ``linf`` the largest.
     seconds
         Wall-clock cost per stage, in seconds.
     beside
@@ -117,6 +119,7 @@ class Measurement:
     budget: float | None = None
     perceptual_budget: float | None = None
     data: DataSide = field(default_factory=DataSide)
+    changes: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     beside: Beside = field(default_factory=Beside)
     metric: str = ""
@@ -176,6 +179,7 @@ def measurement(record: Record) -> Measurement:
         budget=cell.budget,
         perceptual_budget=cell.perceptual_budget,
         data=data_side(record),
+        changes={name: max(m.values) if name == "linf" else m.mean for name, m in sorted(by_name.items())},
         seconds={stage: cost.seconds for stage, cost in record.cost.items()},
         beside=beside(record),
         metric=record.metric,

@@ -86,7 +86,8 @@ class Row:
     `against`, which is what papers report.
     `p_best_response` is the headline with the ladder's chains in the minimum, `p_public_base` P where the attacker
     has the base; None where the suite has no such chain. `by_metric` has every metric of the records, the target
-    metric among them. `badges` says in a word each what kind of row this is and why it may be unranked.
+    metric among them. `changes` is what protected pictures differ from published ones, by metric: the largest ``linf``,
+    the mean over cells of the others. `badges` says in a word each what kind of row this is and why it may be unranked.
     """
 
     defense: str
@@ -122,6 +123,7 @@ class Row:
     budget_class: int | str | None = None
     p_best_response: float | None = None
     p_public_base: float | None = None
+    changes: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def control(self) -> bool:
@@ -129,9 +131,15 @@ class Row:
         return self.kind == "control"
 
     @property
+    def league(self) -> str:
+        """What the row is ranked within: its track, and the budget class where it changes pictures."""
+        return self.track if self.budget_class is None else f"{self.track}, Linf {self.budget_class}"
+
+    @property
     def passes(self) -> bool:
-        """Whether the row is complete, clears the utility gate, keeps its budget and is not brittle."""
-        return not self.incomplete and not {"utility gate", "over budget", "brittle"} & {*self.flags, *self.badges}
+        """Whether the row is complete, clears the utility gate, keeps a budget that has a class, and is not brittle."""
+        bars = {"utility gate", "over budget", "no budget class", "brittle"}
+        return not self.incomplete and not bars & {*self.flags, *self.badges}
 
 
 @dataclass(frozen=True)
@@ -196,6 +204,19 @@ class Board:
     def uninformative(self) -> tuple[Power, ...]:
         """Every (task, chain) that the power gate excludes, for all entries alike."""
         return tuple(power for power in self.power if not power.informative)
+
+    @property
+    def leagues(self) -> dict[str, list[Row]]:
+        """Ranked rows by what they are ranked within, each best first."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            if row.rank is not None:
+                found.setdefault(row.league, []).append(row)
+        return found
+
+    def leads(self, row: Row) -> bool:
+        """Whether a row is of the first tie group among several; one that is ranked alone leads nobody."""
+        return row.rank == 1 and len(self.leagues[row.league]) > 1
 
     def row(self, defense: str) -> Row | None:
         """The row of a defense, None where it is not on the board."""

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping
 
 from immunebench.board import rules, scores
 
-LEVEL = 0.95
-DRAWS = 10_000
-_SEED = 0
-
 
 def mean_difference(differences_by_task: Mapping[str, float], families: Mapping[str, str] | None = None) -> float:
     """Mean over families of the mean over tasks, as the headline has it; one family where none are named."""
-    return scores.mean([scores.mean(group) for group in _groups(differences_by_task, families)])
+    groups: dict[str, list[float]] = {}
+    for task, difference in sorted(differences_by_task.items()):
+        groups.setdefault("" if families is None else families[task], []).append(difference)
+    return scores.mean([scores.mean(group) for group in groups.values()])
 
 
 def paired_interval(
     differences_by_task: Mapping[str, float], families: Mapping[str, str] | None = None
 ) -> tuple[float, float] | None:
-    """95 % percentile bootstrap of `mean_difference` over tasks.
+    """Interval of `mean_difference` over tasks, as the board makes those of paired rows.
 
     Parameters
     ----------
@@ -32,21 +31,16 @@ def paired_interval(
     Returns
     -------
     tuple | None
-        Lower and upper end; None with fewer tasks than `INTERVAL_TASKS`, where a bootstrap says nothing.
+        Lower and upper end; None with fewer tasks than a row needs for its interval, in all or in a family.
     """
     import numpy as np
 
-    if len(differences_by_task) < rules.INTERVAL_TASKS:
+    from immunebench.board.statistics import mean_over_tasks, spread
+
+    tasks = sorted(differences_by_task)
+    names = ["" if families is None else families[task] for task in tasks]
+    if len(tasks) < rules.INTERVAL_TASKS or min(Counter(names).values()) < rules.INTERVAL_TASKS_FAMILY:
         return None
-    random = np.random.default_rng(_SEED)
-    means = [random.choice(group, (DRAWS, len(group))).mean(axis=1) for group in _groups(differences_by_task, families)]
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(np.mean(means, axis=0), (tail, 1 - tail))
-    return float(low), float(high)
-
-
-def _groups(differences_by_task: Mapping[str, float], families: Mapping[str, str] | None) -> list[list[float]]:
-    groups: dict[str, list[float]] = defaultdict(list)
-    for task, difference in sorted(differences_by_task.items()):
-        groups["" if families is None else families[task]].append(difference)
-    return [groups[family] for family in sorted(groups)]
+    drawn = mean_over_tasks(np.array([[differences_by_task[task] for task in tasks]]), names, by_family=True)
+    below, above = spread(drawn.draws[:, 0], drawn.deviations[:, 0], drawn.degrees)
+    return float(drawn.estimate[0]) - below, float(drawn.estimate[0]) + above

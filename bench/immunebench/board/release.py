@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 import re
@@ -19,6 +17,7 @@ from immunebench.board import tables
 from immunebench.board.model import Board, BoardError
 from immunebench.board.scored import NothingToShow, Scored, score_folder
 from immunebench.board.snapshot import Snapshot, rules_digest, take
+from immunebench.board.writers import to_csv, to_json, to_latex
 from immunebench.errors import UsageError
 from immunebench.schema import M, Model, usage_error
 
@@ -112,10 +111,12 @@ def make(name: str, results: Path, leaderboard: Path, *, created: str | None = N
 
 
 def board_files(board: Board, snapshot: Snapshot) -> dict[str, bytes]:
-    """The files of one suite: Markdown, CSV and JSON, always in the same bytes."""
+    """The files of one suite: Markdown, CSV, JSON, LaTeX and the snapshot, always in the same bytes."""
     return {
         "board.md": tables.markdown(board, snapshot.suite).encode(),
-        "board.csv": _csv(snapshot).encode(),
+        "board.csv": to_csv(board).encode(),
+        "board.json": to_json(board, snapshot.suite).encode(),
+        "board.tex": to_latex(board, snapshot.suite).encode(),
         _SNAPSHOT: _json(snapshot),
     }
 
@@ -244,21 +245,3 @@ def _load(path: Path, model: type[M]) -> M:
 
 def _json(value: Model) -> bytes:
     return (json.dumps(value.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
-
-
-def _csv(snapshot: Snapshot) -> str:
-    families = sorted({name for row in snapshot.rows for name in row.p_family})
-    chains = sorted({name for row in snapshot.rows for name in row.p_chain})
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    heads = ["defense", "version", "kind", "p", "p_low", "p_high", "u", "p_mean_case"]
-    heads += [f"p_family.{name}" for name in families] + [f"p_chain.{name}" for name in chains]
-    writer.writerow([*heads, "complete", "flags"])
-    for row in snapshot.rows:
-        low, high = row.interval or (None, None)
-        numbers = [row.p, low, high, row.u, row.p_mean_case]
-        numbers += [row.p_family.get(name) for name in families] + [row.p_chain.get(name) for name in chains]
-        texts = ["" if value is None else repr(value) for value in numbers]
-        names = [row.defense, row.version, row.kind]
-        writer.writerow([*names, *texts, str(not row.incomplete).lower(), "; ".join(row.flags)])
-    return stream.getvalue()

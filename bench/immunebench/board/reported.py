@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,12 +139,20 @@ class Section:
         What was measured; on which base, from where and how certain.
     heads, rows
         Cells as text: method, setting where there are any, a metric a column; empty where there is no value.
+    source, place, url, base, note, certainty
+        The parts of `origin`; `url` is an address that a browser opens, or empty.
     """
 
     measured: str
     origin: str
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    source: str = ""
+    place: str = ""
+    url: str = ""
+    base: str = ""
+    note: str = ""
+    certainty: tuple[Certainty, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -262,7 +271,20 @@ def _section(measured: str, origin: str, group: list[Figure]) -> Section:
         (method, *([setting] if settings else []), *(row.get(metric, "") for metric in metrics))
         for (method, setting), row in values.items()
     ]
-    return Section(measured, origin, ("method", *(["setting"] if settings else []), *metrics), tuple(rows))
+    heads = ("method", *(["setting"] if settings else []), *metrics)
+    first = group[0]
+    return Section(
+        measured,
+        origin,
+        heads,
+        tuple(rows),
+        source=plain(first.source),
+        place=plain(first.place),
+        url=plain(re.sub("^arXiv:", "https://arxiv.org/abs/", first.url)),
+        base=plain(first.base),
+        note=plain(first.note),
+        certainty=first.certainty,
+    )
 
 
 def _metric(figure: Figure) -> str:

@@ -87,7 +87,16 @@ def make_row(
         budget_class=change,
         p_best_response=_response(shown, "ladder", counted),
         p_public_base=_response(shown, "public base", []),
+        changes=_changes(cells),
     )
+
+
+def _changes(cells: Iterable[Measurement]) -> dict[str, float]:
+    found: dict[str, list[float]] = defaultdict(list)
+    for cell in cells:
+        for name, value in cell.changes.items():
+            found[name].append(value)
+    return {name: max(values) if name == "linf" else scores.mean(values) for name, values in sorted(found.items())}
 
 
 def _response(task_scores: Iterable[TaskScore], role: rules.Role, beside: Sequence[TaskScore]) -> float | None:

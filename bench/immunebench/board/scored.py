@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,7 +99,11 @@ def score_folder(folder: Path, *, sheets: bool = False) -> Scored:
     BoardError
         Its records cannot share a board.
     """
-    records, problems = load_results(folder, sheets=sheets)
+    return score_loaded(*load_results(folder, sheets=sheets))
+
+
+def score_loaded(records: Iterable[Record], problems: Sequence[Problem]) -> Scored:
+    """Score records that are loaded already; see `score_folder`."""
     if any(problem.fatal for problem in problems):
         raise NothingToShow(problems)
     current = newest(records)

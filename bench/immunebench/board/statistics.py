@@ -62,17 +62,18 @@ class Statistic:
         Shape (rows,).
     draws
         Shape (draws, rows).
-    within
-        Shape (rows,): the part of the draws' variance that comes from seeds and pictures.
+    deviations
+        Shape (tasks, rows): how far each task lies from the mean of its family, weighted so that the sum of squares
+        is the variance of the estimate that the spread over tasks shows, noise of seeds and pictures included.
     degrees
-        Degrees of freedom of the part that comes from tasks.
+        Degrees of freedom of that variance: tasks less families.
     bias
         Shape (rows,), at most 0: estimated bias of the minimum over chains.
     """
 
     estimate: Array
     draws: Array
-    within: Array
+    deviations: Array
     degrees: int
     bias: Array
 
@@ -83,7 +84,7 @@ class Statistic:
     def interval(self, row: int) -> Interval | None:
         """The interval of one row, inside [0, 1] and around its estimate; None without any draw."""
         draws, estimate = self.draws[:, row], float(self.estimate[row])
-        below, above = spread(draws, float(self.within[row]), self.degrees)
+        below, above = spread(draws, self.deviations[:, row], self.degrees)
         if math.isnan(below):
             return None
         bottom, top = estimate - below, estimate + above - float(self.bias[row])
@@ -116,21 +117,23 @@ class Resampled:
         return low - max(excess, 0.0), high - max(excess, 0.0)
 
 
-def spread(draws: Array, within: float, degrees: int) -> tuple[float, float]:
-    """Distances from the draws' mean to the ends of their interval, widened for few tasks.
+def spread(draws: Array, deviations: Array, degrees: int) -> tuple[float, float]:
+    """Distances from the draws' mean to the ends of their interval.
 
-    The quantiles are stretched by Student's t over the normal quantile, with Satterthwaite's degrees of freedom:
-    only the part of the variance that tasks give was estimated from few of them.
+    The spread of the tasks' values holds the noise of seeds and pictures already, and drawing those anew within
+    drawn tasks adds it again (Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8). The
+    draws therefore give the interval its shape alone. They are scaled to the variance that the tasks show, or to that
+    of seeds and pictures where this is greater, and stretched by Student's t over the normal quantile.
     """
     known = draws[~np.isnan(draws)]
     if not len(known):
         return math.nan, math.nan
-    total = float(known.var())
+    total, shown = float(known.var()), float(np.square(deviations).sum())
     if total <= 0.0:
         return 0.0, 0.0
-    between = max(total - within, 0.0)
-    effective = math.inf if between <= 0.0 else degrees * (total / between) ** 2
-    stretch = float(stdtrit(effective, _TAILS[1]) / ndtri(_TAILS[1])) if effective < 1e6 else 1.0
+    # k - 1 of a family's k tasks are drawn, so the noise of each weighs k / (k - 1) of what it does in a mean over k
+    noise = max(total - shown, 0.0) * min(degrees / len(deviations), 1.0)
+    stretch = float(stdtrit(degrees, _TAILS[1]) / ndtri(_TAILS[1])) * math.sqrt(max(shown, noise) / total)
     low, high = np.quantile(known, _TAILS) - known.mean()
     return -float(low) * stretch, float(high) * stretch
 
@@ -139,13 +142,15 @@ def paired(minuend: Statistic, subtrahend: Statistic, one: int, other: int) -> I
     """Interval of a difference of two numbers that share their draws."""
     estimate = float(minuend.estimate[one] - subtrahend.estimate[other])
     draws = minuend.draws[:, one] - subtrahend.draws[:, other]
-    # how much of a difference is noise of pictures is not known, so all of it counts as spread over few tasks
-    below, above = spread(draws, 0.0, minuend.degrees)
+    a, b = minuend.deviations[:, one], subtrahend.deviations[:, other]
+    below, above = spread(draws, a - b if len(a) == len(b) else np.concatenate([a, b]), minuend.degrees)
     return estimate - below, estimate + above
 
 
-def mean_over_tasks(values: Array, families: Sequence[str], *, draws: int = rules.DRAWS) -> Statistic:
-    """Draws of the plain mean over tasks of one number a task, drawn within families.
+def mean_over_tasks(
+    values: Array, families: Sequence[str], *, by_family: bool = False, draws: int = rules.DRAWS
+) -> Statistic:
+    """Draws of the mean over tasks of one number a task, drawn within families.
 
     Parameters
     ----------
@@ -153,18 +158,29 @@ def mean_over_tasks(values: Array, families: Sequence[str], *, draws: int = rule
         Shape (rows, tasks).
     families
         Family of each task.
+    by_family
+        Whether families weigh alike, as in the headline, instead of tasks.
     """
     rng = np.random.default_rng(rules.BOOTSTRAP_SEED)
-    total = np.zeros((draws, len(values)))
+    estimate, total = np.zeros(len(values)), np.zeros((draws, len(values)))
+    deviations = np.zeros(values.T.shape)
     degrees = 0
     for family in sorted(set(families)):
         own = [i for i, name in enumerate(families) if name == family]
         taken = max(len(own) - 1, 1)
         counts = rng.multinomial(taken, np.full(len(own), 1.0 / len(own)), size=draws)
-        total += counts @ values[:, own].T * (len(own) / taken)
+        share = 1 / len(set(families)) if by_family else len(own) / len(families)
+        estimate += share * values[:, own].mean(1)
+        total += counts @ values[:, own].T * (share / taken)
+        deviations[own] = share * _deviations(values[:, own].T)
         degrees += len(own) - 1
-    zero = np.zeros(len(values))
-    return Statistic(values.mean(1), total / len(families), zero, max(degrees, 1), zero)
+    return Statistic(estimate, total, deviations, max(degrees, 1), np.zeros(len(values)))
+
+
+def _deviations(values: Array) -> Array:
+    """Deviations of a family's tasks, shape (tasks, rows), whose sum of squares is the variance of their mean."""
+    tasks = len(values)
+    return np.asarray((values - values.mean(0)) / math.sqrt(max(tasks * (tasks - 1), 1)))
 
 
 def tie_groups(order: Sequence[int], difference: Callable[[int, int], Interval]) -> dict[int, int]:
@@ -211,7 +227,12 @@ def resample(
     for sample in ordered:
         if any(chain not in ladder | public for chain in sample.chains):
             families.setdefault(sample.family, []).append(sample)
-    drawn = [_family(rng, group, ladder, public, draws, detail) for group in families.values()]
+    # before any picture, so that rows which met the same tasks in other chains share these draws too
+    picks = [rng.integers(0, len(group), (draws, max(len(group) - 1, 1))) for group in families.values()]
+    drawn = [
+        _family(rng, group, taken, ladder, public, detail)
+        for group, taken in zip(families.values(), picks, strict=True)
+    ]
     return Resampled(
         headline=_mean([part.headline for part in drawn]),
         best=_mean([part.best for part in drawn]),
@@ -234,7 +255,7 @@ def _mean(parts: Sequence[Statistic]) -> Statistic:
     return Statistic(
         estimate=np.mean([part.estimate for part in parts], axis=0),
         draws=np.divide(total, counts, out=np.full_like(total, np.nan), where=counts > 0),
-        within=np.sum([part.within for part in parts], axis=0) / len(parts) ** 2,
+        deviations=np.concatenate([part.deviations for part in parts]) / len(parts),
         degrees=sum(part.degrees for part in parts),
         bias=np.mean([part.bias for part in parts], axis=0),
     )
@@ -246,8 +267,7 @@ class _Tally:
     def __init__(self, draws: int, rows: int) -> None:
         self.sum = np.zeros((draws, rows))
         self.count = np.zeros((draws, 1))
-        self.raw_mean = np.zeros(rows)
-        self.within: list[Array] = []
+        self.mean: list[Array] = []
         self.point: list[Array] = []
         self.bias: list[Array] = []
 
@@ -259,16 +279,16 @@ class _Tally:
         """Note one task's draws, the same before clipping, and the estimate before clipping."""
         clipped = np.clip(point, 0.0, 1.0)
         self.point.append(clipped)
-        self.within.append(draws.var(0))
+        self.mean.append(draws.mean(0))
         # clipping hides the bias near 0 and takes part of it away, so the truth lies between these two
         self.bias.append(0.5 * (np.minimum(draws.mean(0) - clipped, 0.0) + np.minimum(raw.mean(0) - point, 0.0)))
 
-    def statistic(self, taken: int) -> Statistic:
+    def statistic(self) -> Statistic:
         empty = np.full_like(self.sum, np.nan)
         return Statistic(
             estimate=np.mean(self.point, axis=0),
             draws=np.divide(self.sum, self.count, out=empty, where=self.count > 0),
-            within=np.mean(self.within, axis=0) / taken,
+            deviations=_deviations(np.stack(self.mean)),
             degrees=max(len(self.point) - 1, 1),
             bias=np.mean(self.bias, axis=0),
         )
@@ -277,14 +297,13 @@ class _Tally:
 def _family(
     rng: np.random.Generator,
     samples: Sequence[TaskSample],
+    picks: NDArray[np.int64],
     ladder: frozenset[str],
     public: frozenset[str],
-    draws: int,
     detail: bool,
 ) -> Resampled:
     """Draws of one family: one task less than there are, so that the variance of a mean comes out unbiased."""
-    taken = max(len(samples) - 1, 1)
-    picks = rng.integers(0, len(samples), (draws, taken))
+    draws, taken = picks.shape
     rows = samples[0].defended.shape[0]
     headline, best = _Tally(draws, rows), _Tally(draws, rows)
     chains: dict[str, _Tally] = {}
@@ -308,8 +327,8 @@ def _family(
             tally.of_task(clipped, values, estimate)
             for slot, rows_of_draw in enumerate(where):
                 tally.add(rows_of_draw, clipped[at[slot] : at[slot + 1]])
-    by_chain = {chain: tally.statistic(taken) for chain, tally in chains.items()}
-    return Resampled(headline.statistic(taken), best.statistic(taken), {}, by_chain, tasks)
+    by_chain = {chain: tally.statistic() for chain, tally in chains.items()}
+    return Resampled(headline.statistic(), best.statistic(), {}, by_chain, tasks)
 
 
 def _fixed(draws: Array, point: Array) -> Array:

@@ -30,6 +30,9 @@ COLUMNS = (
 )
 
 
+_PARTS = ("U_gen", "U_ben", "fidelity", "SGR", "protect s")
+_REMARKS = 18
+
 #: Columns of a log or a pipe, where there is no terminal to ask.
 _WIDTH = 132
 
@@ -47,11 +50,13 @@ def show(board: Board, title: str) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDTH)
-    console.print(terminal(board, title))
+    console.print(terminal(board, title, console.width))
 
 
-def terminal(board: Board, title: str) -> RenderableType:
+def terminal(board: Board, title: str, width: int | None = None) -> RenderableType:
     """Table for a terminal, with what a reader must know below it.
+
+    Where it is wider than `width` the parts are left out, for a number that is cut is a wrong one.
 
     Raises
     ------
@@ -65,18 +70,20 @@ def terminal(board: Board, title: str) -> RenderableType:
     from immunebench.board.side_tables import side_tables
 
     board.require_sound()
+    lines = [_cells(row) for row in board.rows]
+    shown = _shown_columns(lines, width)
     table = Table(title=Text(title), title_justify="left", title_style="bold", header_style="bold", show_edge=False)
-    for column in COLUMNS:
+    for column in (COLUMNS[at] for at in shown):
         numeric = column not in ("defense", "track", "worst chain", "remarks")
         table.add_column(column, justify="right" if numeric else "left", no_wrap=column != "remarks")
     controls = False
-    for row in board.rows:
+    for row, line in zip(board.rows, lines, strict=True):
         if row.control and not controls:
             table.add_section()
             controls = True
         style = "dim" if row.control else ("bold green" if row.passes else "yellow")
         # As text, not as markup: names come from records that strangers wrote.
-        table.add_row(*map(Text, _cells(row)), style=style)
+        table.add_row(*(Text(line[at]) for at in shown), style=style)
     parts: list[RenderableType] = [table]
     for side in side_tables(board):
         small = Table(title=Text(side.title), title_justify="left", header_style="bold", show_edge=False)
@@ -86,6 +93,15 @@ def terminal(board: Board, title: str) -> RenderableType:
             small.add_row(*map(Text, cells))
         parts += [Text(), small, Text(side.note, style="dim"), Text()]
     return Group(*parts, Text("\n".join(_remarks(board)), style="dim"))
+
+
+def _shown_columns(lines: list[list[str]], width: int | None) -> list[int]:
+    """Numbers of the columns that fit into a width: all, or those that are no part of another."""
+    widest = [max(map(len, column)) + 3 for column in zip(COLUMNS, *lines, strict=True)]
+    # remarks are the one column that wraps
+    needed = sum(widest[:-1]) + min(widest[-1], _REMARKS)
+    parts = _PARTS if width is not None and needed > width else ()
+    return [at for at, column in enumerate(COLUMNS) if column not in parts]
 
 
 def markdown(board: Board, title: str) -> str:
@@ -167,7 +183,7 @@ def _cells(row: Row) -> list[str]:
     return [
         "-" if row.rank is None else str(row.rank),
         f"{row.defense}@{row.version}",
-        row.track,
+        row.league if row.rank is not None else row.track,
         number(row.p),
         interval_text(row.p_interval),
         *map(number, scores),

@@ -37,7 +37,9 @@ def visible(text: object) -> str:
 
     Spaces and line breaks stay.
     """
-    return "".join(_shown(character) for character in str(text))
+    whole = str(text)
+    # Nearly every text; a printable character is none of those hidden.
+    return whole if whole.isprintable() else "".join(map(_shown, whole))
 
 
 def shorten(text: object, most: int = LONG) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from immunebench.board import rules
 from immunebench.board.columns import Column, chains, columns, families, remarks, worst_chains
 from immunebench.board.document import document
+from immunebench.board.latex_table import figure, tabular
 from immunebench.board.model import Board, Row
 from immunebench.board.text import latex, visible
 
@@ -107,17 +108,10 @@ def to_latex(board: Board, suite: str = "") -> str:
 
 
 def _latex_table(board: Board, shown: list[Column], caption: str) -> str:
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{caption}}}",
-        r"\begin{tabular}{l" + "r" * len(shown) + "l}",
-        r"\toprule",
-        " & ".join(["defense", *(latex(column.title, 40) for column in shown), "worst chain"]) + r" \\",
-    ]
-    for group in _groups(board):
-        lines += [r"\midrule", *(_latex_line(row, shown) for row in group)]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+    heads = ["defense", *(latex(column.title, 40) for column in shown), "worst chain"]
+    rows = [[_latex_cells(row, shown, board.leads(row)) for row in group] for group in _groups(board)]
+    table = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}", tabular(heads, rows, worded=1), r"\end{table}"]
+    return "\n".join(table) + "\n"
 
 
 def _groups(board: Board) -> list[list[Row]]:
@@ -126,23 +120,15 @@ def _groups(board: Board) -> list[list[Row]]:
     return [group for group in (ranked, unranked, [row for row in board.rows if row.control]) if group]
 
 
-def _latex_line(row: Row, shown: list[Column]) -> str:
+def _latex_cells(row: Row, shown: list[Column], first: bool) -> list[str]:
     worst = worst_chains(row)
     name = rf"\texttt{{{latex(row.defense, 64)}}}"
     # An entry under the utility gate keeps its numbers and no rank, as the board has it.
-    cells = [rf"\textbf{{{name}}}" if row.rank == 1 else name]
+    cells = [rf"\textbf{{{name}}}" if first else name]
     for column in shown:
-        text = _math(column.text(row))
-        text = rf"\textbf{{{text}}}" if row.rank == 1 and column.key == "p" else text
-        span = column.text_interval(row)
-        cells.append(f"{text} {{\\scriptsize {_math(span)}}}" if span else text)
-    cells.append(latex(worst[0][0], 40) if len(worst) == 1 else f"{len(worst)} chains" if worst else "--")
-    return " & ".join(cells) + r" \\"
-
-
-def _math(text: str) -> str:
-    """A number with a true minus; a dash alone stands for a number that does not exist."""
-    return "--" if text == "-" else text.replace("-", r"\textminus{}")
+        bold = first and column.key == "p"
+        cells.append(figure(column.value(row), column.interval(row), digits=column.digits, bold=bold))
+    return [*cells, latex(worst[0][0], 40) if len(worst) == 1 else f"{len(worst)} chains" if worst else "--"]
 
 
 def _caption(board: Board, name: str) -> str:
@@ -153,6 +139,6 @@ def _caption(board: Board, name: str) -> str:
     rule = board.interval_rule or (board.notes[0] if board.notes else "")
     if rule:
         parts.append(latex(rule, 200) + ".")
-    if any(row.rank == 1 for row in board.rows):
+    if any(map(board.leads, board.rows)):
         parts.append("Bold: tie group 1.")
     return " ".join(parts)

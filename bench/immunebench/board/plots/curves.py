@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from immunebench.board import scores
 from immunebench.board.measurement import Measurement
 from immunebench.board.model import Board
-from immunebench.board.plots.style import CYCLE, INK, PALE, grid, label, spread
+from immunebench.board.plots.style import CYCLE, INK, PALE, ROOMY, grid, label, spread
 
 MOST_LINES = len(CYCLE)
 _COLUMNS = 3
@@ -82,7 +82,7 @@ def similarity_over_steps(drawn: Sequence[Panel]) -> Figure | None:
     rows = -(-len(drawn) // columns)
     # Fixed places in inches: room for the names at the right of each panel, which no layout engine sees.
     width, height = columns * (_PANEL[0] + _NAMES) + _LEFT, rows * (_PANEL[1] + _BELOW)
-    figure = Figure(figsize=(width, height))
+    figure = Figure(figsize=(width, height), label=ROOMY)
     grids = [
         figure.add_axes(
             (
@@ -135,7 +135,8 @@ def _panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
             zorder=3,
         )
         ends.append((name, line[-1], colour))
-    axes.set_title(label(panel.title, 30))
+    # A place of its own: else every draw measures all ticks to keep the title clear of them.
+    axes.set_title(label(panel.title, 30), y=1.0)
     axes.set_xlim(0, last * 1.06)
     axes.set_xticks(sorted({0, *panel.undefended}))
     grid(axes, "y")

@@ -27,7 +27,7 @@ def protection_against_utility(board: Board) -> Figure | None:
     axes.text(0.0, 0.0, f"not ranked:\nU below {rules.UTILITY_GATE:g}", va="bottom", color=PALE, fontsize=9)
     axes.set_xlim(-0.04, 1.04)
     axes.set_xlabel("U: part of the use that is left  \N{RIGHTWARDS ARROW} better")
-    _draw(axes, rows, lambda row: row.u or 0.0)
+    _draw(axes, board, rows, lambda row: row.u or 0.0)
     for row in rows:
         if row.u_interval is not None:
             axes.plot(row.u_interval, [row.p or 0.0] * 2, color=mark(row).colour, linewidth=1.3, alpha=0.75, zorder=2)
@@ -46,7 +46,7 @@ def cost_against_protection(board: Board) -> Figure | None:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.minorticks_off()
     axes.set_xlabel("seconds to protect one task  \N{LEFTWARDS ARROW} better")
-    _draw(axes, rows, lambda row: row.seconds or 0.0)
+    _draw(axes, board, rows, lambda row: row.seconds or 0.0)
     return figure
 
 
@@ -59,12 +59,13 @@ def _axes(count: int) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _draw(axes: Axes, rows: Sequence[Row], x: Callable[[Row], float]) -> None:
+def _draw(axes: Axes, board: Board, rows: Sequence[Row], x: Callable[[Row], float]) -> None:
     """Points with vertical intervals, a legend of kinds, and names in a column at the right that cannot overlap."""
     height = axes.get_figure().get_size_inches()[1] * axes.get_position().height * 72  # type: ignore[union-attr]
     gap = (_TOP - _BOTTOM) * 14.5 / height
     places = spread([row.p or 0.0 for row in rows], gap, _BOTTOM + 0.01, _TOP - 0.02)
     right = axes.get_yaxis_transform()
+    leading = {row.defense for row in rows if board.leads(row)}
     for row, place in sorted(zip(rows, places, strict=True), key=lambda item: not item[0].control):
         look, p = mark(row), row.p or 0.0
         hollow = row.control or not row.passes
@@ -98,7 +99,7 @@ def _draw(axes: Axes, rows: Sequence[Row], x: Callable[[Row], float]) -> None:
             va="center",
             fontsize=9.5,
             color=PALE if hollow else INK,
-            fontweight="bold" if row.rank == 1 and not hollow else "normal",
+            fontweight="bold" if row.defense in leading else "normal",
         )
     _legend(axes, rows)
 

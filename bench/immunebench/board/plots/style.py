@@ -12,8 +12,10 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.transforms import Bbox
 
 from immunebench.board.model import Row
 from immunebench.board.text import shorten
@@ -52,6 +54,10 @@ CYCLE = tuple(
         ("#2b86bf", "v"),
     )
 )
+
+_DPI = 144
+#: Label of a figure whose margins hold everything but the names beside its lines.
+ROOMY = "roomy"
 
 _STYLE: dict[str, Any] = {
     "svg.hashsalt": "immunebench",
@@ -94,15 +100,29 @@ def style() -> Iterator[None]:
 def save(figure: Figure, folder: Path, name: str, formats: Sequence[str] = ("svg", "png")) -> list[Path]:
     """Write a figure as ``<name>.svg`` and ``<name>.png`` (2 pixels a point) without dates or versions."""
     folder.mkdir(parents=True, exist_ok=True)
+    # Measured once here: "tight" would draw the whole figure a second time for each format.
+    figure.set_dpi(_DPI)
+    box = _box(figure).padded(0.12)
     paths = []
     for suffix in formats:
         metadata = {"Date": None, "Creator": None} if suffix == "svg" else {"Software": None}
         buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix, dpi=144, metadata=metadata, bbox_inches="tight", pad_inches=0.12)
+        figure.savefig(buffer, format=suffix, dpi=_DPI, metadata=metadata, bbox_inches=box)
         path = folder / f"{name}.{suffix}"
         path.write_bytes(buffer.getvalue())
         paths.append(path)
     return paths
+
+
+def _box(figure: Figure) -> Bbox:
+    """What a figure covers, in inches: a measured "tight" box, but for axes that leave room for their own labels."""
+    canvas: Any = FigureCanvasAgg(figure)
+    renderer = canvas.get_renderer()
+    if figure.get_label() != ROOMY:
+        return figure.get_tightbbox(renderer)
+    # Measuring ticks costs as much as drawing them, and only the names at the side can reach beyond the figure.
+    names = [text.get_window_extent(renderer) for axes in figure.axes for text in axes.texts]
+    return Bbox.union([figure.bbox, *names]).transformed(figure.dpi_scale_trans.inverted())
 
 
 def label(text: str, most: int = 26) -> str:

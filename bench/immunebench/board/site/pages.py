@@ -12,7 +12,7 @@ from jinja2 import Environment
 
 from immunebench.board import tables
 from immunebench.board.columns import remarks
-from immunebench.board.finding import finding, winner
+from immunebench.board.finding import finding, tied, winner
 from immunebench.board.model import Board
 from immunebench.board.plots import write_curves, write_plots
 from immunebench.board.side_tables import side_tables
@@ -94,7 +94,7 @@ def _index(pages: Pages, title: str) -> None:
         return
     write_files(board, pages.folder, suite.name)
     tables.write_markdown(board, suite.name, pages.folder / "board.md")
-    lines, columns, best = views.lines(board), views.shown_columns(board), winner(board)
+    lines, columns, best = views.lines(board, pages.catalog), views.shown_columns(board), winner(board)
     groups = {column.group for column in columns}
     pages.write(
         "index.html",
@@ -102,7 +102,7 @@ def _index(pages: Pages, title: str) -> None:
         title=title,
         finding=finding(board),
         best=best,
-        ties=0 if best is None else sum(row.rank == best.rank for row in board.rows),
+        ties=0 if best is None else len(tied(board, best)),
         plots=write_plots(board, suite.usual, pages.folder / "plots"),
         gallery=views.gallery(suite, pages.cells),
         lines=lines,
@@ -138,7 +138,7 @@ def _all_cells(pages: Pages) -> None:
 def _defense(pages: Pages, name: str) -> None:
     records, board = pages.suite.of(defense=name), pages.board
     row = None if board is None else board.row(name)
-    entry = views.entry_of(pages.catalog, "defense", name)
+    layers = views.layers_of(pages.catalog, name)
     by_task: dict[str, dict[str, Any]] = defaultdict(dict)
     for score in () if row is None else row.scores:
         by_task[score.task][score.chain] = score
@@ -152,9 +152,9 @@ def _defense(pages: Pages, name: str) -> None:
         title=first.defense_title,
         row=row,
         remarks=() if row is None else remarks(row),
-        entry=entry,
+        layers=layers,
         params=records[0].params,
-        citation=views.citation(entry),
+        citation="\n\n".join(filter(None, (views.citation(entry) for _, entry in layers))),
         curves=_curves(pages, f"defense-{slug(name)}", defense=name) if name != "none" else "",
         chains=_names(record.cell.chain for record in records),
         scores=by_task,

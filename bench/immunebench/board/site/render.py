@@ -36,10 +36,12 @@ def environment() -> Environment:
         "num": num,
         "interval": interval_text,
         "seconds": seconds,
+        "listed": listed,
         "sortable": sortable,
         "slug": lambda value: slug(str(value)),
         "link": link,
     }
+    env.globals["reported"] = False
     env.globals["rules"] = {name: value for name, value in vars(rules).items() if name.isupper()}
     return env
 
@@ -76,6 +78,11 @@ def seconds(value: float | None) -> Markup | str:
         if value < limit:
             return escape(f"{number(value / size, 0 if value / size >= 10 else 1)} {unit}")
     return escape(f"{number(value / 3600, 1)} h")
+
+
+def listed(value: object) -> object:
+    """A list as a person writes it; anything else as it is."""
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def sortable(value: float | None) -> str:

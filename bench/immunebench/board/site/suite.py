@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from immunebench.board import Board, BoardError, Measurement, measurement
-from immunebench.board.load import load_results
-from immunebench.board.scored import NothingToShow, newest, score_folder
+from immunebench.board.load import Problem, load_results
+from immunebench.board.scored import NothingToShow, newest, score_loaded
 from immunebench.board.text import slug
 from immunebench.records import Record
 from immunebench.sheet import MAX_BYTES
@@ -102,7 +103,7 @@ def load_suite(folder: Path) -> Suite:
     """Read and score the records of a folder and check their contact sheets; what cannot be used is a problem."""
     loaded, found = load_results(folder)
     records = tuple(sorted(newest(loaded), key=lambda record: record.cell.key))
-    board, refusals = _score(folder)
+    board, refusals = _score(loaded, found)
     problems = tuple(str(problem) for problem in found)
     sheets = {r.cell.key: check_sheet(folder, r.sheet.file, r.sheet.sha256) for r in records if r.sheet is not None}
     return Suite(folder.name, records, tuple(map(measurement, records)), board, refusals, sheets, problems)
@@ -128,9 +129,9 @@ def check_sheet(folder: Path, name: str, sha256: str) -> CheckedSheet:
     return sheet if 0 < max(sheet.size) <= _MOST_PIXELS else CheckedSheet(problem="is larger than it may be on a side")
 
 
-def _score(folder: Path) -> tuple[Board | None, tuple[str, ...]]:
+def _score(records: Sequence[Record], problems: Sequence[Problem]) -> tuple[Board | None, tuple[str, ...]]:
     try:
-        board = score_folder(folder).board
+        board = score_loaded(records, problems).board
     except (BoardError, NothingToShow) as error:
         return None, (str(error),)
     return board, board.refusals

@@ -19,7 +19,9 @@ GROUPS = {
     "family": "P by family",
     "attack": "P by attack",
     "utility": "parts of U",
+    "changes": "change of pictures",
     "readings": "other readings of P",
+    "beside": "beside the score",
     "cost": "cost",
 }
 SHOWN_AT_FIRST = ("headline", "family", "cost")
@@ -45,6 +47,9 @@ class Line:
     worst: tuple[tuple[str, int], ...]
     remarks: tuple[str, ...]
     failed: tuple[TaskScore, ...]
+    status: str = ""
+    league: str = ""
+    first: bool = False
 
     @property
     def attacks(self) -> str:
@@ -73,16 +78,18 @@ class CellView:
     floor: float | None
     ceiling: float | None
     p_raw: float | None
+    uninformative: bool = False
 
     @property
     def p(self) -> str:
-        """P_raw of this seed alone, clipped, as text."""
-        return number(None if self.p_raw is None else scores.clip(self.p_raw))
+        """P_raw of this seed alone, clipped, as text; a dash where the attack learns too little to say."""
+        return "\N{EN DASH}" if self.p_raw is None or self.uninformative else number(scores.clip(self.p_raw))
 
 
-def lines(board: Board) -> list[Line]:
-    """The main table's rows in the order of the board."""
+def lines(board: Board, catalog: Catalog | None = None) -> list[Line]:
+    """The main table's rows in the order of the board, with how the catalogue says that an entry was made."""
     heads = columns(board)
+    made = {row.defense: entry_of(catalog, "defense", row.defense) for row in board.rows if not row.control}
     return [
         Line(
             row,
@@ -91,9 +98,19 @@ def lines(board: Board) -> list[Line]:
             tuple(worst_chains(row)),
             tuple(remarks(row)),
             tuple(score for score in row.scores if score.reason and score.status != "incomplete"),
+            entry.manifest.status if (entry := made.get(row.defense)) is not None else "",
+            _league(board, row),
+            board.leads(row),
         )
         for row in board.rows
     ]
+
+
+def _league(board: Board, row: Row) -> str:
+    """Among how many a row is ranked, and which where a board has several such tables in one."""
+    if row.rank is None:
+        return ""
+    return f"of {len(board.leagues[row.league])}" + (f" in {row.league}" if len(board.leagues) > 1 else "")
 
 
 def shown_columns(board: Board) -> list[Column]:
@@ -103,6 +120,8 @@ def shown_columns(board: Board) -> list[Column]:
 
 def cell_views(suite: Suite) -> dict[str, CellView]:
     """Every cell of a suite by its key."""
+    board = suite.board
+    excluded = set() if board is None else {(power.task, power.chain) for power in board.uninformative}
     views = {}
     for record, cell in zip(suite.records, suite.measurements, strict=True):
         s = floor = ceiling = p_raw = None
@@ -116,7 +135,9 @@ def cell_views(suite: Suite) -> dict[str, CellView]:
         if s is not None and floor is not None and ceiling is not None and ceiling > floor:
             p_raw = scores.protection(s, floor, ceiling)
         key = record.cell.key
-        views[key] = CellView(record, slug(key), suite.sheets.get(key), s, floor, ceiling, p_raw)
+        views[key] = CellView(
+            record, slug(key), suite.sheets.get(key), s, floor, ceiling, p_raw, cell.where in excluded
+        )
     return views
 
 
@@ -148,6 +169,11 @@ def entry_of(catalog: Catalog | None, kind: str, name: str) -> Entry | None:
         return None
     table = catalog.defenses if kind == "defense" else catalog.attacks
     return table.get(catalog.names.get((kind, name), name))
+
+
+def layers_of(catalog: Catalog | None, name: str) -> list[tuple[str, Entry | None]]:
+    """The entries that a defense is made of, with their names: itself, or the layers of ``esd+imma-lora``."""
+    return [(part, entry_of(catalog, "defense", part)) for part in name.split("+")]
 
 
 def citation(entry: Entry | None, most: int = 8000) -> str:

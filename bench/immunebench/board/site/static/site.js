@@ -3,7 +3,7 @@
   "use strict";
 
   const root = document.documentElement;
-  const FACETS = ["track", "family", "attack", "profile", "status"];
+  const FACETS = ["track", "family", "attack", "profile", "status", "method", "source", "certainty"];
   const controls = [...document.querySelectorAll("[data-control]")];
   const tables = [...document.querySelectorAll("table[data-sortable]")];
   let restoring = false;
@@ -83,6 +83,7 @@
       row.hidden = !(fits && (row.dataset.text || "").toLowerCase().includes(query));
       shown += row.hidden || row.tagName !== "TR" ? 0 : 1;
     }
+    for (const block of document.querySelectorAll("[data-block]")) block.hidden = !block.querySelector("[data-row]:not([hidden])");
     return shown;
   }
 
