@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: Genres of a picture that are looked at (Shan et al. 2023, section 6.2).
 TOP_GENRES = 3
 #: A picture is a poor match where it is less like the artist than this percentile of other artists' real pictures.
-#: On the dev task style-okafor, LoRA without a defense, six pictures: 1 or 2 of 6 lie below it, 4 of 6 below the 95th,
+#: On the dev task style-okafor, LoRA without a defense, six pictures: 1 of 6 lies below it, 4 of 6 below the 95th,
 #: all 6 of the start model below either, and none of 16 real unseen ones.
 POOR_MATCH_PERCENTILE = 75.0
 
