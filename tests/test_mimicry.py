@@ -58,10 +58,10 @@ def test_a_genre_has_shifted_where_the_artists_own_is_not_among_the_three_neares
     assert found == {"genre_shift@1": [0.0, 1.0, 0.0]}
 
 
-def test_a_match_is_poor_below_what_one_in_twenty_pictures_of_others_reaches() -> None:
-    # Likeness to the artist is the first coordinate: 0, 1/20, ..., 1 for others, whose 95th percentile is 0.95.
+def test_a_match_is_poor_below_what_a_quarter_of_the_pictures_of_others_reaches() -> None:
+    # Likeness to the artist is the first coordinate: 0, 1/20, ..., 1 for others, whose 75th percentile is 0.75.
     others = [[k / 20, 0, 0, 0, 0] for k in range(21)]
-    own = [[1, 0, 0, 0, 0], [0.94, 0, 0, 0, 0], [0.96, 0, 0, 0, 0]]
+    own = [[1, 0, 0, 0, 0], [0.74, 0, 0, 0, 0], [0.76, 0, 0, 0, 0]]
     judge = cast(Judge, Table([*others, *own]))
     real, strangers = named(21), named(*range(21))
     found = score(["poor_match"], judge, named(22, 23), real, others=strangers)
@@ -71,8 +71,8 @@ def test_a_match_is_poor_below_what_one_in_twenty_pictures_of_others_reaches() -
 
 
 def test_a_score_stage_joins_the_familys_other_concepts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    # Of 0.1 and 0.5 the 95th percentile is 0.48; of either alone it is that value itself.
-    judge = Table([[1, 0, 0, 0, 0], [0.47, 0, 0, 0, 0], [0.49, 0, 0, 0, 0], [0.1, 0, 0, 0, 0], [0.5, 0, 0, 0, 0]])
+    # Of 0.1 and 0.5 the 75th percentile is 0.4; of either alone it is that value itself.
+    judge = Table([[1, 0, 0, 0, 0], [0.39, 0, 0, 0, 0], [0.41, 0, 0, 0, 0], [0.1, 0, 0, 0, 0], [0.5, 0, 0, 0, 0]])
     monkeypatch.setattr(stages, "load_judge", lambda name: judge)
     inputs = {}
     pictures = {"generated": named(1, 2), "reference": named(0), "other_0": named(3), "other_1": named(4)}

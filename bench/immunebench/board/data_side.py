@@ -139,7 +139,8 @@ def _cleaned(cells: Sequence[Measurement]) -> Table:
 def _success(cells: Sequence[Measurement]) -> Table:
     note = (
         "Share of the pictures drawn after the attack that the judge rates a poor match of the artist: the table of "
-        "noise level against protection success. `real` is the share among real unseen pictures, the judge's mistakes."
+        "noise level against protection success. The last column is the share among real unseen pictures, the judge's "
+        "mistakes."
     )
     return _pivot(cells, "poor_match", "Protection success by chain", note)
 
@@ -174,7 +175,7 @@ def _faces(cells: Sequence[Measurement]) -> Table:
         rows.append((defense, chain, *(_number(value, "fdfr") for value in (*fdfr, real, *ism, *ism0))))
     heads = ("FDFR", "no defense", "real", "ISM", "no defense", "ISM0", "no defense")
     note = (
-        "FDFR: share of the pictures without a face; `real` is that of real pictures. ISM: mean cosine of the faces "
+        "FDFR: share of the pictures without a face, and that of real pictures. ISM: mean cosine of the faces "
         "that are found; a dash where none is. ISM0 counts a picture without a face as 0 and is what P is made of."
     )
     return Table("Faces", note, ("defense", "chain", *heads), tuple(rows))

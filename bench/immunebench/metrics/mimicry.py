@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 #: Genres of a picture that are looked at (Shan et al. 2023, section 6.2).
 TOP_GENRES = 3
 #: A picture is a poor match where it is less like the artist than this percentile of other artists' real pictures.
-POOR_MATCH_PERCENTILE = 95.0
+#: On the dev task style-okafor, LoRA without a defense, six pictures: 1 of 6 lies below it, 4 of 6 below the 95th,
+#: all 6 of the start model below either, and none of 16 real unseen ones.
+POOR_MATCH_PERCENTILE = 75.0
 
 
 def genre_shift(judge: Judge, pixels: Pixels, reference: Pixels, genres: Sequence[str]) -> Floats:
@@ -45,8 +47,8 @@ def poor_match(judge: Judge, pixels: Pixels, reference: Pixels, others: Pixels) 
     """1 where a picture is a poor match of the artist, else 0, (n,); its mean is the protection success rate.
 
     Shan et al. 2023, section 6.2, ask raters; here the judge stands for them. A picture's likeness is its mean cosine
-    to the reference. It is poor below the likeness that the 95th percentile of other artists' real pictures reaches:
-    a picture in the artist's style should be liker to the artist than nineteen in twenty pictures of somebody else.
+    to the reference. It is poor below the 75th percentile of the likeness of other artists' real pictures: where more
+    than a quarter of what somebody else painted is more like the artist.
 
     Parameters
     ----------
