@@ -25,8 +25,7 @@ def noised(pixels: Bytes, sigma: float, seeds: Sequence[int]) -> Bytes:
         One a picture, which alone decides its noise.
     """
     made = [
-        x / 255 + np.random.default_rng(seed).normal(0.0, sigma, x.shape)
-        for x, seed in zip(pixels, seeds, strict=True)
+        x / 255 + np.random.default_rng(seed).normal(0.0, sigma, x.shape) for x, seed in zip(pixels, seeds, strict=True)
     ]
     return _bytes(np.stack(made))
 
