@@ -94,6 +94,19 @@ def test_a_defense_is_trained_against_what_trains(root: Path, against: str, said
     assert "odd" not in catalog.defenses
 
 
+@pytest.mark.parametrize(
+    ("surrogates", "said"),
+    [
+        ('["tinny"]', "unknown base 'tinny' (nearest: 'tiny')"),
+        ("[]", "names no base"),
+        ('["tiny", "tiny"]', "holds a value twice"),
+    ],
+)
+def test_a_surrogate_is_a_base(root: Path, surrogates: str, said: str) -> None:
+    path = house.defense(root, "odd", "protect_images", f"budget = 8\nsurrogates = {surrogates}\n") / "defense.toml"
+    assert reason(read(root), "odd") == f"{path}: surrogates: {said}"
+
+
 @pytest.mark.parametrize("table", ["params", "presets.tiny", "variants.shield-max.params"])
 def test_a_parameter_beyond_its_limit_is_named_with_its_table(root: Path, table: str) -> None:
     folder = root / "attacks/words"

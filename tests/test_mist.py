@@ -26,10 +26,10 @@ def perturbed(entry: str, tmp_path: Path, pictures: Pictures, seed: int = 0, **o
 
 
 def difficulty(model: LatentDiffusion, pictures: Pictures) -> float:
-    """Denoising loss over 64 draws that the defense did not see."""
+    """Denoising loss over 32 draws that the defense did not see."""
     draws, rows = Draws(["a painting"] * len(pictures), seed=12345), torch.arange(len(pictures))
     with torch.no_grad():
-        batches = [draws.batch(model, model.to_images(pictures.pixels), rows) for _ in range(64)]
+        batches = [draws.batch(model, model.to_images(pictures.pixels), rows) for _ in range(32)]
         return float(torch.stack([model.losses(batch).mean() for batch in batches]).mean())
 
 

@@ -112,6 +112,43 @@ def test_a_picture_is_the_same_alone_and_among_others() -> None:
     torch.testing.assert_close(g[:1], mine, rtol=1e-3, atol=1e-3 * float(g.abs().max()))
 
 
+def test_micro_batches_give_the_same_pictures() -> None:
+    """A sign step turns rounding into whole steps where a gradient is near 0: almost all pixels agree, not all."""
+    saved = []
+    for size in (1, 8):
+        x = Perturbation(MODEL, pixels(8), 8, seed=3, start="random", micro_batch=size)
+        for _ in range(3):
+            x.ascend(lambda images, rows: denoising(MODEL, images, rows), 2)
+        saved.append(x.pictures().astype(int))
+    assert (saved[0] == saved[1]).mean() > 0.99
+    assert (saved[0][0] == saved[0][1]).mean() < 0.1
+
+
+def test_an_objective_may_give_the_sum_of_its_micro_batch() -> None:
+    x = Perturbation(MODEL, pixels(3), 8, micro_batch=2)
+    summed, sums = x.gradient(lambda images, rows: images.square().sum())
+    each, values = x.gradient(lambda images, rows: images.square().sum(dim=(1, 2, 3)))
+    torch.testing.assert_close(summed, each)
+    torch.testing.assert_close(summed, 2 * x.clean)
+    assert sums.tolist() == pytest.approx([*[float(values[0] + values[1])] * 2, float(values[2])])
+
+
+def test_half_precision_does_not_lose_small_gradients() -> None:
+    """2^-26 is 0 in fp16, and so is a step along its sign."""
+
+    def tiny(images: Tensor, rows: Tensor) -> Tensor:
+        return images.half().float().sum(dim=(1, 2, 3)) * 2.0**-26
+
+    grey = np.full((1, 32, 32, 3), 100, np.uint8)
+    moved = Perturbation(LatentDiffusion.load(tiny_folder(), Numerics(frozen_dtype="float16")), grey, 8)
+    moved.ascend(tiny, 3)
+    assert np.unique(moved.pictures()).tolist() == [103]
+    assert float(moved.gradient(tiny)[0].max()) == pytest.approx(2.0**-26)
+    lost = Perturbation(MODEL, grey, 8)
+    lost.ascend(tiny, 3)
+    assert np.unique(lost.pictures()).tolist() == [100]
+
+
 def test_ascent_raises_the_denoising_loss() -> None:
     delta = Perturbation(MODEL, pixels(), 8)
     values = [delta.ascend(lambda x, rows: denoising(MODEL, x, rows), 1) for _ in range(12)]

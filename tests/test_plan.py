@@ -385,6 +385,33 @@ def test_class_pictures_that_no_prompt_describes_are_named(root: Path) -> None:
     assert not any("prior" in s.inputs for s in plan(root).stages.values())
 
 
+def test_a_defense_of_pictures_simulates_its_attack_with_class_pictures_and_on_bases_of_its_own(root: Path) -> None:
+    edited(root / "attacks/lora/attack.toml", "rank = 4", "rank = 4\nprior_weight = 1.0")
+    with (root / "tasks/style/style-a.toml").open("a") as stream:
+        stream.write('[prior]\nprompts = ["a house", "a tree"]\nper_prompt = 3\n')
+    house.write(root / "weights/other/unet/config.json", '{"wide": 1}')
+    models = root / "models.toml"
+    other = models.read_text().partition("[judges.toy]")[0].replace("tiny", "other")
+    models.write_text(models.read_text() + other)
+    both = 'surrogates = ["tiny", "other"]'
+    house.defense(root, "cloak", "protect_images", f'budget = 8\nagainst = "lora"\n[variants.cloak-both]\n{both}\n')
+
+    def protect(defense: str) -> StageSpec:
+        made = plan(root, defense=defense)
+        return made.stages[made.roots[f"style-a/{defense}/lora/cpu/0"].protect["protect_images"]]
+
+    made = plan(root, defense="none")
+    (prior,) = {s.inputs["prior"] for s in made.stages.values() if s.stage == "adapt"}
+    assert protect("cloak").inputs["prior"] == protect("cloak-both").inputs["prior"] == prior
+    assert "prior" not in protect("noise").inputs
+    assert "surrogates" not in protect("cloak").key and "surrogates" not in protect("noise").key
+    named = protect("cloak-both").key["surrogates"]
+    assert isinstance(named, dict) and list(named) == ["tiny", "other"]
+    before = protect("cloak-both").digest
+    (root / "weights/other/unet/config.json").write_text('{"wide": 2}')
+    assert protect("cloak-both").digest != before
+
+
 def relearn(root: Path, *, start_from: str) -> Path:
     """Make the house's task one of relearning."""
     path = root / "tasks/style/style-a.toml"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -33,9 +34,18 @@ class Double(Exact):
         return latent(self, images.double())
 
 
-def double_model() -> Exact:
+@functools.cache
+def _double_model() -> Exact:
     model = exact_model(Double)
     model.vae.double()
+    return model
+
+
+def double_model() -> Exact:
+    """Return the model in double precision in its untouched state."""
+    model = _double_model()
+    model.noising.register_to_config(prediction_type="epsilon")
+    model.restore()
     return model
 
 
@@ -93,6 +103,14 @@ def test_aspl_is_the_published_alternation(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.pixels, pixels)
     assert_equal(theta, f)
     assert moved(theta, leaves(double_model())) > DREAMBOOTH["lr"] / 2
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_the_manifest_defines_what_the_code_reads(entry: str) -> None:
+    found = {base: load_catalog().defense(entry).params(base) for base in ("mini", "sd14")}
+    assert set(found["mini"]) == set(found["sd14"]) == {*PARAMS[entry], "against"}
+    # The published rate, and on the embedded base that of the simulated attack.
+    assert (found["sd14"]["lr"], found["mini"]["lr"]) == (5e-7, 0)
 
 
 @pytest.mark.parametrize("entry", ENTRIES)

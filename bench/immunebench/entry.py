@@ -587,7 +587,8 @@ def _drop_dangling(catalog: Catalog) -> None:
                 catalog.broken.append(Broken("defense", entry.id, entry.path, str(error)))
                 catalog.defenses.pop(entry.id, None)
         field = field.replace("against", "surrogates")
-        for name in entry.surrogates:
+        unknown = [name for name in entry.surrogates if name not in catalog.models.bases]
+        for name in unknown[:1]:
             _require(catalog, "defense", entry.id, entry.path, catalog.defenses, "base", name, field)
     for task in list(catalog.tasks.values()):
         path = catalog.paths["task", task.id]

@@ -18,7 +18,7 @@ from immunebench.types import StageError
 Objective = Callable[[Tensor, Tensor], Tensor]
 #: One 8-bit level where pictures lie in [-1, 1]: every budget and step is given in levels (1/255 of the range).
 LEVEL = 2 / 255
-#: Of the loss under fp16: gradients of single pixels lie below its smallest number, and sign(0) does not move.
+#: Of the loss where a network runs in fp16: gradients of pixels may lie below its smallest number; sign(0) is 0.
 HALF_SCALE = 2.0**10
 
 
@@ -61,7 +61,7 @@ class Perturbation:
         self._pixels, self.budget = pixels, budget
         self.micro_batch = micro_batch or model.numerics.batch
         self.clean = model.to_images(pixels)
-        self._scale = HALF_SCALE if model.dtype is torch.float16 else 1.0
+        self._scale = HALF_SCALE if torch.float16 in (model.dtype, model.vae.dtype) else 1.0
         delta = torch.zeros_like(self.clean)
         if start == "random":
             draws = [torch.Generator().manual_seed(derive_seed(seed, "start", i)) for i in range(len(pixels))]
@@ -79,12 +79,13 @@ class Perturbation:
         ----------
         objective : callable
             From some pictures, shape (b, 3, height, width), and their rows, int64 of shape (b,) on the CPU, to one
-            value each, shape (b,). A picture's value must not depend on the others'.
+            value each, shape (b,), or to their sum. A picture's value must not depend on the others'.
 
         Returns
         -------
         gradient : Tensor, shape (n, 3, height, width)
         values : Tensor, shape (n,)
+            Of an objective that gives sums: the sum of the picture's micro-batch.
 
         Raises
         ------
@@ -97,7 +98,7 @@ class Perturbation:
             value = objective(x, rows)
             (gradient,) = torch.autograd.grad(value.sum() * self._scale, x)
             gradients.append(gradient / self._scale)
-            values.append(value.detach())
+            values.append(value.detach().expand(len(rows)))
         whole = torch.cat(gradients)
         if not torch.isfinite(whole).all():
             raise StageError("error", "the gradient of the pictures is not finite")

@@ -27,8 +27,8 @@ class Surrogate:
     lr : float
         Rate in place of the attack's; 0 keeps that.
     weights : str
-        Dtype that the trained tensors are rounded to after each step. In `bfloat16`, which has 8 significant
-        bits, a step of AdamW at rate lr leaves every value above about 512 lr as it was.
+        `float32` leaves the trained tensors as they are; `bfloat16` rounds them after each step, as if there were no
+        other copy of them. It has 8 significant bits: a step of AdamW leaves values above 512 lr as they were.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Surrogate:
 
     @torch.no_grad()
     def _round(self) -> None:
-        for parameter in self.phi.parameters.values():
+        for parameter in self.phi.parameters.values() if self.weights is not torch.float32 else ():
             parameter.copy_(parameter.to(self.weights))
 
 
