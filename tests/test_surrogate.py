@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -33,9 +34,18 @@ class Double(Exact):
         return latent(self, images.double())
 
 
-def double_model() -> Exact:
+@functools.cache
+def _double_model() -> Exact:
     model = exact_model(Double)
     model.vae.double()
+    return model
+
+
+def double_model() -> Exact:
+    """Return the model in double precision in its untouched state."""
+    model = _double_model()
+    model.noising.register_to_config(prediction_type="epsilon")
+    model.restore()
     return model
 
 
