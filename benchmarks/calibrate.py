@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -32,6 +33,10 @@ def vary(plan: Plan, entry: str, parameters: Mapping[str, Any]) -> Plan:
         key = dict(spec.key)
         if key.get("entry") == entry:
             key["params"] = {**key["params"], **parameters}
+        adapter = plan.stages.get(spec.inputs.get("adapter", ""))
+        if "saves" in parameters and adapter and adapter.key.get("entry") == entry:
+            # The n-th picture of the curve is still the n-th, at another step.
+            key["step"] = parameters["saves"][adapter.key["params"]["saves"].index(key["step"])]
         changed = StageSpec(spec.stage, key, {name: renamed[d] for name, d in spec.inputs.items()})
         renamed[digest] = changed.digest
         stages[changed.digest] = changed
@@ -79,7 +84,7 @@ def main() -> None:
     store = api.open_store(options.store)
     plans: dict[str, Plan] = {}
     for setting in options.set or [""]:
-        parameters = tomllib.loads("\n".join(setting.split(",")))
+        parameters = tomllib.loads("\n".join(re.split(r",(?![^\[]*\])", setting)))
         plan = api.plan_suite("mini-dev", task=options.task, defense=options.defense, attack=options.attack)
         plans[setting or "preset"] = vary(plan, options.entry, parameters)
     stages = {digest: spec for plan in plans.values() for digest, spec in plan.stages.items()}

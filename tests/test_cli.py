@@ -135,6 +135,28 @@ def test_a_cell_of_several_suites_is_chosen_by_suite(world: Path) -> None:
     assert isinstance(wrong.exception, UsageError) and "(nearest: 'mini-smoke')" in str(wrong.exception)
 
 
+def test_mixed_and_transferred_cells_are_run_written_and_read_back(world: Path) -> None:
+    from immunebench.board.load import load_results
+
+    arguments = ("--task", "style-solano", "--defense", "none", "--defense", "noise-16", "--attack", "lora", "--json")
+    mixed = json.loads(done("run", "mini-mixed", *arguments))
+    there = json.loads(done("run", "mini-transfer", *arguments))
+    clean = {(r["cell"]["defense"], r["cell"].get("setting", {}).get("clean", 0)) for r in mixed}
+    assert clean == {(name, share) for name in ("none", "noise-16") for share in (0, 25, 50, 75, 100)}
+    bases = {
+        (r["cell"]["defense"], r["cell"].get("setting", {}).get("attacker_base"), r["cell"]["base"]) for r in there
+    }
+    assert bases == {(n, *base) for n in ("none", "noise-16") for base in ((None, "mini"), ("mini-b", "mini-b"))}
+    for suite, records in (("mini-mixed", mixed), ("mini-transfer", there)):
+        found, problems = load_results(world / "results" / suite, sheets=True)
+        assert len(found) == len(records) and problems == [], "no twins, every key as its names and versions give it"
+    key = "style-solano/noise-16/lora/cpu/0/clean-25"
+    assert key in done("show", key) and f"sheets/{key.replace('/', '--')}.png" in done("show", key)
+    # Where nothing stays protected both arms are the same pictures.
+    whole = next(r for r in mixed if r["cell"].get("setting", {}).get("clean") == 100 and r["cell"]["hooks"])
+    assert whole["artefacts"]["pictures"] == whole["artefacts"]["ceiling_pictures"]
+
+
 def test_why_names_the_parameter(world: Path) -> None:
     plan = api.plan_suite("mini-smoke", catalog=cli._catalog())
     missing = next(d for d, s in plan.stages.items() if s.stage == "adapt")

@@ -18,7 +18,7 @@ from tiny import tiny_context, tiny_pictures
 
 STEPS, GUIDANCE, SEED = 4, 3.0, 6
 ESD = {
-    "tensors": "cross-attention", "eta": 1.5, "steps": 3, "batch": 2, "lr": 1e-2,
+    "tensors": "cross-attention", "eta": 1.5, "steps": 3, "batch": 2, "lr": 1e-2, "lr_style": 1e-2,
     "sampling_steps": STEPS, "guidance": GUIDANCE,
 }  # fmt: skip
 #: The time steps of a DDIM sampler of four steps over 1000, with Stable Diffusion's offset of 1, descending.
@@ -129,3 +129,17 @@ def test_esd_sees_words_alone_and_no_picture(tmp_path: Path) -> None:
         results.append(copied(esd(model, owner, tiny_context(model, tmp_path, seed=SEED), form="paper")))
     assert not np.array_equal(tiny_pictures(2, seed=0).pixels, tiny_pictures(2, seed=1).pixels)
     assert moved(*results) == 0
+
+
+@pytest.mark.parametrize(("noun", "moves"), [("style", True), ("cat", False)])
+def test_a_style_is_erased_at_a_rate_of_its_own(noun: str, moves: bool, tmp_path: Path) -> None:
+    model = exact_model()
+    before = copied(model.unet_tensors("cross-attention"))
+    concept = Concept("t", "relearn", noun, "m", "a m", tiny_pictures(2, "a m"))
+    params = Params({**ESD, "form": "paper", "lr": 0.0})
+    weights = (
+        load_catalog()
+        .defense("esd")
+        .function("protect_model")(model, (concept,), params, tiny_context(model, tmp_path))
+    )
+    assert any(not torch.equal(t, before[name]) for name, t in weights.tensors.items()) is moves

@@ -9,8 +9,10 @@ import pytest
 import house
 from immunebench.entry import load_catalog
 from immunebench.errors import UsageError
+from immunebench.estimate import units
 from immunebench.graph import Plan, StageSpec, canonical_json
 from immunebench.plan import make_plan
+from immunebench.schema import Values
 from immunebench.wording import fill
 
 
@@ -263,6 +265,24 @@ def test_what_an_entry_says_that_it_takes_is_estimated_until_it_is_measured(root
     text = json.dumps({"key": made.key, "inputs": made.inputs, "cost": {"seconds": 41.0}})
     house.write(root / "store/protect/aa" / made.digest / "manifest.json", text)
     assert one.estimate(Measured()).stages["protect"].seconds == 41.0
+
+
+@pytest.mark.parametrize(
+    ("stage", "params", "passes"),
+    [
+        # 16 pictures: 100 steps of each; 10 rounds of 6 steps of each and 3 + 3 training steps of 4 + 4 pictures.
+        ("protect", {"steps": 100, "alpha": 0.1}, 1600),
+        ("protect", {"rounds": 10, "pgd_steps": 6, "train_steps": 3}, 10 * (6 * 16 + 6 * 8)),
+        ("protect", {}, 0),
+        ("purify", {"quality": 75}, 0),
+        ("purify", {"steps": 30}, 480),
+        # Image-to-image goes 0.3 of the way.
+        ("purify", {"strength": 0.3, "sampling_steps": 50}, 240),
+    ],
+)
+def test_work_on_pictures_is_counted_in_passes_of_pictures(stage: str, params: Values, passes: float) -> None:
+    hook: Values = {"hook": "protect_images"} if stage == "protect" else {}
+    assert units(StageSpec(stage, {"params": params, **hook})) == pytest.approx(passes)
 
 
 def test_missing_metric_weights_are_named_before_anything_runs(

@@ -1,4 +1,4 @@
-"""Purifiers that run the base: diffpure on the tiny one, impress on the tiny and the embedded one."""
+"""Purifiers on pictures whose content is known: what goes, what stays, and what decides it."""
 
 from __future__ import annotations
 
@@ -6,93 +6,183 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from PIL import Image
+from scipy.ndimage import gaussian_filter
 
-from immunebench.context import Context
-from immunebench.diffusion import LatentDiffusion
-from immunebench.entry import load_catalog
+from immunebench.entry import default_catalog
+from immunebench.metrics.pixels import psnr
+from immunebench.mini import train_upscaler, upscaler, world
 from immunebench.mini.judges import load_public_distance
-from immunebench.mini.world import concept_pictures
+from immunebench.mini.upscaler import UpscalerNet
+from immunebench.restoration import denoised, noised
 from immunebench.types import Numerics, Params, Pictures
 from tiny import tiny_context, tiny_model, tiny_pictures
 
-DIFFPURE = {"strength": 0.5, "sampling_steps": 4, "guidance": 2.0, "prompt": "{content}", "negative": ""}
-IMPRESS = {"steps": 8, "lr": 0.02, "lr_last": 1e-5, "alpha": 0.1, "epsilon": 10.0, "start": 0.0}
+
+def module(name: str) -> dict[str, Any]:
+    """The names of an attack's file."""
+    entry = default_catalog().attack(name)
+    return entry.function(entry.hooks[0]).__globals__
 
 
-def context(model: LatentDiffusion, out: Path) -> Context:
-    ctx = tiny_context(model, out)
-    ctx.token, ctx.noun = "q", "m"
-    ctx.distance = load_public_distance("cpu")
-    return ctx
-
-
-def purify(name: str, model: LatentDiffusion, given: Pictures, params: dict[str, Any], out: Path) -> Pictures:
-    cleaned = load_catalog().attack(name).function("purify")(model, given, Params(params), context(model, out))
+def purify(name: str, pixels: np.ndarray, out: Path, *, seed: int = 0, **params: Any) -> np.ndarray:
+    """What a purifier makes of pictures on the tiny model, with its parameters for `mini`."""
+    entry, model = default_catalog().attack(name), tiny_model()
+    ctx = tiny_context(model, out, seed)
+    ctx.upscaler, ctx.distance, ctx.noun = upscaler.load(model.numerics), load_public_distance("cpu"), "mug"
+    given = Pictures(pixels, ("a {subject}",) * len(pixels))
+    cleaned = entry.function("purify")(model, given, Params({**entry.params("mini"), **params}), ctx)
     assert cleaned.captions == given.captions
-    assert isinstance(cleaned, Pictures)
-    return cleaned
+    found: np.ndarray = cleaned.pixels
+    return found
 
 
-def pictures() -> Pictures:
-    return Pictures(tiny_pictures(5).pixels, ("a {subject}", "b", "c {subject} d", "e", "f"))
+def halves(count: int = 1, side: int = 32) -> np.ndarray:
+    """Grey pictures, dark on the left and light on the right."""
+    pixels = np.full((count, side, side, 3), 60, np.uint8)
+    pixels[:, :, side // 2 :] = 190
+    return pixels
 
 
-def test_diffpure_is_image_to_image_under_the_filled_caption(tmp_path: Path) -> None:
-    model, given = tiny_model(), pictures()
-    cleaned = purify("diffpure", model, given, DIFFPURE, tmp_path)
-    asked = Pictures(given.pixels, ("a m", "b", "c m d", "e", "f"))
-    seeds = [context(model, tmp_path).seed_of("diffpure", i) for i in range(5)]
-    expected = model.image_to_image(asked, seeds, strength=0.5, steps=4, guidance=2.0)
-    assert np.array_equal(cleaned.pixels, expected.pixels)
-    blind = purify("diffpure", model, given, {**DIFFPURE, "prompt": ""}, tmp_path)
-    assert not np.array_equal(blind.pixels, cleaned.pixels)
-    refused = purify("diffpure", model, given, {**DIFFPURE, "negative": "z"}, tmp_path)
-    assert not np.array_equal(refused.pixels, cleaned.pixels)
-    fewer = purify("diffpure", model, Pictures(given.pixels[:2], given.captions[:2]), DIFFPURE, tmp_path)
-    assert np.array_equal(fewer.pixels, cleaned.pixels[:2])
+def rendered(count: int, *, reduce: int = 2) -> np.ndarray:
+    """Pictures of the world that no network was trained on."""
+    return np.stack([world.draw("unseen", i, group="purifiers", reduce=reduce).pixels for i in range(count)])
 
 
-def test_impress_descends_its_objective_picture_by_picture(tmp_path: Path) -> None:
-    """Adam's first step is lr g / (|g| + 1e-5), g the gradient of the mean of (x - D(E(x)))^2, taken here by hand."""
-    model, given = tiny_model(), pictures()
-    once = purify("impress", model, given, {**IMPRESS, "steps": 1}, tmp_path)
-    x = (torch.from_numpy(given.pixels).permute(0, 3, 1, 2).float() / 127.5 - 1).requires_grad_()
-    trip = model.vae.decode(model.vae.encode(x).latent_dist.mean).sample
-    (gradient,) = torch.autograd.grad((x - trip).square().mean((1, 2, 3)).sum(), x)
-    levels = ((x - 0.02 * gradient / (gradient.abs() + 1e-5)).clamp(-1, 1).detach() + 1).permute(
-        0, 2, 3, 1
-    ).numpy() * 127.5
-    assert (np.abs(once.pixels - levels) <= 1).mean() > 0.999
-    cleaned = purify("impress", model, given, IMPRESS, tmp_path)
-    fewer = purify("impress", model, Pictures(given.pixels[:2], given.captions[:2]), IMPRESS, tmp_path)
-    assert np.abs(cleaned.pixels[:2].astype(int) - fewer.pixels).max() <= 1
+def test_noise_has_its_deviation_and_each_picture_its_own() -> None:
+    grey = np.full((3, 48, 48, 3), 128, np.uint8)
+    made = noised(grey, 0.1, [4, 5, 4]) / 255
+    assert made.std() == pytest.approx(0.1, rel=0.03) and made.mean() == pytest.approx(128 / 255, abs=0.003)
+    assert (made[0] == made[2]).all() and (made[0] != made[1]).mean() > 0.9
 
 
-def test_the_hinge_of_impress_costs_nothing_below_epsilon_and_holds_pictures_back_above(tmp_path: Path) -> None:
-    model, given = tiny_model(), pictures()
-    free = purify("impress", model, given, {**IMPRESS, "alpha": 0.0}, tmp_path).pixels
-    assert np.array_equal(purify("impress", model, given, {**IMPRESS, "alpha": 1e3}, tmp_path).pixels, free)
-    held = purify("impress", model, given, {**IMPRESS, "alpha": 1e3, "epsilon": 0.0}, tmp_path).pixels
-    moved = [np.abs(pixels - given.pixels.astype(int)).mean() for pixels in (held, free)]
-    assert moved[0] < 0.7 * moved[1]
-    noisy = purify("impress", model, given, {**IMPRESS, "steps": 1, "lr": 0.0, "start": 0.1}, tmp_path).pixels
-    inside = (given.pixels > 60) & (given.pixels < 195)
-    # Noise of 0.1 in [-1, 1] is 12.75 levels.
-    assert abs((noisy - given.pixels.astype(float))[inside].std() - 12.75) < 0.5
+def test_denoising_takes_the_noise_and_leaves_the_edge(tmp_path: Path) -> None:
+    clean = halves()
+    noisy = noised(clean, 0.1, [3]).astype(float)
+    found = purify("gaussian10-denoise", clean, tmp_path)[0].astype(float)
+    left, right = found[:, :16], found[:, 16:]
+    # 0.1 of 255 is a deviation of 25.5; an average of n pixels has 1 / n of the variance, and 121 are looked at.
+    assert noisy[0, :, :16].std() == pytest.approx(25.5, rel=0.05)
+    assert left.var() < 25.5**2 / 20 and right.var() < 25.5**2 / 20
+    assert found[:, 16].mean() - found[:, 15].mean() == pytest.approx(130, abs=13)
+    assert left.mean() == pytest.approx(60, abs=3) and right.mean() == pytest.approx(190, abs=3)
 
 
-def test_impress_makes_a_perturbed_picture_consistent_with_the_autoencoder(tmp_path: Path) -> None:
-    base = load_catalog().base_folder("mini")
-    model = LatentDiffusion.load(base, Numerics())
-    clean, _ = concept_pictures("object/umbrella", "published", 2)
-    sign = np.random.default_rng(0).choice([-16, 16], clean.shape)
-    perturbed = Pictures((clean + sign).clip(0, 255).astype(np.uint8), ("a", "b"))
-    cleaned = purify("impress", model, perturbed, {**IMPRESS, "steps": 10}, tmp_path)
+def test_a_denoiser_that_is_told_of_no_noise_changes_nothing() -> None:
+    pixels = rendered(1)
+    assert (denoised(pixels, 0.0) == pixels).all()
+    assert (denoised(pixels, 1e-4) == pixels).mean() > 0.99
 
-    def trip(pixels: np.ndarray) -> np.ndarray:
-        return np.square(model.decode(model.encode(pixels)).astype(float) - pixels).mean((1, 2, 3))
 
-    assert (trip(cleaned.pixels) < 0.7 * trip(perturbed.pixels)).all()
-    nearer = [np.abs(pixels.astype(float) - clean).mean() for pixels in (cleaned.pixels, perturbed.pixels)]
-    assert nearer[0] < nearer[1]
+def test_the_objective_of_total_variation_is_that_of_the_paper() -> None:
+    """Of one channel: z = [[0, 3], [4, 3]], x = 0, both left pixels kept."""
+    objective = module("tvm")["objective"]
+    z = torch.tensor([[0.0, 3.0], [4.0, 3.0]], dtype=torch.float64)[..., None]
+    kept = torch.tensor([[1, 0], [1, 0]], dtype=torch.bool)[..., None]
+    # |z - x| over the kept is 4; rows differ by (4, 0), columns by (3, -1).
+    for norm, variation in ((2, 4 + 10**0.5), (1, 4 + 4)):
+        values = {"norm": norm, "weight": 0.5}
+        plain = objective(z, torch.zeros_like(z), kept, Params({**values, "square": False}))
+        square = objective(z, torch.zeros_like(z), kept, Params({**values, "square": True}))
+        assert plain.item() == pytest.approx(4 + 0.5 * variation)
+        assert square.item() == pytest.approx(8 + 0.5 * variation)
+
+
+def test_dropped_pixels_are_filled_from_those_that_are_kept(tmp_path: Path) -> None:
+    clean = tiny_pictures(1, seed=2).pixels
+    seeds = tiny_context(tiny_model(), tmp_path).seeds(1, "tvm")
+    kept = np.random.default_rng(seeds[0]).random(clean[0].shape) < 0.3
+    assert kept.mean() == pytest.approx(0.3, abs=0.03)
+    hurt = np.where(kept, clean[0], 255)[None].astype(np.uint8)
+    found, again = (purify("tvm", pixels, tmp_path) for pixels in (clean, hurt))
+    assert (found == again).all(), "what a dropped pixel held reaches no picture"
+    off = np.abs(found[0].astype(int) - clean[0])[~kept]
+    assert off.mean() < 8, "a smooth picture is smooth where its pixels were dropped"
+    assert np.abs(255 - clean[0].astype(int))[~kept].mean() > 80
+
+
+def test_total_variation_falls_and_a_step_stays(tmp_path: Path) -> None:
+    def variation(x: np.ndarray) -> float:
+        return float(np.abs(np.diff(x.astype(int), axis=0)).mean() + np.abs(np.diff(x.astype(int), axis=1)).mean())
+
+    noisy = noised(halves(), 0.05, [1])
+    found = purify("tvm-metacloak", noisy, tmp_path, weight=0.1)[0]
+    assert variation(found) < variation(noisy[0]) / 3
+    assert found[:, 20:].mean() - found[:, :12].mean() == pytest.approx(130, abs=8)
+
+
+def test_the_upscaler_beats_enlarging_by_more_than_a_decibel(tmp_path: Path) -> None:
+    drawings = rendered(12, reduce=1)
+    clean = np.stack([np.asarray(Image.fromarray(x).reduce(2)) for x in drawings])
+    noisy = noised(clean, 0.1, range(12))
+
+    def enlarged(pixels: np.ndarray) -> np.ndarray:
+        return np.stack([np.asarray(Image.fromarray(x).resize((128, 128), Image.Resampling.BICUBIC)) for x in pixels])
+
+    blurred = [noisy, *(gaussian_filter(noisy, (0, width, width, 0)) for width in (0.5, 0.7, 1.0))]
+    by_bicubic = max(psnr(enlarged(x), drawings).mean() for x in blurred)
+    assert psnr(upscaler.load(Numerics())(noisy), drawings).mean() > by_bicubic + 1
+    found = purify("noisy-upscale", clean, tmp_path)
+    assert psnr(found, clean).mean() > max(psnr(x, clean).mean() for x in blurred) + 1
+
+
+def test_the_upscaler_gives_a_drawing_of_the_world_not_of_its_neighbours() -> None:
+    network, pixels = upscaler.load(Numerics()), rendered(3)
+    together = network(pixels)
+    assert together.shape == (3, 128, 128, 3)
+    assert all((network(pixels[i : i + 1])[0] == together[i]).all() for i in range(3))
+
+
+@pytest.mark.parametrize("name", ["gaussian-denoise", "tvm", "tvm-metacloak", "noisy-upscale", "impress-pp"])
+def test_a_picture_never_depends_on_how_many_there_are(tmp_path: Path, name: str) -> None:
+    pixels = tiny_pictures(6, seed=3).pixels
+    few = {"steps": 3} if name.startswith(("impress", "tvm")) else {}
+    all_of_them, first = purify(name, pixels, tmp_path, **few), purify(name, pixels[:1], tmp_path, **few)
+    assert np.abs(all_of_them[0].astype(int) - first[0]).max() <= 1
+    assert (all_of_them[0] != purify(name, pixels, tmp_path, seed=1, **few)[0]).any()
+    assert (all_of_them == purify(name, pixels, tmp_path, **few)).all()
+
+
+def test_equal_pictures_get_noise_of_their_own(tmp_path: Path) -> None:
+    one, other = purify("noisy-upscale", halves(2), tmp_path)
+    assert (one != other).any()
+
+
+def test_impress_pp_begins_from_noise_and_nears_the_autoencoder(tmp_path: Path) -> None:
+    """With no steps that move, what is left is the noise; with some, the round trip changes less."""
+    clean, model = tiny_pictures(2, seed=4).pixels, tiny_model()
+
+    def trip(pixels: np.ndarray) -> float:
+        return float(((model.decode(model.encode(pixels)) / 255 - pixels / 255) ** 2).mean())
+
+    still = purify("impress-pp", clean, tmp_path, steps=1, lr=0.0, lr_last=0.0)
+    seeds = tiny_context(model, tmp_path).seeds(2, "impress-pp")
+    assert np.abs(still.astype(int) - noised(clean, 0.05, seeds)).max() <= 1
+    assert trip(purify("impress-pp", clean, tmp_path, steps=20)) < 0.9 * trip(still)
+
+
+def test_impress_pp_cleans_drawn_pictures_at_its_own_deviation(tmp_path: Path) -> None:
+    entry, model = default_catalog().attack("impress-pp"), tiny_model()
+    grainy = Pictures(noised(halves(), 0.02, [5]), ("a",))
+    params = Params(entry.params("mini"))
+    found = entry.function("clean_samples")(model, grainy, params, tiny_context(model, tmp_path))
+    assert found.pixels[0, :, :16].var() < grainy.pixels[0, :, :16].var() / 10
+
+
+def test_training_the_upscaler_goes_on_from_its_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pixels = rendered(4, reduce=1)
+    torch.manual_seed(0)
+    network = UpscalerNet()
+    given = train_upscaler.batch(pixels, np.random.default_rng(9))
+    assert given[0].shape[1:] == (3, 64, 64) and given[1].shape[1:] == (3, 128, 128)
+    before = train_upscaler.loss(network, *given).item()
+    train_upscaler.train(network, pixels, tmp_path, 4)
+    halted = train_upscaler.loss(network, *given).item()
+    fresh = UpscalerNet()
+    train_upscaler.train(fresh, pixels, tmp_path, 4)
+    assert "upscaler: 4/4" in capsys.readouterr().out
+    assert train_upscaler.loss(fresh, *given).item() == pytest.approx(halted, rel=1e-3), "no step was taken again"
+    train_upscaler.train(fresh, pixels, tmp_path, 12)
+    assert train_upscaler.loss(fresh, *given).item() < before

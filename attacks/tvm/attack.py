@@ -1,4 +1,4 @@
-"""Total variation minimisation: drop pixels at random, draw the plainest picture that fits the rest (Guo et al. 2018)."""
+"""Total variation minimisation: drop pixels, draw the plainest picture that fits the rest (Guo et al. 2018, sec. 4)."""
 
 from __future__ import annotations
 

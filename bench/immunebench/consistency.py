@@ -1,4 +1,4 @@
-"""IMPRESS's optimisation, which several purifiers run: a clean picture survives the autoencoder, a perturbed one not."""
+"""IMPRESS's optimisation, which several purifiers run: a clean picture survives the autoencoder."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from immunebench.graph import Plan, StageSpec
 
 _SAMPLE = 300
+#: How many pictures a task publishes unless it says otherwise.
+_PICTURES = 16
 
 
 class Measured(Protocol):
@@ -78,7 +81,7 @@ class Estimate:
 
 
 def units(spec: StageSpec) -> float:
-    """Return how much work a stage is: pictures, optimiser steps x batch, or denoising steps x pictures."""
+    """Return how much work a stage is: pictures, their passes through a network, or denoising steps x pictures."""
     key = spec.key
     if spec.stage == "pictures":
         return _number(key.get("count"))
@@ -87,10 +90,22 @@ def units(spec: StageSpec) -> float:
         pictures = len(prompts) * _number(key.get("per_prompt")) if isinstance(prompts, list) else 0
         return pictures * (_number(numerics.get("sampling_steps")) if isinstance(numerics, dict) else 1)
     params = key.get("params")
+    if isinstance(params, dict) and (spec.stage == "purify" or key.get("hook") == "protect_images"):
+        return _passes(params)
     if isinstance(params, dict):
         prior = params.get("prior_batch", 0) if params.get("prior_weight") else 0
         return _number(params.get("steps", 0)) * (_number(params.get("batch", 1)) + _number(prior))
     return float(len(spec.inputs)) * 16
+
+
+def _passes(params: Mapping[str, object]) -> float:
+    """Return how often a picture passes a network while pictures are changed, by the names that such entries use."""
+    rounds = math.prod(_number(params.get(name)) for name in ("rounds", "trials", "states", "unroll"))
+    part = _number(params.get("strength")) if "sampling_steps" in params and "steps" not in params else 1.0
+    moves = next((_number(params[name]) for name in ("pgd_steps", "steps", "sampling_steps") if name in params), 0.0)
+    # The attacker in training is shown four pictures and four of the class, on clean and on changed pictures.
+    trained = 2 * 8 * _number(params.get("train_steps", 0))
+    return rounds * (moves * part * _PICTURES + trained)
 
 
 def estimate(plan: Plan, store: Measured | None) -> Estimate:

@@ -123,7 +123,7 @@ def require(name: str, *, asked_by: str | None = None) -> Path:
     return file
 
 
-def require_folder(name: str, *, asked_by: str) -> Path:
+def require_folder(name: str, *, asked_by: str | None = None) -> Path:
     """The diffusers folder of a full-size network among the fetched weights, which its user puts there.
 
     Raises

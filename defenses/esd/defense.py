@@ -17,7 +17,8 @@ def protect_model(model: LatentDiffusion, concepts: tuple[Concept, ...], params:
     """
     eps_0 = model.frozen()
     theta = model.trainable(model.unet_tensors(params.tensors))
-    optimiser = ctx.adamw(theta, lr=params.lr, weight_decay=0.0)
+    rate = params.lr_style if concepts[0].noun == "style" else params.lr
+    optimiser = ctx.adamw(theta, lr=rate, weight_decay=0.0)
     words = model.condition(concepts[0].owner.captions)
     nothing = model.condition([""] * params.batch)
     drawer = model if params.form == "paper" else eps_0

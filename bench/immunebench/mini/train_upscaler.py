@@ -82,7 +82,7 @@ def train(network: UpscalerNet, pixels: NDArray[np.uint8], folder: Path, steps: 
             for group in optimiser.param_groups:
                 group["lr"] = LEARNING_RATE * cosine(step, steps, warmup=100)
             value = loss(network, *batch(pixels, np.random.default_rng([SEED, step])))
-            value.backward()
+            torch.autograd.backward(value)
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)

@@ -81,6 +81,7 @@ CONCEPTS: dict[str, ConceptEntry] = {
     "known/church": ConceptEntry("known", "suite", "church"),
     "known/fish": ConceptEntry("known", "suite", "fish"),
     "known/cat": ConceptEntry("known", "dev", "cat"),
+    "known/watercolour": ConceptEntry("known", "dev", "style"),
 }
 
 
