@@ -75,10 +75,11 @@ def test_layers_speak_as_one_defense(root: Path) -> None:
 
 
 def test_each_layer_begins_from_what_the_one_before_it_released(root: Path) -> None:
-    house.write(
-        root / "suites/tiny.toml",
-        SUITE.replace("{defenses}", '["gone+shield+cloak", "shield"]').replace("style-a", "relearn-a"),
-    )
+    block = '[[cells]]\ntasks = ["{}"]\ndefenses = {}\nchains = ["lora"]\n'
+    blocks = block.format("relearn-a", '["gone+shield", "shield"]') + block.format("style-a", '["shield+cloak"]')
+    product = ("tasks", "defenses", "chains")
+    shared = "\n".join(line for line in house.SUITE.splitlines() if not line.startswith(product))
+    house.write(root / "suites/tiny.toml", f"{shared}\n{blocks}")
     catalog = read(root)
     made = make_plan(catalog.suite("tiny"), catalog)
 
@@ -87,13 +88,14 @@ def test_each_layer_begins_from_what_the_one_before_it_released(root: Path) -> N
         before = chain(spec.inputs["weights"]) if "weights" in spec.inputs else []
         return [*before, str(spec.key["entry"])]
 
-    graph = made.roots["relearn-a/gone+shield+cloak/lora/cpu/0"]
+    graph = made.roots["relearn-a/gone+shield/lora/cpu/0"]
     assert chain(graph.protect["protect_model"]) == ["gone", "shield"]
+    both = made.roots["style-a/shield+cloak/lora/cpu/0"]
     # The picture's layer sees the start model, not the release that is made at the same time.
-    assert chain(graph.protect["protect_images"]) == ["gone", "cloak"]
-    adapt = made.stages[made.stages[graph.pictures[2]].inputs["adapter"]]
-    assert adapt.inputs["weights"] == graph.protect["protect_model"]
-    assert adapt.inputs["images"] == graph.protect["protect_images"]
+    assert chain(both.protect["protect_images"]) == ["cloak"]
+    adapt = made.stages[made.stages[both.pictures[2]].inputs["adapter"]]
+    assert adapt.inputs["weights"] == both.protect["protect_model"]
+    assert adapt.inputs["images"] == both.protect["protect_images"]
     # A defense of the model alone begins from the task's start model: here the same two stages.
     alone = made.roots["relearn-a/shield/lora/cpu/0"]
     assert alone.protect["protect_model"] == graph.protect["protect_model"]
