@@ -19,8 +19,9 @@ from immunebench import api, cli, entry, stages
 from immunebench.board.scored import score_folder
 from immunebench.entry import load_catalog
 from immunebench.errors import UsageError
+from immunebench.graph import Plan, StageSpec
 from immunebench.new_artefact import ArtefactRequest, new_artefact
-from immunebench.plan import Plan, StageSpec, make_plan
+from immunebench.plan import make_plan
 from immunebench.scaffold import Created
 from immunebench.store import Store
 from immunebench.types import Pictures, StageError
@@ -381,7 +382,11 @@ def test_it_is_layered_with_a_model_by_name(cloaked: Path) -> None:
     assert graph.protect["protect_images"] == protection(of).digest
 
 
-def test_the_command_line_says_what_comes_next_and_overwrites_nothing(cloaked: Path, exported: Path) -> None:
+def test_the_command_line_says_what_comes_next_and_overwrites_nothing(
+    cloaked: Path, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "_plans", lambda catalog: [])
+
     def call(*arguments: str) -> Any:
         return CliRunner().invoke(cli.app, arguments)
 
