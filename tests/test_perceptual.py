@@ -138,12 +138,11 @@ def test_a_change_is_shrunk_until_the_bound_holds_and_no_further(tmp_path: Path)
 
 def test_saved_pictures_are_held_to_the_bound(tmp_path: Path) -> None:
     ctx = context(tmp_path)
-    stages.check_perceptual("veil", grey(100, 0), grey(151, 0), 0.04, ctx)
+    stages.check_perceptual("veil", distances(grey(100, 0), grey(151, 0), ctx), 0.04)
     with pytest.raises(StageError, match=r"veil: a perceptual distance of 0\.0400 exceeds the declared 0\.03"):
-        stages.check_perceptual("veil", grey(0, 100), grey(0, 151), 0.03, ctx)
-    ctx.distance = lambda x, y: torch.full((len(x),), torch.nan)
+        stages.check_perceptual("veil", distances(grey(0, 100), grey(0, 151), ctx), 0.03)
     with pytest.raises(StageError, match="nan"):
-        stages.check_perceptual("veil", grey(0), grey(0), 0.03, ctx)
+        stages.check_perceptual("veil", np.array([0.01, np.nan]), 0.03)
 
 
 def test_the_embedded_base_lends_a_network_that_no_judge_grades_with() -> None:

@@ -204,12 +204,15 @@ def _entry(
         **MANIFEST[hook],
     }
     dev = catalog.suite(DEV_SUITE)
+    tasks = list(dev.names("tasks"))
+    if hook == "protect_images":  # what is relearned was drawn by a base already, and nobody could protect it
+        tasks = [task for task in tasks if catalog.task(task).family != "relearn"]
     suite = {
         **dev.model_dump(mode="json", include={"profile", "seeds", "prompts", "pictures", "curve_pictures"}),
         "id": name,
         "version": "1.0",
         "title": f"{title} on the dev tasks",
-        "tasks": list(dev.names("tasks")),
+        "tasks": tasks,
         "defenses": defenses,
         "chains": chains,
         "unrelated_pictures": 1,

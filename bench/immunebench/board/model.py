@@ -133,7 +133,8 @@ class Row:
     @property
     def league(self) -> str:
         """What the row is ranked within: its track, and the budget class where it changes pictures."""
-        return self.track if self.budget_class is None else f"{self.track}, Linf {self.budget_class}"
+        own = f"Linf {self.budget_class}" if isinstance(self.budget_class, int) else self.budget_class
+        return self.track if own is None else f"{self.track}, {own}"
 
     @property
     def passes(self) -> bool:
