@@ -239,6 +239,7 @@ def test_waiting_for_another_run_s_lock_does_not_count_as_time_of_the_stage(tmp_
     ("options", "said"),
     [
         ({"workers": 1, "timeout": 5}, "timeout: needs worker processes"),
+        ({"workers": 0}, "--workers: must be at least 1, not 0"),
         ({"workers": 2, "timeout": 0}, "--timeout: must be more than 0 seconds, not 0"),
         ({"workers": 2, "timeout": float("nan")}, "--timeout: must be more than 0 seconds, not nan"),
     ],

@@ -209,7 +209,7 @@ def test_a_changed_line_of_code_changes_only_what_depends_on_it(root: Path) -> N
     ("wanted", "expected"),
     [
         ({"task": "style-b"}, "--task: is not in the suite: 'style-b' (nearest: 'style-a')"),
-        ({"attack": "lroa"}, "--attack: is not in the suite: 'lroa' (nearest: 'lora')"),
+        ({"attack": "lroa"}, "--attack: unknown attack 'lroa' (nearest: 'lora')"),
         ({"defense": "shild"}, "--defense: unknown defense 'shild' (nearest: 'shield')"),
         ({"profile": "cpuu"}, "--profile: unknown profile 'cpuu' (nearest: 'cpu')"),
         ({"seed": -1}, "--seed: must not be negative, not -1"),
@@ -334,10 +334,9 @@ def test_a_start_that_would_begin_from_itself_is_named(root: Path) -> None:
 
 def test_an_erasure_belongs_on_a_concept_that_the_base_knows(root: Path) -> None:
     house.defense(root, "gone", "protect_model", kind="erasure")
-    line = refused(root, defense="gone")
-    assert line.endswith("--defense: fits no task of the suite that was chosen: 'gone'")
-    path = edited(root / "suites/tiny.toml", '"noise"', '"noise", "gone"')
     line = "erases what a base knows; task 'style-a' is of the family 'style', not 'relearn': 'gone'"
+    assert refused(root, defense="gone").endswith(f"--defense: {line}")
+    path = edited(root / "suites/tiny.toml", '"noise"', '"noise", "gone"')
     assert refused(root) == f"{path}: defenses: {line}"
 
 
@@ -349,7 +348,7 @@ def test_pictures_of_a_concept_to_relearn_are_nobodys_to_protect(root: Path) -> 
     assert refused(root) == f"{suite}: defenses: {said}"
     # One that is only asked for takes the places that suit it, and there is none.
     line = refused(root, defense="noise-16")
-    assert line.endswith("--defense: fits no task of the suite that was chosen: 'noise-16'")
+    assert line.endswith("--defense: " + said.replace("'noise'", "'noise-16'"))
     assert task.is_file()
 
 
@@ -370,6 +369,8 @@ def test_a_chain_in_the_wrong_order_is_named(root: Path, chain: str, said: str) 
     assert refused(root) == f"{suite}: chains: {said}"
     edited(suite, f'chains = ["{chain}"]', 'chains = ["blur+lora"]')
     assert "purify" in counts(plan(root))
+    line = "--attack: cleans pictures after 'lora' has trained on them: 'lora+blur' (valid: blur+lora)"
+    assert refused(root, attack="lora+blur").endswith(line)
 
 
 def test_class_pictures_that_no_prompt_describes_are_named(root: Path) -> None:

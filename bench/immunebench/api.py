@@ -191,8 +191,6 @@ def measure(
     from immunebench.records import build_record
     from immunebench.sheet import cell_sheet
 
-    if workers < 1:
-        raise UsageError("must be at least 1, not", field="--workers", value=workers)
     executor = make_executor(store, workers, processes=processes, run_stage=run_stage, timeout=timeout)
     require_writable(store.root, "--store")
     require_writable(folder, "--results")
@@ -230,6 +228,20 @@ def measure(
     return [records[cell.key] for cell in plan.cells]
 
 
+def check_limits(workers: int, timeout: float | None) -> None:
+    """Refuse a number of workers or a time limit with which nothing can run.
+
+    Raises
+    ------
+    UsageError
+        Fewer than one worker, or a timeout that is not positive.
+    """
+    if workers < 1:
+        raise UsageError("must be at least 1, not", field="--workers", value=workers)
+    if timeout is not None and not timeout > 0:  # Not a number compares false.
+        raise UsageError("must be more than 0 seconds, not", field="--timeout", value=timeout)
+
+
 def make_executor(
     store: Store,
     workers: int,
@@ -246,8 +258,7 @@ def make_executor(
         A timeout that is not positive, or in this process, where nobody could stop a stage.
     """
     function = execute.DEFAULT_STAGES if run_stage is None else run_stage
-    if timeout is not None and not timeout > 0:  # Not a number compares false.
-        raise UsageError("must be more than 0 seconds, not", field="--timeout", value=timeout)
+    check_limits(workers, timeout)
     if not (workers > 1 if processes is None else processes):
         if timeout is not None:
             raise UsageError("needs worker processes, which can be stopped: workers=2 or more", field="timeout")

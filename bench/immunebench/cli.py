@@ -28,7 +28,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-store_app = typer.Typer(help="Look at and clean up the store of artifacts.", no_args_is_help=True)
+store_app = typer.Typer(
+    help="Look at and clean up the store of artifacts.\n\nExample: immunebench store size", no_args_is_help=True
+)
 weights_app = typer.Typer()
 app.add_typer(store_app, name="store")
 app.add_typer(weights_app, name="weights")
@@ -94,7 +96,7 @@ def run(
     workers: Annotated[int, typer.Option("--workers", help="Stages at a time, one process and thread each.")] = 1,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed stages again.")] = False,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", help="Seconds that a stage may take; then its status is timeout.")
+        float | None, typer.Option("--timeout", help="Seconds that a stage may take; a longer one fails as timeout.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show cells, stages, time and disk; run nothing.")] = False,
     as_json: AsJson = False,
@@ -105,6 +107,7 @@ def run(
     """
     from immunebench import api
 
+    api.check_limits(workers, timeout)
     plan = api.plan_suite(
         suite, catalog=_catalog(), task=task, defense=defense, attack=attack, seed=seed, profile=profile
     )

@@ -7,10 +7,15 @@ from typing import Annotated
 
 import typer
 
-new_app = typer.Typer(help="Begin a task, a defense or an attack of your own.", no_args_is_help=True)
+new_app = typer.Typer(
+    help="Begin a task, a defense or an attack of your own, or submit a closed tool's pictures.\n\n"
+    "Example: immunebench new defense my-shield --hook protect_images",
+    no_args_is_help=True,
+)
 
 Out = Annotated[
-    Path | None, typer.Option("--out", help="House to write to; default $IMMUNEBENCH_ENTRIES, else the checkout.")
+    Path | None,
+    typer.Option("--out", help="Folder of defenses/, attacks/, ...; default $IMMUNEBENCH_ENTRIES, else the checkout."),
 ]
 
 
@@ -89,8 +94,7 @@ def new_artefact(
 ) -> None:
     """Make a defense of pictures that a closed tool cloaked; they are checked against the clean ones and copied.
 
-    Example: immunebench new artefact glaze-2 --task style-okafor --images cloaked --tool Glaze --tool-version 2.1
-    --budget 16
+    Example: immunebench new artefact my-glaze --task style-okafor --images cloaked --tool Glaze --tool-version 2
     """
     from immunebench import new_artefact as new
     from immunebench.entry import default_catalog

@@ -45,11 +45,13 @@ def make_plan(
     """
     file = catalog.paths.get(("suite", suite.id))
     tasks = _select("--task", task, suite.names("tasks"), file)
-    chains = _select("--attack", attack, suite.names("chains"), file)
     seeds = list(suite.seeds) if seed is None else [seed] if isinstance(seed, int) else list(seed)
     if any(number < 0 for number in seeds):
         raise UsageError("must not be negative, not", field="--seed", value=min(seeds))
     builder = Builder(suite, catalog, file, profile)
+    for name in _many(attack):
+        builder.attacks(name, "--attack")  # What is no chain at all is said first.
+    chains = _select("--attack", attack, suite.names("chains"), file)
     cells = [
         Cell(name, entry.id, chain, builder.profile.id, number, setting)
         for name, entry, chain, setting in _places(suite, catalog, _many(defense), file)
@@ -57,7 +59,10 @@ def make_plan(
         for number in dict.fromkeys(seeds)
     ]
     for name in _many(defense):
-        if catalog.defense(name).id not in {cell.defense for cell in cells}:
+        entry = catalog.defense(name)
+        if entry.id not in {cell.defense for cell in cells}:
+            if not any(_suits(entry, catalog.task(place), {}) for place in tasks):
+                check_defense(entry, catalog.task(tasks[0]), file, "--defense")
             raise UsageError("fits no task of the suite that was chosen:", field="--defense", value=name)
     if not cells:
         raise UsageError("has no cell of this selection", file=file)

@@ -23,25 +23,25 @@ def check_task(catalog: Catalog, task: Task) -> None:
     _check_start(catalog, task)
 
 
-def check_defense(entry: Defense, task: Task, file: Path | None) -> None:
+def check_defense(entry: Defense, task: Task, file: Path | None, field: str = "defenses") -> None:
     """Refuse a defense that no stage carries out, or that has nothing to do on a task.
 
     Raises
     ------
     UsageError
-        With the suite's file and the defense.
+        With the suite's file, the field or the option that names the defense, and the defense.
     """
     if "freeze" in entry.hooks:
         raise UsageError("no stage runs the hook", file=entry.path, field="hooks", value="freeze")
     if "protect_images" in entry.hooks and task.family == "relearn":
         raise UsageError(
             f"protects pictures before they are published; those of task {task.id!r} show what a base drew already:",
-            file=file, field="defenses", value=entry.id,
+            file=file, field=field, value=entry.id,
         )  # fmt: skip
     if entry.erases and task.family != "relearn":
         raise UsageError(
             f"erases what a base knows; task {task.id!r} is of the family {task.family!r}, not 'relearn':",
-            file=file, field="defenses", value=entry.id,
+            file=file, field=field, value=entry.id,
         )  # fmt: skip
 
 
