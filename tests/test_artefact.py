@@ -215,6 +215,7 @@ def test_a_wrong_picture_is_named_and_nothing_is_written(
         ({"perceptual": 0.1}, "--perceptual: stands in the place of --budget"),
         ({"budget": None, "perceptual": 0.0}, "--perceptual: must be above 0 and at most 1, not 0.0"),
         ({"tasks": ("style-okafo",)}, "--task: unknown task 'style-okafo' (nearest: 'style-okafor')"),
+        ({"tasks": ("relearn-cat",)}, "shows what a base drew already, which nobody protects: 'relearn-cat'"),
         ({"tasks": (TASK, "object-umbrella")}, "there are 2 --task and 1 --images"),
         ({"id": "noise"}, "ID: is the name of another entry or suite: 'noise'"),
         ({"id": "../x"}, "ID: must be up to 64 lower-case letters"),

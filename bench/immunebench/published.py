@@ -25,8 +25,10 @@ def published_pictures(task: Task, catalog: Catalog) -> Pictures:
     Raises
     ------
     UsageError
-        A file that they are read from is missing or damaged.
+        A file that they are read from is missing or damaged, or nobody protects such pictures: the family relearn.
     """
+    if task.family == "relearn":
+        raise UsageError("shows what a base drew already, which nobody protects:", field="task", value=task.id)
     from immunebench.stages import read_split
 
     spec, concept, count = catalog.models.sources[task.concept.source], task.concept.name, task.pictures.published
