@@ -64,7 +64,7 @@ def make_plan(
     for name in dict.fromkeys(cell.task for cell in cells):
         check_task(catalog, catalog.task(name))
     for name, entry_id, setting in dict.fromkeys((cell.task, cell.defense, cell.setting) for cell in cells):
-        check_defense(catalog.defense(entry_id), catalog.task(name), file)
+        check_defense(catalog, catalog.defense(entry_id), catalog.task(name), file)
         check_setting(catalog, catalog.defense(entry_id), catalog.task(name), setting, file)
     roots = {cell.key: builder.cell(cell) for cell in cells}
     return Plan(suite, tuple(cells), builder.stages, roots)
