@@ -97,7 +97,9 @@ def _places(
 
 def _settled(setting: Setting, entry: Defense, task: Task) -> Setting:
     """Return a setting without what is usual on this task: its own base, and a surrogate where none is needed."""
-    surrogate = setting.surrogate if "protect_images" in entry.hooks else None
+    # What a closed tool computed on nobody knows; no stage of its pictures runs a base.
+    computes = any("protect_images" in layer.hooks and layer.artefact is None for layer in entry.layers)
+    surrogate = setting.surrogate if computes else None
     bases = {"surrogate": surrogate, "attacker_base": setting.attacker_base}
     return setting.model_copy(update={name: None if base == task.base else base for name, base in bases.items()})
 
