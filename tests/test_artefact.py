@@ -375,6 +375,22 @@ def test_a_perceptual_bound_is_measured_when_it_is_declared_and_when_it_is_run(
         protect(plan(), again)
 
 
+def test_a_surrogate_is_none_of_its_settings_for_nobody_knows_what_the_tool_computed_on(
+    cloaked: Path, tmp_path: Path
+) -> None:
+    create(cloaked)
+    suite, block = tmp_path / "transfer.toml", f'[[cells]]\ntasks = ["{TASK}"]\nchains = ["lora"]\n'
+    head = 'id = "transfer"\nversion = "1.0"\ntitle = "T"\nprofile = "cpu"\nseeds = [0]\nprompts = 2\npictures = 1\n'
+    block += 'defenses = ["mist", "closed"]\n'
+    suite.write_text(head + "curve_pictures = 0\n" + block + block + 'surrogate = "mini-b"\n')
+    entry.default_catalog.cache_clear()
+    catalog = load_catalog()
+    made = make_plan(catalog.suite(suite), catalog)
+    assert {(cell.defense, cell.setting.surrogate) for cell in made.cells} == {
+        ("mist", None), ("mist", "mini-b"), ("closed", None),
+    }  # fmt: skip
+
+
 def test_it_is_layered_with_a_model_by_name(cloaked: Path) -> None:
     create(cloaked)
     of = plan("imma-lora+closed")

@@ -96,6 +96,25 @@ def test_what_cleaning_leaves_is_scored_against_the_clean_and_the_protected_pict
     assert made.roots["style-a/noise/lora/cpu/0"].purified == {}
 
 
+def test_cleaning_of_a_mixed_set_is_measured_picture_by_picture_against_what_it_was_before(root: Path) -> None:
+    block = '[[cells]]\ntasks = ["style-a"]\ndefenses = ["none", "noise"]\nchains = ["blur+lora"]\nclean = [50, 100]\n'
+    suite = root / "suites/tiny.toml"
+    kept = [row for row in suite.read_text().splitlines() if not row.startswith(("tasks", "defenses", "chains"))]
+    suite.write_text("\n".join([*kept, block]))
+    made = plan(root)
+    half, none, whole = (
+        made.roots[f"style-a/{name}/blur+lora/cpu/0/clean-{share}"]
+        for name, share in (("noise", 50), ("none", 50), ("noise", 100))
+    )
+    clean, protected = (made.stages[half.purified[what]].inputs["reference"] for what in ("clean", "protected"))
+    # Half of the places hold other pictures of the concept, on either side the same ones.
+    assert (clean, protected) == (none.given[0], half.given[0])
+    assert made.stages[clean].key == made.stages[protected].key
+    assert made.stages[clean].inputs["images"] == half.published
+    # Nothing that the attacker has was protected.
+    assert list(none.purified) == list(whole.purified) == ["clean"]
+
+
 def test_nothing_new_is_scored_where_no_picture_is_protected_or_cleaned(root: Path) -> None:
     made = plan(root)
     for cell in ("none", "shield", "none-replicate"):

@@ -189,6 +189,17 @@ def test_a_base_with_another_judge_gives_no_comparable_number(root: Path) -> Non
     assert refused(root, BLOCK + 'attacker_base = "other"\n').endswith("has another judge than 'tiny': 'other'")
 
 
+def test_an_ensemble_of_bases_of_another_world_protects_no_picture(root: Path) -> None:
+    house.defense(root, "cloak", "protect_images", 'budget = 8\nsurrogates = ["tiny", "other"]')
+    block = BLOCK.replace("noise", "cloak")
+    assert "style-a/cloak/lora/cpu/0" in plan(root, block).roots
+    models = root / "models.toml"
+    judge = '[judges.else]\nloader = "toy.judges:load"\nfiles = ["weights/judge.safetensors"]\n'
+    models.write_text(models.read_text().replace('judge = "toy"', 'judge = "else"', 1) + judge)
+    said = "surrogates: has another judge than 'tiny', the base of task 'style-a': 'other'"
+    assert refused(root, block) == f"{root / 'defenses/cloak/defense.toml'}: {said}"
+
+
 NAMES = {
     "task": "style-a", "task_version": 1, "family": "style", "concept": "style/a", "concept_kind": "near",
     "base": "tiny", "base_revision": "r1", "defense": "noise", "defense_version": 1, "defense_title": "Noise",

@@ -95,7 +95,8 @@ class Builder(Specs):
             },
             published=published,
             given=given,
-            purified=self.purified(task, given, published),
+            # Pair by pair: of the places that hold another picture, cleaning is measured against that one.
+            purified=self.purified(task, given, self.mix(task, published, cell.setting.clean)),
             beside=self.beside(task, last, reference) if asked else {},
         )
         parts = {part: frozenset(self.closure(roots)) for part, roots in _roots(graph).items()}

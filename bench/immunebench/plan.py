@@ -62,14 +62,14 @@ def make_plan(
         entry = catalog.defense(name)
         if entry.id not in {cell.defense for cell in cells}:
             if not any(_suits(entry, catalog.task(place), {}) for place in tasks):
-                check_defense(entry, catalog.task(tasks[0]), file, "--defense")
+                check_defense(catalog, entry, catalog.task(tasks[0]), file, "--defense")
             raise UsageError("fits no task of the suite that was chosen:", field="--defense", value=name)
     if not cells:
         raise UsageError("has no cell of this selection", file=file)
     for name in dict.fromkeys(cell.task for cell in cells):
         check_task(catalog, catalog.task(name))
     for name, entry_id, setting in dict.fromkeys((cell.task, cell.defense, cell.setting) for cell in cells):
-        check_defense(catalog.defense(entry_id), catalog.task(name), file)
+        check_defense(catalog, catalog.defense(entry_id), catalog.task(name), file)
         check_setting(catalog, catalog.defense(entry_id), catalog.task(name), setting, file)
     roots = {cell.key: builder.cell(cell) for cell in cells}
     return Plan(suite, tuple(cells), builder.stages, roots)
@@ -102,7 +102,9 @@ def _places(
 
 def _settled(setting: Setting, entry: Defense, task: Task) -> Setting:
     """Return a setting without what is usual on this task: its own base, and a surrogate where none is needed."""
-    surrogate = setting.surrogate if "protect_images" in entry.hooks else None
+    # What a closed tool computed on nobody knows; no stage of its pictures runs a base.
+    computes = any("protect_images" in layer.hooks and layer.artefact is None for layer in entry.layers)
+    surrogate = setting.surrogate if computes else None
     bases = {"surrogate": surrogate, "attacker_base": setting.attacker_base}
     return setting.model_copy(update={name: None if base == task.base else base for name, base in bases.items()})
 

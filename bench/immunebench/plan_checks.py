@@ -23,7 +23,7 @@ def check_task(catalog: Catalog, task: Task) -> None:
     _check_start(catalog, task)
 
 
-def check_defense(entry: Defense, task: Task, file: Path | None, field: str = "defenses") -> None:
+def check_defense(catalog: Catalog, entry: Defense, task: Task, file: Path | None, field: str = "defenses") -> None:
     """Refuse a defense that no stage carries out, or that has nothing to do on a task.
 
     Raises
@@ -31,6 +31,15 @@ def check_defense(entry: Defense, task: Task, file: Path | None, field: str = "d
     UsageError
         With the suite's file, the field or the option that names the defense, and the defense.
     """
+    bases = catalog.models.bases
+    for layer in entry.layers:
+        # As of the surrogate of a setting: a base of another world was never meant for these pictures.
+        for name in layer.surrogates:
+            if bases[name].judge != bases[task.base].judge:
+                raise UsageError(
+                    f"has another judge than {task.base!r}, the base of task {task.id!r}:",
+                    file=layer.path, field="surrogates", value=name,
+                )  # fmt: skip
     if "freeze" in entry.hooks:
         raise UsageError("no stage runs the hook", file=entry.path, field="hooks", value="freeze")
     if "protect_images" in entry.hooks and task.family == "relearn":

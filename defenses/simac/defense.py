@@ -87,5 +87,6 @@ def feature_loss(model: LatentDiffusion, batch: Batch, clean: Tensor, params: Pa
         return loss
     with torch.no_grad(), watched(blocks) as original:
         model.losses(replace(batch, latents=model.latents(clean)))
-    apart = [((own - of) ** 2).flatten(1).mean(dim=1) for own, of in zip(features, original, strict=True)]
+    # In fp32: squares of small differences vanish in fp16.
+    apart = [(own.float() - of.float()).square().flatten(1).mean(1) for own, of in zip(features, original, strict=True)]
     return loss + params.feature_weight * torch.stack(apart).mean(dim=0)
