@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,10 @@ Bytes = NDArray[np.uint8]
 Floats = NDArray[np.floating[Any]]
 
 
+#: Prompt, object and style.
 Row = tuple[str, str, str]
+#: Object and style asked for, and whether each was named right.
+Named = tuple[str, str, bool, bool]
 
 
 @dataclass(frozen=True)
@@ -182,23 +185,31 @@ def base(judge: MiniJudge, folder: Path, count: int, pictures: int) -> list[Find
         for _ in range(pictures)
     ]
 
-    def measured(what: str, rows: list[Row], right: Callable[[int, int, str, str], bool], key: int) -> list[Finding]:
+    def named(rows: list[Row]) -> list[Named]:
         objects_, styles_ = judge.probabilities(draw([row[0] for row in rows]), second=True)
-        hits: dict[str, list[bool]] = {}
-        for row, o, s in zip(rows, objects_.argmax(1), styles_.argmax(1), strict=True):
-            hits.setdefault(row[key], []).append(right(int(o), int(s), row[1], row[2]))
-        means = {name: float(np.mean(found)) for name, found in hits.items()}
-        worst = min(means, key=lambda name: means[name])
-        return [
-            Finding(f"base: {what}, macro accuracy", float(np.mean(list(means.values()))), len(rows), 0.85),
-            Finding(f"base: {what}, the worst ({worst})", means[worst], len(hits[worst]), 0.6),
-        ]
+        answers = zip(rows, objects_.argmax(1), styles_.argmax(1), strict=True)
+        return [(c, s, OBJECTS[int(o)] == c, STYLES[int(t)] == s) for (_, c, s), o, t in answers]
 
+    of_pairs = named(pairs)
     return [
-        *measured("known objects", by_object, lambda o, s, c, t: OBJECTS[o] == c, 1),
-        *measured("known styles", by_style, lambda o, s, c, t: STYLES[s] == t, 2),
-        *measured("pairs, by object", pairs, lambda o, s, c, t: OBJECTS[o] == c and STYLES[s] == t, 1),
-        *measured("pairs, by style", pairs, lambda o, s, c, t: OBJECTS[o] == c and STYLES[s] == t, 2),
+        *by_group("known objects", [(c, hit) for c, _, hit, _ in named(by_object)]),
+        *by_group("known styles", [(s, hit) for _, s, _, hit in named(by_style)]),
+        *by_group("pairs, by object", [(c, o and t) for c, _, o, t in of_pairs]),
+        *by_group("pairs, by style", [(s, o and t) for _, s, o, t in of_pairs]),
+        *by_group("pairs, each by itself", [(f"{c} in {s}", o and t) for c, s, o, t in of_pairs]),
+    ]
+
+
+def by_group(what: str, answers: Sequence[tuple[str, bool]]) -> list[Finding]:
+    """Macro accuracy over the groups of ``(group, right)``, and the group that is named right least often."""
+    hits: dict[str, list[bool]] = {}
+    for group, right in answers:
+        hits.setdefault(group, []).append(right)
+    means = {group: float(np.mean(found)) for group, found in hits.items()}
+    worst = min(means, key=lambda group: means[group])
+    return [
+        Finding(f"base: {what}, macro accuracy", float(np.mean(list(means.values()))), len(answers), 0.85),
+        Finding(f"base: {what}, the worst ({worst})", means[worst], len(hits[worst]), 0.6),
     ]
 
 
@@ -224,7 +235,7 @@ def main() -> None:
     )
     parser.add_argument("--count", type=int, default=1000, help="pictures a measure")
     parser.add_argument("--per-prompt", type=int, default=20, help="pictures of each object and style")
-    parser.add_argument("--per-pair", type=int, default=2, help="pictures of each pair of object and style")
+    parser.add_argument("--per-pair", type=int, default=20, help="pictures of each pair of object and style")
     parser.add_argument(
         "--decoded", type=Path, help="round-trips.npz of the judges' training: adds decoded noise to nothing"
     )

@@ -32,6 +32,8 @@ def main() -> None:
     parser.add_argument("--until", choices=("vae", "end"), default="end", help="stop after the autoencoder")
     parser.add_argument("--minutes", type=float, help="save and stop after this long; call again to go on")
     parser.add_argument("--steps", type=int, help="denoiser steps instead of the recipe's")
+    parser.add_argument("--extend", action="store_true",
+                        help="go on from the released weights in --out: the denoiser alone, to --steps")  # fmt: skip
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all")
     parser.add_argument("--compile", action="store_true", help="fuse the denoiser with torch.compile")
@@ -48,10 +50,13 @@ def main() -> None:
     stop_at = begin + 60 * options.minutes if options.minutes else None
 
     pixels, captions = render(folder, options.base, recipe.pictures)
-    tokenizer = train_tokenizer((c for wordings in captions[:4000] for c in wordings), target / "tokenizer")
-    autoencoder = vae.train(recipe, pixels, folder, device)
-    export.reconstruction_grid(autoencoder.cpu(), folder / "reconstructions.png")
-    autoencoder.save_pretrained(folder / "vae")
+    if options.extend:
+        tokenizer, autoencoder = export.reopen(target, folder)
+    else:
+        tokenizer = train_tokenizer((c for wordings in captions[:4000] for c in wordings), target / "tokenizer")
+        autoencoder = vae.train(recipe, pixels, folder, device)
+        export.reconstruction_grid(autoencoder.cpu(), folder / "reconstructions.png")
+        autoencoder.save_pretrained(folder / "vae")
     if options.until == "vae":
         return
     autoencoder.to(device)
@@ -65,7 +70,9 @@ def main() -> None:
 
     network, step = denoiser.train(recipe, latents, captions, tokenizer, folder, device, compiled=options.compile,
                              snapshot=snapshot, stop_at=stop_at)  # fmt: skip
-    if step == recipe.unet_steps:
+    if options.extend:
+        export.reconstruction_grid(autoencoder.cpu(), folder / "reconstructions.png")
+    elif step == recipe.unet_steps:
         autoencoder = vae.refine_decoder(recipe, autoencoder.to(device), latents, pixels, folder, device)
         snapshot(network, step)
         export.reconstruction_grid(autoencoder, folder / "reconstructions.png")

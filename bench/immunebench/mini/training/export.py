@@ -14,6 +14,7 @@ from transformers import CLIPTokenizer
 
 from immunebench.mini import world
 from immunebench.mini.training.denoiser import Trained, scheduler
+from immunebench.mini.training.log import save_checkpoint
 from immunebench.mini.training.vae import to_input
 
 matplotlib.use("Agg")
@@ -37,6 +38,27 @@ def save_pipeline(
     for module in modules.values():
         module.to(torch.float32)
     return StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+
+
+def reopen(folder: Path, work: Path) -> tuple[CLIPTokenizer, AutoencoderKL]:
+    """Take a released pipeline up again: its denoiser becomes the checkpoint in ``work``, where there is none yet.
+
+    The release holds the running average in half precision, without the optimiser's moments: both copies begin from
+    it, and the moments anew. The autoencoder stays what it is, so that the latents do.
+
+    Parameters
+    ----------
+    folder
+        A pipeline folder, with the ``run.json`` that says how many steps its denoiser has seen.
+    """
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    checkpoint = work / "denoiser.safetensors"
+    if not checkpoint.exists():
+        released = Trained(pipeline.unet, pipeline.text_encoder).state_dict()
+        step = json.loads((folder / "run.json").read_text())["denoiser_steps_done"]
+        copies = {f"{copy}.{key}": value for key, value in released.items() for copy in ("raw", "ema")}
+        save_checkpoint(checkpoint, step, copies)
+    return pipeline.tokenizer, pipeline.vae.eval().requires_grad_(False)
 
 
 @torch.no_grad()
