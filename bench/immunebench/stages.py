@@ -306,12 +306,15 @@ STAGES: dict[str, Stage] = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Attack:
+class Simulated:
+    """An attack as a defense is lent it: its parameters, and what it trains."""
+
     entry: Entry
     params: Params
     ctx: Context
 
     def attach(self, model: LatentDiffusion) -> Adapter:
+        """Put what the attack trains on a model."""
         module = importlib.import_module(self.entry.function("adapt").__module__)
         adapter: Adapter = module.attach(model, self.params, self.ctx)
         return adapter
@@ -334,7 +337,7 @@ def _context(key: Key, inputs: Mapping[str, Path], out: Path, report: Report, mo
     if "upscaler" in key:
         ctx.upscaler = _loader(default_catalog().models.upscalers[key["upscaler"]["id"]].loader)(model.numerics)
     for name, attack in key.get("against", {}).items():
-        attacks[name] = _Attack(default_catalog().attack(attack["entry"]), Params(attack["params"]), ctx)
+        attacks[name] = Simulated(default_catalog().attack(attack["entry"]), Params(attack["params"]), ctx)
     return ctx
 
 

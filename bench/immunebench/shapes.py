@@ -1,0 +1,169 @@
+"""Architectures of full-size bases without their weights: memory and speed do not depend on the values of weights.
+
+The configurations are those of the published pipelines; what is not said here is the library's default, which is
+Stable Diffusion 1.x's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from immunebench.types import Numerics
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+    from immunebench.diffusion import LatentDiffusion
+
+#: SD 1.x's and 2.x's noise schedule; ``prediction_type`` is the base's.
+SCHEDULE = {
+    "_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
+    "beta_schedule": "scaled_linear", "prediction_type": "epsilon", "clip_sample": False, "steps_offset": 1,
+}  # fmt: skip
+_VAE = {
+    "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 4, "sample_size": 512,
+    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
+}  # fmt: skip
+_WORDS = {"vocab_size": 49408, "max_position_embeddings": 77, "bos_token_id": 49406, "eos_token_id": 49407}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Configurations of a pipeline's three networks, over the defaults of diffusers and transformers.
+
+    Attributes
+    ----------
+    source
+        Whose published configuration it is.
+    resolution
+        Side of the pictures that the base was trained on, in pixels.
+    """
+
+    source: str
+    unet: Mapping[str, Any]
+    text: Mapping[str, Any]
+    vae: Mapping[str, Any] = field(default_factory=lambda: _VAE)
+    resolution: int = 512
+
+
+SHAPES: dict[str, Shape] = {
+    "sd14": Shape(
+        "CompVis/stable-diffusion-v1-4",
+        unet={"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
+        text={
+            **_WORDS, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+            "hidden_act": "quick_gelu", "projection_dim": 768,
+        },
+    ),
+    "sd21-base": Shape(
+        "stabilityai/stable-diffusion-2-1-base",
+        unet={
+            "sample_size": 64, "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20),
+            "use_linear_projection": True,
+        },
+        text={
+            **_WORDS, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23,
+            "num_attention_heads": 16, "hidden_act": "gelu", "projection_dim": 512,
+        },
+    ),
+    # All of SD 1.x's kinds of blocks at full depth, 160 attention tensors, with few channels: for tests and laptops.
+    "sd14-narrow": Shape(
+        "CompVis/stable-diffusion-v1-4, fewer channels",
+        unet={
+            "sample_size": 8, "cross_attention_dim": 32, "attention_head_dim": 2,
+            "block_out_channels": (16, 32, 32, 32), "norm_num_groups": 8,
+        },
+        text={
+            **_WORDS, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "hidden_act": "quick_gelu", "projection_dim": 32,
+        },
+        vae={**_VAE, "block_out_channels": (8, 16, 16, 16), "norm_num_groups": 4, "sample_size": 64},
+        resolution=64,
+    ),
+}  # fmt: skip
+
+
+def networks(shape: Shape) -> dict[str, Any]:
+    """Return untrained networks of a shape by the names of a pipeline's parts: ``unet``, ``vae``, ``text_encoder``.
+
+    Under ``torch.device("meta")`` they take no memory.
+    """
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return {
+        "unet": UNet2DConditionModel(**shape.unet),
+        "vae": AutoencoderKL(**shape.vae),
+        "text_encoder": CLIPTextModel(CLIPTextConfig(**shape.text)),
+    }
+
+
+def weights_gib(shape: Shape, numerics: Numerics) -> float:
+    """Return what the weights alone take under a profile's precision policy, in GiB; nothing is allocated."""
+    import torch
+
+    from immunebench.runtime import GIB, dtype
+
+    with torch.device("meta"):
+        parts = networks(shape)
+    names = {"vae": numerics.vae_dtype}
+    count = {name: sum(p.numel() for p in network.parameters()) for name, network in parts.items()}
+    size = sum(n * dtype(names.get(part, numerics.frozen_dtype)).itemsize for part, n in count.items())
+    return float(size / GIB)
+
+
+def build(shape: Shape, numerics: Numerics, seed: int = 0) -> LatentDiffusion:
+    """Return a model of a shape with random weights, each network made on the profile's device in its dtype."""
+    import torch
+
+    from immunebench.diffusion import LatentDiffusion
+    from immunebench.runtime import dtype
+
+    with torch.device("meta"):
+        parts = networks(shape)
+    with torch.random.fork_rng(devices=[0] if numerics.device == "cuda" else []):
+        torch.manual_seed(seed)
+        for name, network in parts.items():
+            torch.nn.Module.to(network, dtype(numerics.vae_dtype if name == "vae" else numerics.frozen_dtype))
+            network.to_empty(device=numerics.device)
+            _fill(network)
+    return LatentDiffusion(**parts, tokenizer=tokenizer(), schedule=SCHEDULE, numerics=numerics)
+
+
+def _fill(network: Any) -> None:
+    """Draw weights that keep activations in half precision's range: 1 / sqrt(fan in), norms at one, biases at zero."""
+    import torch
+    from torch import nn
+
+    with torch.no_grad():
+        for module in network.modules():
+            for name, p in module.named_parameters(recurse=False):
+                if isinstance(module, nn.GroupNorm | nn.LayerNorm) or p.ndim < 2:
+                    p.fill_(1.0 if name == "weight" else 0.0)
+                else:
+                    p.normal_(std=0.02 if isinstance(module, nn.Embedding) else p[0].numel() ** -0.5)
+            for name, buffer in module.named_buffers(recurse=False):
+                # The positions of the text encoder are the only buffer of these networks.
+                buffer.copy_(torch.arange(buffer.shape[-1], device=buffer.device).expand_as(buffer))
+                if name != "position_ids":
+                    raise ValueError(f"unknown buffer {name!r}")
+
+
+def tokenizer() -> CLIPTokenizer:
+    """Return CLIP's own tokenizer, 49,408 words, from the list of merges that open_clip carries."""
+    import gzip
+    from importlib.resources import files
+
+    from open_clip.tokenizer import bytes_to_unicode
+    from transformers import CLIPTokenizer
+
+    packed = (files("open_clip") / "bpe_simple_vocab_16e6.txt.gz").read_bytes()
+    merges = gzip.decompress(packed).decode("utf-8").split("\n")[1 : 49152 - 256 - 2 + 1]
+    letters = list(bytes_to_unicode().values())
+    words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(merge.split()) for merge in merges)]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: place for place, word in enumerate(words)}
+    pairs = [tuple(merge.split()) for merge in merges]
+    return CLIPTokenizer(vocab=vocabulary, merges=pairs, pad_token="<|endoftext|>", model_max_length=77)
