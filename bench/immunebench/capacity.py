@@ -224,7 +224,7 @@ def _steps(
 ) -> None:
     """Call the entry's hook as its stage would, on made-up pictures: their values change neither time nor memory."""
     from immunebench.context import AttackHandle, Context
-    from immunebench.stages import Simulated
+    from immunebench.stages import Simulated, call_hook
 
     model = _load(catalog, job, numerics)
     own = made_up(_PICTURES, numerics.resolution, "a photo of sks mug")
@@ -235,10 +235,10 @@ def _steps(
         attack = catalog.attack(name)
         attacks[attack.id] = Simulated(attack, Params(parameters(catalog, attack, job)), ctx)
     if job.kind == "attack":
-        entry.function("adapt")(model, own, params, ctx)
+        call_hook(entry, "adapt", model, own, params, ctx)
     else:
         concept = Concept("capacity", "object", "mug", "sks", own.captions[0], own)
-        entry.function("protect_model")(model, (concept,), params, ctx).save(out / "weights.safetensors")
+        call_hook(entry, "protect_model", model, (concept,), params, ctx).save(out / "weights.safetensors")
 
 
 def _load(catalog: Catalog, job: Job, numerics: Numerics) -> LatentDiffusion:

@@ -142,14 +142,14 @@ def protect(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> 
     p = key.get("perceptual_budget")
     params = Params({**key["params"], "budget": key["budget"], **({} if p is None else {"perceptual_budget": p})})
     if hook == "protect_model":
-        weights = _call(entry, hook, model, (concept,), params, ctx)
+        weights = call_hook(entry, hook, model, (concept,), params, ctx)
         if not isinstance(weights, Weights):
             raise StageError("error", f"{entry.id}: {hook} returned {type(weights).__name__}, not Weights")
         _named(entry, lambda: model.check(weights))
         weights.save(out / "weights.safetensors")
     else:
         published = Pictures.load(inputs["published"])
-        protected = _call(entry, hook, model, concept, published, params, ctx)
+        protected = call_hook(entry, hook, model, concept, published, params, ctx)
         check_pictures(entry.id, published, protected, params.budget)
         if p is not None:
             check_perceptual(entry.id, distances(published, protected, ctx), p)
@@ -239,7 +239,7 @@ def purify(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> M
 def _cleaned(
     entry: Entry, hook: str, model: LatentDiffusion, images: Pictures, params: Params, ctx: Context
 ) -> Pictures:
-    cleaned = _call(entry, hook, model, images, params, ctx)
+    cleaned = call_hook(entry, hook, model, images, params, ctx)
     if not isinstance(cleaned, Pictures):
         raise StageError("error", f"{entry.id}: {hook} returned {type(cleaned).__name__}, not Pictures")
     if cleaned.pixels.shape != images.pixels.shape or cleaned.captions != images.captions:
@@ -255,7 +255,7 @@ def adapt(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Me
     ctx = _context(key, inputs, out, report, model)
     images = recaption(Pictures.load(inputs["images"]), key["caption"], token=key["token"], noun=key["noun"])
     params = Params(key["params"])
-    _call(entry, "adapt", model, images, params, ctx)
+    call_hook(entry, "adapt", model, images, params, ctx)
     missing = sorted(set(params.saves) - set(ctx.saved))
     if missing:
         raise StageError("error", f"{entry.id}: no adapter was saved at step {missing[0]}")
@@ -376,7 +376,14 @@ def _unchanged(entry: Entry, key: Key) -> None:
         raise OSError(f"{entry.id}: its files changed after the run was planned; start it again")
 
 
-def _call(entry: Entry, hook: str, *arguments: object) -> Any:
+def call_hook(entry: Entry, hook: str, *arguments: object) -> Any:
+    """Call an entry's function; what it raises becomes one line with the entry's name.
+
+    Raises
+    ------
+    StageError
+        If the function fails.
+    """
     return _named(entry, lambda: entry.function(hook)(*arguments))
 
 

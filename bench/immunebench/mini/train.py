@@ -84,7 +84,8 @@ def main() -> None:
             "minutes_this_call": round((time.monotonic() - begin) / 60, 1)}  # fmt: skip
     (folder / "run.json").write_text(json.dumps(note, indent=2))
     for name in ("samples.png", "reconstructions.png", "loss.png", "run.json"):
-        (target / name).write_bytes((folder / name).read_bytes())
+        if (folder / name).exists():  # Samples are drawn at the last step alone.
+            (target / name).write_bytes((folder / name).read_bytes())
     write_sums(options.out)
 
 
