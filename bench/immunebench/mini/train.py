@@ -62,8 +62,12 @@ def main() -> None:
     autoencoder.to(device)
     latents = denoiser.latent_cache(folder / "latents.npy", lambda: vae.encode(autoencoder, pixels, device))
 
+    words = {file: file.read_bytes() for file in (target / "tokenizer").iterdir()} if options.extend else {}
+
     def snapshot(network: denoiser.Trained, step: int) -> None:
         pipeline = export.save_pipeline(target, autoencoder.cpu(), network.cpu(), tokenizer)
+        for file, content in words.items():
+            file.write_bytes(content)  # A tokenizer that was loaded saves what its last call set, too.
         if step == recipe.unet_steps:
             export.sample_grid(pipeline, folder / "samples.png")
         network.to(device)

@@ -35,9 +35,18 @@ def save_pipeline(
     # Half precision is for the repository's size alone: transformers would otherwise run in the dtype of the file.
     config = folder / "text_encoder" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
+    for name in modules:
+        _without_origin(folder / name / "config.json")
     for module in modules.values():
         module.to(torch.float32)
     return StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+
+
+def _without_origin(config: Path) -> None:
+    """Drop the folder that a network was loaded from: it names a place on the machine of the training."""
+    values = json.loads(config.read_text())
+    if values.pop("_name_or_path", None) is not None:
+        config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def reopen(folder: Path, work: Path) -> tuple[CLIPTokenizer, AutoencoderKL]:

@@ -44,5 +44,5 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "mini": Recipe(seed=11),
     "mini-b": Recipe(seed=29, pictures=24_000, vae_channels=(24, 48, 64), vae_steps=3_600,
-                     decoder_steps=1_500, unet_channels=(48, 96), unet_steps=2_800),
+                     decoder_steps=1_500, unet_channels=(48, 96), unet_steps=4_000),
 }  # fmt: skip
