@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
+from immunebench.doctor import Gpu, cuda_devices, shortfall
 from immunebench.entry import Catalog, Entry, default_catalog
 from immunebench.errors import UsageError
 from immunebench.schema import Profile
@@ -41,7 +42,7 @@ class Demand:
     process_gib
         Peak of the process' resident memory.
     seconds
-        Of a step, the first ones left out; None where no two were taken.
+        Of a step, the first two left out; None where no third was taken.
     emulated
         Whether a larger card stood in for the profile's.
     """
@@ -135,14 +136,9 @@ def kind_of(catalog: Catalog, name: str) -> Literal["attack", "defense"]:
 
 def _check_machine(profile: Profile) -> None:
     """Refuse a profile that is larger than the card; a smaller one is emulated."""
-    if profile.device != "cuda":
-        return
-    memory = _card()[1]
-    if not memory:
-        raise UsageError("needs a CUDA device, and this machine has none:", field="PROFILE", value=profile.id)
-    if memory < 0.95 * profile.memory_gib:  # the driver keeps some of the nominal memory
-        why = f"needs {profile.memory_gib:g} GiB, and the card has {memory:.1f}:"
-        raise UsageError(why, field="PROFILE", value=profile.id)
+    reasons = shortfall(cuda_devices(), profile) if profile.device == "cuda" else []
+    if reasons:
+        raise UsageError(f"cannot be measured here, {reasons[0]}:", field="PROFILE", value=profile.id)
 
 
 def _check_cap(profile: Profile, shape: Shape) -> None:
@@ -151,16 +147,6 @@ def _check_cap(profile: Profile, shape: Shape) -> None:
     if least > profile.memory_gib:
         why = f"caps memory at {profile.memory_gib:g} GiB, and the weights alone take {least:.1f}:"
         raise UsageError(why, field="PROFILE", value=profile.id)
-
-
-def _card() -> tuple[str, float]:
-    """Return the first CUDA device's name and memory in GiB; empty and 0 where there is none."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return "", 0.0
-    properties = torch.cuda.get_device_properties(0)
-    return properties.name, properties.total_memory / (1 << 30)
 
 
 def measure(planned: Sequence[Job]) -> Iterator[Demand]:
@@ -192,10 +178,10 @@ def run(job: Job) -> Demand:
         (entry,) = catalog.defense(job.entry).layers
     params = shortened(parameters(catalog, entry, job), job.steps)
     clock = _Clock(numerics.device)
-    name, memory = _card() if numerics.device == "cuda" else ("cpu", 0.0)
+    card = cuda_devices()[0] if numerics.device == "cuda" else Gpu("cpu", 0.0)
     done = Demand(
         job.entry, job.kind, job.profile, job.model, numerics.memory_gib, "fits", batch=params.get("batch", 0),
-        device=name, emulated=memory > 1.15 * numerics.memory_gib,
+        device=card.name, emulated=card.memory_gib > 1.15 * numerics.memory_gib,
     )  # fmt: skip
     try:
         with TemporaryDirectory() as out, runtime.memory_guard(numerics) as report:
@@ -273,6 +259,6 @@ class _Clock:
         self.times.append(time.perf_counter())
 
     def step(self) -> float | None:
-        """Return the mean seconds of a step, from the second on; optimisers make their state in the first."""
+        """Return the mean seconds of a step, from the third on: each of two optimisers makes its state in its first."""
         kept = self.times[1:]
         return round((kept[-1] - kept[0]) / (len(kept) - 1), 4) if len(kept) > 1 else None

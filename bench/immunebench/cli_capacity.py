@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _NOTE = (
     "Peak: what the allocator reserved on a GPU, the resident memory of the process on a CPU; a process on a GPU needs "
     "the CUDA context beside it, which the caps of the profiles leave out. Fits: every profile of the same precision "
-    "whose cap is above the peak. Random weights; memory and time do not depend on their values."
+    "whose cap is above the peak."
 )
 
 
@@ -88,6 +88,8 @@ def report(found: Sequence[Demand], profiles: Sequence[Profile]) -> str:
         f"{models}; {devices}; {platform.machine()}, {libraries}; {datetime.now(UTC):%Y-%m-%d}.", "",
         tabulate(rows, head, tablefmt="github", disable_numparse=True), "", _NOTE, "",
     ]  # fmt: skip
+    if any(d.model.startswith("shape") for d in found):
+        lines[-1:] = ["Shapes have random weights: memory and time do not depend on their values.", ""]
     complaints = [f"- {d.entry} on {d.profile}: {' '.join(d.reason.split())}" for d in found if d.reason]
     return "\n".join([*lines, *complaints, *([""] if complaints else [])])
 

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def examine(catalog: Catalog, store: Path) -> tuple[Machine, list[Verdict]]:
         store=str(store),
         versions=versions(),
         missing=tuple(name for name in _NEEDED if importlib.util.find_spec(name) is None),
-        gpus=_gpus(),
+        gpus=cuda_devices(),
         weights=bases,
         broken=tuple(f"{b.kind} {b.id}: {b.reason}" for b in catalog.broken),
     )
@@ -107,12 +108,18 @@ def judge(machine: Machine, profile: Profile) -> Verdict:
     if profile.device == "cpu" and machine.memory_gib < profile.memory_gib / 2:
         reasons.append(f"{machine.memory_gib} GiB of memory, needs {profile.memory_gib / 2:g}")
     if profile.device == "cuda":
-        largest = max((gpu.memory_gib for gpu in machine.gpus), default=0.0)
-        if not machine.gpus:
-            reasons.append("no CUDA device")
-        elif largest < 0.95 * profile.memory_gib:  # the driver keeps some of the nominal memory
-            reasons.append(f"{largest:g} GiB of GPU memory, needs {profile.memory_gib:g}")
+        reasons += shortfall(machine.gpus, profile)
     return Verdict(profile.id, tuple(reasons))
+
+
+def shortfall(gpus: Sequence[Gpu], profile: Profile) -> list[str]:
+    """Say why none of these devices can stand in for the card of a profile; empty where one can."""
+    largest = max((gpu.memory_gib for gpu in gpus), default=0.0)
+    if not gpus:
+        return ["no CUDA device"]
+    if largest < 0.95 * profile.memory_gib:  # the driver keeps some of the nominal memory
+        return [f"{largest:g} GiB of GPU memory, needs {profile.memory_gib:g}"]
+    return []
 
 
 def _cores() -> int:
@@ -123,7 +130,8 @@ def _existing(path: Path) -> Path:
     return next(p for p in (path, *path.parents) if p.exists())
 
 
-def _gpus() -> tuple[Gpu, ...]:
+def cuda_devices() -> tuple[Gpu, ...]:
+    """Return the CUDA devices of this machine; none where torch is not installed."""
     if importlib.util.find_spec("torch") is None:
         return ()
     import torch
