@@ -14,12 +14,8 @@ import torch
 
 from immunebench.context import Context
 from immunebench.diffusion import LatentDiffusion
+from immunebench.shapes import SCHEDULE
 from immunebench.types import Numerics, Pictures
-
-SCHEDULE = {
-    "_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
-    "beta_schedule": "scaled_linear", "prediction_type": "epsilon", "clip_sample": False, "steps_offset": 1,
-}  # fmt: skip
 
 
 def tiny_base(folder: Path, *, prediction_type: str = "epsilon") -> Path:

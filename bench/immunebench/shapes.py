@@ -145,10 +145,9 @@ def _fill(network: Any) -> None:
                 else:
                     p.normal_(std=0.02 if isinstance(module, nn.Embedding) else p[0].numel() ** -0.5)
             for name, buffer in module.named_buffers(recurse=False):
-                # The positions of the text encoder are the only buffer of these networks.
-                buffer.copy_(torch.arange(buffer.shape[-1], device=buffer.device).expand_as(buffer))
-                if name != "position_ids":
+                if name != "position_ids":  # of the text encoder: these networks have no other
                     raise ValueError(f"unknown buffer {name!r}")
+                buffer.copy_(torch.arange(buffer.shape[-1], device=buffer.device).expand_as(buffer))
 
 
 def tokenizer() -> CLIPTokenizer:

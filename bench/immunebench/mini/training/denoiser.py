@@ -16,14 +16,13 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from immunebench.mini.training.log import Curve, Progress, load_checkpoint, save_checkpoint
 from immunebench.mini.training.recipe import Recipe
 from immunebench.mini.training.schedule import autocast, cosine, min_snr
+from immunebench.shapes import SCHEDULE
 
 
 def scheduler() -> DDPMScheduler:
     """SD 1.x's noise schedule, epsilon prediction."""
-    return DDPMScheduler(
-        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-        prediction_type="epsilon", clip_sample=False, steps_offset=1,
-    )  # fmt: skip
+    made: DDPMScheduler = DDPMScheduler.from_config(SCHEDULE)
+    return made
 
 
 def build(recipe: Recipe, tokenizer: CLIPTokenizer) -> tuple[UNet2DConditionModel, CLIPTextModel]:
