@@ -243,6 +243,18 @@ def test_damage_never_helps_a_score(results: Path, data: st.DataObject) -> None:
         assert all(p <= sound[chain] + 1e-9 for chain, p in row.p_chain.items())
 
 
+def test_a_line_that_vanished_takes_its_chain_and_the_headline_with_it(results: Path) -> None:
+    lines = shield(results).read_text().splitlines(keepends=True)
+    cells = [json.loads(line)["cell"] for line in lines]
+    gone = [(cell["task"], cell["chain"]) == ("style-a", "dreambooth") for cell in cells]
+    kept = [line for line, lost in zip(lines, gone, strict=True) if not lost]
+    assert len(kept) == len(lines) - 1
+    shield(results).write_text("".join(kept))
+    row = score_folder(results).board.row("shield")
+    assert row is not None and row.p is None
+    assert dict(row.p_chain) == {"lora": pytest.approx(0.5)}
+
+
 def test_the_benign_concept_of_a_relearn_task_has_a_metric_of_its_own(results: Path) -> None:
     metric = "concept_probability@1"
     erased = record("shield", 0.4, task="relearn-cat", family="relearn")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from immunebench.mini.training import denoiser, schedule
+from immunebench.mini import train
+from immunebench.mini.training import denoiser, export, schedule
 from immunebench.mini.training.recipe import RECIPES
 from immunebench.mini.training.tokens import train_tokenizer
 
@@ -53,3 +55,32 @@ def test_min_snr_weights() -> None:
     """SNR of alpha-bar 0.5 is 1, so its weight is 1; of 0.99 it is 99, so 5 / 99."""
     weights = schedule.min_snr(torch.tensor([0.5, 0.99]))
     assert weights.tolist() == pytest.approx([1.0, 5 / 99], rel=1e-4)
+
+
+def _train(monkeypatch: pytest.MonkeyPatch, *options: object) -> None:
+    monkeypatch.setattr("sys.argv", ["train", "--base", "mini-b", "--device", "cpu", *map(str, options)])
+    train.main()
+
+
+def test_a_released_base_is_trained_on_and_all_but_its_denoiser_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = replace(RECIPE, pictures=500, vae_channels=(8, 8, 8), vae_steps=2, vae_batch=2, decoder_steps=1)
+    monkeypatch.setattr(train, "RECIPES", {"mini-b": small})
+    drawn: list[Path] = []
+    monkeypatch.setattr(export, "sample_grid", lambda pipeline, file: drawn.append(file))
+    out = tmp_path / "out"
+    # The time is over after one step, before any sample is drawn: what was learned is released all the same.
+    _train(monkeypatch, "--work", tmp_path / "first", "--out", out, "--minutes", 1e-6)
+    base = out / "mini-b"
+    assert (json.loads((base / "run.json").read_text())["denoiser_steps_done"], drawn) == (1, [])
+    before = {file.relative_to(base): file.read_bytes() for file in base.rglob("*") if file.is_file()}
+
+    _train(monkeypatch, "--work", tmp_path / "second", "--out", out, "--extend", "--steps", 3)
+    assert json.loads((base / "run.json").read_text())["denoiser_steps_done"] == 3
+    after = {file.relative_to(base): file.read_bytes() for file in base.rglob("*") if file.is_file()}
+    changed = {name.parts[0] for name in after if before.get(name) != after[name]}
+    # The reconstructions are drawn again, now by the weights as released, which are in half precision.
+    assert changed - {"reconstructions.png"} == {"unet", "text_encoder", "run.json", "loss.png"}
+    assert all(str(tmp_path).encode() not in content for content in after.values())
+    assert len(drawn) == 1
