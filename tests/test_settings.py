@@ -151,13 +151,13 @@ def test_presets_of_another_base_are_taken_where_models_toml_says_so_only(root: 
     text = models.read_text()
     moved = BLOCK + 'attacker_base = "other"\n'
     assert steps(plan(root, moved)) == 9, "the attack's [params]"
-    models.write_text(text.replace("[bases.other]", '[bases.other]\npresets_like = "tiny"'))
+    models.write_text(text.replace("[bases.other]", '[bases.other]\nlike = "tiny"'))
     assert steps(plan(root, moved)) == 2, "[presets.tiny]"
     attack = root / "attacks/lora/attack.toml"
     attack.write_text(attack.read_text() + "[presets.other]\nsteps = 5\nsaves = [5]\n")
     assert steps(plan(root, moved)) == 5, "its own come first"
-    models.write_text(text.replace("[bases.other]", '[bases.other]\npresets_like = "tinny"'))
-    with pytest.raises(UsageError, match=r"bases\.other\.presets_like is no other base: 'tinny'"):
+    models.write_text(text.replace("[bases.other]", '[bases.other]\nlike = "tinny"'))
+    with pytest.raises(UsageError, match=r"bases\.other\.like is no other base: 'tinny'"):
         plan(root, moved)
 
 

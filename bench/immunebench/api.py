@@ -192,6 +192,8 @@ def measure(
     from immunebench.sheet import cell_sheet
 
     executor = make_executor(store, workers, processes=processes, run_stage=run_stage, timeout=timeout)
+    if run_stage is None:
+        require_device(plan)
     require_writable(store.root, "--store")
     require_writable(folder, "--results")
     outcome = Outcome()
@@ -226,6 +228,24 @@ def measure(
             raise
         progress.say(progress.summary())
     return [records[cell.key] for cell in plan.cells]
+
+
+def require_device(plan: Plan) -> None:
+    """Refuse a profile whose card this machine neither has nor can stand in for.
+
+    Raises
+    ------
+    UsageError
+        With what is missing.
+    """
+    needed = {cell.profile: plan.roots[cell.key].facts for cell in plan.cells}
+    for profile, facts in needed.items():
+        if facts.device == "cuda":
+            from immunebench.doctor import cuda_devices, shortfall
+
+            for reason in shortfall(cuda_devices(), facts.memory_gib):
+                why = f"cannot be run here, {reason} (see: immunebench doctor):"
+                raise UsageError(why, field="profile", value=profile)
 
 
 def check_limits(workers: int, timeout: float | None) -> None:

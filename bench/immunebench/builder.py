@@ -12,11 +12,11 @@ from immunebench.entry import Catalog, Defense, Entry
 from immunebench.errors import UsageError
 from immunebench.graph import Cell, CellGraph, Facts, UtilityGraph
 from immunebench.schema import Prompt, Suite, Task, Values, Wording, save_steps
-from immunebench.specs import Model, Specs, on_base, stream
+from immunebench.specs import PUBLIC, Model, Specs, on_base, stream
 from immunebench.wording import fill, whole
 
-#: What a source calls its innocent pictures, and how many of them a defense is given.
-PUBLIC, PUBLIC_PICTURES = "public", 64
+#: How many innocent pictures a defense is given.
+PUBLIC_PICTURES = 64
 
 
 class Builder(Specs):
@@ -262,6 +262,7 @@ class Builder(Specs):
             perceptual_budget=entry.perceptual_budget,
             chain=tuple((attack.id, attack.version) for attack in chain),
             profile_version=self.profile.version,
+            device=self.profile.device,
             memory_gib=self.profile.memory_gib,
             captions=len(self.catalog.models.bases[task.base].unrelated_prompts),
             contents=len(set(self.contents(task).values())) if "prompt_accuracy" in self.suite.metrics else 0,

@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
+from immunebench import bases
 from immunebench.doctor import Gpu, cuda_devices, shortfall
 from immunebench.entry import Catalog, Entry, default_catalog
 from immunebench.errors import UsageError
@@ -102,14 +103,15 @@ def jobs(
         raise UsageError("must be at least 3: the first two are warm-up, not", field="--steps", value=steps)
     if shape is not None and shape not in SHAPES:
         raise UsageError("unknown shape", field="--shape-of", value=shape, choices=SHAPES)
-    if base is not None:
-        catalog.base_folder(base)
+    folder = None if base is None else catalog.base_folder(base)
     found = [catalog.profile(name, field="PROFILE") for name in profiles]
     kinds = [(entry, kind_of(catalog, entry)) for entry in entries or USUAL]
     for profile in found:
         _check_machine(profile)
         if shape is not None:
             _check_cap(profile, SHAPES[shape])
+        if folder is not None:
+            bases.check(str(base), folder, profile)
     return [
         Job(entry, kind, profile.id, base, shape, steps) for profile in found for entry, kind in kinds
     ]  # fmt: skip
@@ -136,7 +138,7 @@ def kind_of(catalog: Catalog, name: str) -> Literal["attack", "defense"]:
 
 def _check_machine(profile: Profile) -> None:
     """Refuse a profile that is larger than the card; a smaller one is emulated."""
-    reasons = shortfall(cuda_devices(), profile) if profile.device == "cuda" else []
+    reasons = shortfall(cuda_devices(), profile.memory_gib) if profile.device == "cuda" else []
     if reasons:
         raise UsageError(f"cannot be measured here, {reasons[0]}:", field="PROFILE", value=profile.id)
 

@@ -336,15 +336,21 @@ def store_gc(
 
 @weights_app.callback(invoke_without_command=True)
 def weights_list(context: typer.Context, as_json: AsJson = False) -> None:
-    """List the weights that metrics read, and fetch those that are not embedded.
+    """List the weights that metrics and bases need, and fetch those that are not embedded.
 
     Example: immunebench weights fetch lpips-alex
     """
     if context.invoked_subcommand is not None:
         return
-    from immunebench import weights
+    from immunebench import bases, weights
 
     rows = weights.available()
+    catalog = _catalog()
+    for name, spec in catalog.models.bases.items():
+        if spec.hub:
+            state: weights.State = "fetched" if bases.there(name, spec, catalog.models_path) else "missing"
+            purpose = f"base, {spec.size_gb:g} GB, {spec.licence}"
+            rows.append(weights.Listed(name, purpose, state, bases.home(name)))
     if as_json:
         _print_json([{"name": r.name, "purpose": r.purpose, "state": r.state, "file": str(r.file)} for r in rows])
     else:
@@ -352,14 +358,41 @@ def weights_list(context: typer.Context, as_json: AsJson = False) -> None:
 
 
 @weights_app.command("fetch")
-def weights_fetch(name: Annotated[str, typer.Argument(help="Weights, such as lpips-alex.")]) -> None:
-    """Fetch weights once into the cache, checked by SHA-256.
+def weights_fetch(
+    name: Annotated[str, typer.Argument(help="Weights of a metric or a base: lpips-alex, sd14.")],
+) -> None:
+    """Fetch weights once, checked by SHA-256: of a metric into the cache, of a base into the model hub's cache.
 
     Example: immunebench weights fetch lpips-alex
     """
     from immunebench import weights
 
-    weights.fetch(name)
+    spec = _catalog().models.bases.get(name)
+    if spec is not None:
+        from immunebench import base_intake
+
+        base_intake.fetch(name, spec)
+    elif name not in weights.FETCHABLE:
+        hubs = [base for base, spec in _catalog().models.bases.items() if spec.hub]
+        raise UsageError("unknown weights", field="NAME", value=name, choices=[*weights.FETCHABLE, *hubs])
+    else:
+        weights.fetch(name)
+
+
+@weights_app.command("add")
+def weights_add(
+    name: Annotated[str, typer.Argument(help="A base that comes from a model hub: sd14.")],
+    path: Annotated[Path, typer.Argument(help="Its diffusers folder, or its single-file checkpoint.")],
+) -> None:
+    """Use a copy of a base that is here already: a folder as it lies, a checkpoint converted once; checked by SHA-256.
+
+    Example: immunebench weights add sd14 models/stable-diffusion-v1-4
+    """
+    from immunebench import base_intake
+
+    catalog = _catalog()
+    spec = catalog.find("base", catalog.models.bases, name, field="NAME")
+    base_intake.add(name, spec, path)
 
 
 def _say_others(shown: str, others: list[str]) -> None:

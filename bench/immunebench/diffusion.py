@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from immunebench import runtime
+from immunebench.bases import variant
 from immunebench.text import Text
 from immunebench.types import Numerics, Pictures, StageError, Weights
 
@@ -130,7 +131,7 @@ class LatentDiffusion:
         Parameters
         ----------
         folder : Path
-            Holds `unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler`; nothing is downloaded.
+            Holds `unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler`; nothing is downloaded or unpickled.
         numerics : Numerics
             Where and how it runs.
 
@@ -148,10 +149,14 @@ class LatentDiffusion:
         local: dict[str, Any] = {"local_files_only": True}
         frozen = runtime.dtype(numerics.frozen_dtype)
         vae = runtime.dtype(numerics.vae_dtype)
+
+        def weights(part: str) -> dict[str, Any]:
+            return {"variant": variant(folder, part), "use_safetensors": True, **local}
+
         return cls(
-            UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=frozen, **local),
-            AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=vae, **local),
-            CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=frozen, **local),
+            UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=frozen, **weights("unet")),
+            AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=vae, **weights("vae")),
+            CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=frozen, **weights("text_encoder")),
             CLIPTokenizer.from_pretrained(folder / "tokenizer", **local),
             json.loads((folder / "scheduler" / "scheduler_config.json").read_text()),
             numerics,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from immunebench import bases
 from immunebench.entry import Catalog
 from immunebench.schema import Profile
 from immunebench.store import versions
@@ -75,9 +76,7 @@ def examine(catalog: Catalog, store: Path) -> tuple[Machine, list[Verdict]]:
     """
     import psutil
 
-    bases = {}
-    for name, spec in catalog.models.bases.items():
-        bases[name] = (catalog.models_path.parent / spec.path / "unet").is_dir()
+    there = {name: bases.there(name, spec, catalog.models_path) for name, spec in catalog.models.bases.items()}
     machine = Machine(
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
@@ -88,7 +87,7 @@ def examine(catalog: Catalog, store: Path) -> tuple[Machine, list[Verdict]]:
         versions=versions(),
         missing=tuple(name for name in _NEEDED if importlib.util.find_spec(name) is None),
         gpus=cuda_devices(),
-        weights=bases,
+        weights=there,
         broken=tuple(f"{b.kind} {b.id}: {b.reason}" for b in catalog.broken),
     )
     return machine, [judge(machine, profile) for profile in catalog.profiles.values()]
@@ -108,17 +107,17 @@ def judge(machine: Machine, profile: Profile) -> Verdict:
     if profile.device == "cpu" and machine.memory_gib < profile.memory_gib / 2:
         reasons.append(f"{machine.memory_gib} GiB of memory, needs {profile.memory_gib / 2:g}")
     if profile.device == "cuda":
-        reasons += shortfall(machine.gpus, profile)
+        reasons += shortfall(machine.gpus, profile.memory_gib)
     return Verdict(profile.id, tuple(reasons))
 
 
-def shortfall(gpus: Sequence[Gpu], profile: Profile) -> list[str]:
-    """Say why none of these devices can stand in for the card of a profile; empty where one can."""
+def shortfall(gpus: Sequence[Gpu], memory_gib: float) -> list[str]:
+    """Say why none of these devices can stand in for a card of a profile's memory; empty where one can."""
     largest = max((gpu.memory_gib for gpu in gpus), default=0.0)
     if not gpus:
         return ["no CUDA device"]
-    if largest < 0.95 * profile.memory_gib:  # the driver keeps some of the nominal memory
-        return [f"{largest:g} GiB of GPU memory, needs {profile.memory_gib:g}"]
+    if largest < 0.95 * memory_gib:  # the driver keeps some of the nominal memory
+        return [f"{largest:g} GiB of GPU memory, needs {memory_gib:g}"]
     return []
 
 

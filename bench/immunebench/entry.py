@@ -26,7 +26,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import JsonValue
 
-from immunebench import schema
+from immunebench import bases, schema
 from immunebench.artefact import check_folder
 from immunebench.errors import UsageError
 from immunebench.layers import Layers, layered
@@ -290,7 +290,7 @@ class Catalog:
 
     def params(self, entry: Defense, base: str) -> Values:
         """Return an entry's parameters on a base, with presets of the base that `models.toml` names instead."""
-        return entry.params(base, self.models.bases[base].presets_like)
+        return entry.params(base, self.models.bases[base].like)
 
     def base_folder(self, base: str, *, file: Path | None = None) -> Path:
         """Return the folder of a base.
@@ -301,10 +301,18 @@ class Catalog:
             No such base in ``models.toml``, or its files are not there.
         """
         spec = self.find("base", self.models.bases, base, file=file, field="base")
-        folder = _inside(self.models_path.parent, self.models_path.parent / spec.path)
-        if folder is None or not folder.is_dir():
-            raise UsageError("no such folder", file=self.models_path, field=f"bases.{base}.path", value=spec.path)
-        return folder
+        return bases.find(base, spec, self.models_path)
+
+    def base_files(self, base: str) -> dict[str, str]:
+        """Return SHA-256 by name of the files of a base, held against ``models.toml`` where it comes from a hub.
+
+        Raises
+        ------
+        UsageError
+            As `base_folder`; or a file is another than the one of the pinned revision.
+        """
+        folder, spec = self.base_folder(base), self.models.bases[base]
+        return digests(folder) if spec.path is not None else bases.verified(base, spec, folder, sha256)
 
     def judge_files(self, judge: str) -> dict[str, str]:
         """Return SHA-256 by name of the files and fetched weights that a judge reads.

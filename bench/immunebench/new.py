@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from immunebench import captions, schema
+from immunebench import bases, captions, schema
 from immunebench.entry import folders_to_write
 from immunebench.errors import UsageError
 from immunebench.scaffold import Created, Draft, checked_id, command, toml, write_all
@@ -94,7 +93,10 @@ def new_task(request: TaskRequest, catalog: Catalog) -> Created:
         raise UsageError("exists already; choose another --id", file=file)
     if name in catalog.tasks or name in catalog.suites:
         raise UsageError("is the name of another task or suite:", field="--id", value=name)
-    side = resolution(catalog.base_folder(request.base))
+    base = catalog.base_folder(request.base)
+    side = bases.side(base)
+    if side is None:
+        raise UsageError("its unet or vae config says no picture size", file=base)
 
     from immunebench.intake import read_folder
 
@@ -135,23 +137,6 @@ def deal(photos: Sequence[Photo]) -> tuple[dict[str, list[Photo]], int]:
     for split, photo in zip(seats, photos, strict=False):
         splits[split].append(photo)
     return splits, max(0, len(photos) - len(seats))
-
-
-def resolution(base: Path) -> int:
-    """Return the side of the pictures that a base draws, in pixels: its latents' times what its autoencoder shrinks.
-
-    Raises
-    ------
-    UsageError
-        The folder is no diffusers pipeline.
-    """
-    try:
-        latents = json.loads((base / "unet" / "config.json").read_text("utf-8"))["sample_size"]
-        blocks = json.loads((base / "vae" / "config.json").read_text("utf-8"))["block_out_channels"]
-        side: int = int(latents) * 2 ** (len(blocks) - 1)
-        return side
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError("its unet or vae config says no picture size", file=base) from error
 
 
 def _like(request: TaskRequest, catalog: Catalog) -> Task:

@@ -11,7 +11,7 @@ from immunebench.builder import Builder
 from immunebench.entry import Catalog, Defense
 from immunebench.errors import UsageError
 from immunebench.graph import Cell, Plan
-from immunebench.plan_checks import check_defense, check_setting, check_task
+from immunebench.plan_checks import check_base, check_defense, check_predictions, check_setting, check_task
 from immunebench.schema import Setting, Suite, Task
 
 
@@ -71,6 +71,7 @@ def make_plan(
     for name, entry_id, setting in dict.fromkeys((cell.task, cell.defense, cell.setting) for cell in cells):
         check_defense(catalog, catalog.defense(entry_id), catalog.task(name), file)
         check_setting(catalog, catalog.defense(entry_id), catalog.task(name), setting, file)
+    _check_models(cells, catalog, builder)
     roots = {cell.key: builder.cell(cell) for cell in cells}
     return Plan(suite, tuple(cells), builder.stages, roots)
 
@@ -98,6 +99,18 @@ def _places(
                 if place not in seen and _suits(entry, task, named):
                     seen.add(place)
                     yield name, entry, chain, place[3]
+
+
+def _check_models(cells: Sequence[Cell], catalog: Catalog, builder: Builder) -> None:
+    """Hold every base that the cells run against the profile and against the entries that run on it."""
+    for name, defense, chain, setting in dict.fromkeys((c.task, c.defense, c.chain, c.setting) for c in cells):
+        cleaning, attack = builder.attacks(chain)
+        entries = [layer for entry in (catalog.defense(defense), *cleaning, attack) for layer in entry.layers]
+        lent = [base for entry in entries for base in entry.surrogates]
+        for base in filter(None, (catalog.task(name).base, setting.surrogate, setting.attacker_base, *lent)):
+            check_base(catalog, base, builder.profile)
+            for entry in entries:
+                check_predictions(catalog, entry, base)
 
 
 def _settled(setting: Setting, entry: Defense, task: Task) -> Setting:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from immunebench.entry import Catalog, Defense
+from immunebench import bases
+from immunebench.entry import Catalog, Defense, Entry
 from immunebench.errors import UsageError
-from immunebench.schema import Setting, Task
+from immunebench.schema import Profile, Setting, Task
 from immunebench.specs import on_base
 
 
@@ -51,6 +52,42 @@ def check_defense(catalog: Catalog, entry: Defense, task: Task, file: Path | Non
         raise UsageError(
             f"erases what a base knows; task {task.id!r} is of the family {task.family!r}, not 'relearn':",
             file=file, field=field, value=entry.id,
+        )  # fmt: skip
+
+
+def check_base(catalog: Catalog, base: str, profile: Profile) -> None:
+    """Refuse a base that cannot be run on a profile.
+
+    Raises
+    ------
+    UsageError
+        It draws pictures of another size; or it comes from a hub and `bases.check` refuses it.
+    """
+    folder = catalog.base_folder(base)
+    if catalog.models.bases[base].hub:
+        bases.check(base, folder, profile)
+    side = bases.side(folder)
+    if side is not None and side != profile.resolution:
+        raise UsageError(
+            f"has pictures of {profile.resolution} pixels, the base {base} draws {side}:",
+            field="profile", value=profile.id,
+            choices=[name for name, other in catalog.profiles.items() if other.resolution == side],
+        )  # fmt: skip
+
+
+def check_predictions(catalog: Catalog, entry: Entry, base: str) -> None:
+    """Refuse an entry on a base whose denoiser predicts what the entry's manifest leaves out.
+
+    Raises
+    ------
+    UsageError
+        With the entry's file.
+    """
+    predicted, known = bases.prediction(catalog.base_folder(base)), entry.manifest.predictions
+    if predicted not in known:
+        raise UsageError(
+            f"leaves out {predicted!r}, which the denoiser of the base {base} predicts:",
+            file=entry.path, field="predictions", value=", ".join(known),
         )  # fmt: skip
 
 

@@ -128,6 +128,8 @@ class EntryManifest(Model):
     limits: dict[str, Limit] = {}
     seconds: Seconds = {}
     needs: tuple[Literal["perceptual", "upscaler"], ...] = ()
+    #: What the denoisers of the bases that it is meant for may predict.
+    predictions: tuple[Literal["epsilon", "v_prediction"], ...] = ("epsilon", "v_prediction")
 
     @field_validator("params", "presets")
     @classmethod
@@ -357,6 +359,8 @@ class Task(Model):
     benign: Benign
     anchors: Anchors
     prior: Prior | None = None
+    #: By concept, what the base is asked to draw its pictures from, where their source is drawn.
+    drawn: dict[ConceptName, Annotated[tuple[Text, ...], Field(min_length=1)]] = {}
 
     @model_validator(mode="after")
     def _sides_differ(self) -> Task:
@@ -517,24 +521,51 @@ class Suite(Model):
         return tuple(dict.fromkeys(name for block in self.blocks for name in getattr(block, of)))
 
 
+class HubSource(Model):
+    """A repository of a model hub at one commit."""
+
+    repo: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+
+
 class BaseModelSpec(Model):
     """A pre-trained model in the diffusers folder format.
 
-    ``public`` is the source of innocent pictures for it, ``perceptual`` the distance that entries measure with,
-    ``upscaler`` what enlarges pictures for them. An entry without a preset for this base is given its preset for the
-    base ``presets_like``.
+    It lies at ``path``, or comes from the first repository of ``hub`` that answers: the publisher's, then mirrors.
+    ``files`` holds the SHA-256 of its files by name, ``checkpoints`` of the single files that were published of it,
+    whose architecture is the one of `immunebench.shapes` that ``shape`` names. ``public`` is the source of innocent
+    pictures for it, drawn from ``public_prompts`` if that source is drawn, ``perceptual`` the distance that entries
+    measure with, ``upscaler`` what enlarges pictures for them. An entry without a preset for this base is given its
+    preset for the base ``like``, whose prompts and placeholders are this one's too unless it has its own.
     """
 
-    path: Text
+    path: Text | None = None
+    hub: tuple[HubSource, ...] = ()
+    files: dict[str, Sha256] = {}
+    checkpoints: dict[str, Sha256] = {}
+    shape: Id | None = None
+    licence: Text | None = None
+    size_gb: Annotated[float, Field(gt=0)] | None = None
     format: Literal["diffusers"]
     revision: Text
     judge: Id
     public: Id | None = None
     perceptual: Id | None = None
     upscaler: Id | None = None
-    unrelated_prompts: tuple[Text, ...] = Field(min_length=2)
+    unrelated_prompts: tuple[Text, ...] = ()
+    public_prompts: tuple[Text, ...] = ()
     placeholders: tuple[Text, ...] = ()
-    presets_like: Id | None = None
+    like: Id | None = None
+
+    @model_validator(mode="after")
+    def _lies_in_one_place(self) -> BaseModelSpec:
+        if (self.path is None) == (not self.hub):
+            raise ValueError("path or hub says where a base comes from: one of the two, and not both")
+        if self.hub and (not self.files or self.licence is None or self.size_gb is None):
+            raise ValueError("files, licence and size_gb are required of a base that comes from a hub")
+        if self.checkpoints and self.shape is None:
+            raise ValueError("shape is missing: a single file does not say its architecture")
+        return self
 
 
 class JudgeSpec(Model):
@@ -577,11 +608,21 @@ class UpscalerSpec(Model):
 
 
 class SourceSpec(Model):
-    """A source of pictures: ``module:function`` and its version; `files` if it reads some that belong to the task."""
+    """A source of pictures: ``module:function`` and its version; ``files`` if it reads some that belong to the task.
 
-    loader: Loader
+    A source that is ``drawn`` has no function: the task's base draws its pictures, from the task's own prompts.
+    """
+
+    loader: Loader | None = None
     version: Annotated[int, Field(ge=1)]
     files: bool = False
+    drawn: bool = False
+
+    @model_validator(mode="after")
+    def _has_one_origin(self) -> SourceSpec:
+        if self.drawn == (self.loader is not None) or (self.drawn and self.files):
+            raise ValueError("loader or drawn says where pictures come from: one of the two, and not both")
+        return self
 
 
 class Models(Model):
@@ -594,10 +635,17 @@ class Models(Model):
     upscalers: dict[Id, UpscalerSpec] = {}
 
     @model_validator(mode="after")
-    def _presets_come_from_another_base(self) -> Models:
+    def _a_base_is_like_another(self) -> Models:
         for base, spec in self.bases.items():
-            if spec.presets_like is not None and spec.presets_like not in self.bases.keys() - {base}:
-                raise ValueError(f"bases.{base}.presets_like is no other base: {spec.presets_like!r}")
+            if spec.like is not None and spec.like not in self.bases.keys() - {base}:
+                raise ValueError(f"bases.{base}.like is no other base: {spec.like!r}")
+            other = spec if spec.like is None else self.bases[spec.like]
+            words = {
+                name: getattr(spec, name) or getattr(other, name) for name in ("unrelated_prompts", "placeholders")
+            }
+            if len(words["unrelated_prompts"]) < 2:
+                raise ValueError(f"bases.{base}.unrelated_prompts is missing: at least two prompts")
+            self.bases[base] = spec.model_copy(update=words)
         return self
 
 

@@ -6,10 +6,13 @@ Stable Diffusion 1.x's.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from immunebench import bases
 from immunebench.types import Numerics
 
 if TYPE_CHECKING:
@@ -104,14 +107,10 @@ def weights_gib(shape: Shape, numerics: Numerics) -> float:
     """Return what the weights alone take under a profile's precision policy, in GiB; nothing is allocated."""
     import torch
 
-    from immunebench.runtime import GIB, dtype
-
     with torch.device("meta"):
         parts = networks(shape)
-    names = {"vae": numerics.vae_dtype}
-    count = {name: sum(p.numel() for p in network.parameters()) for name, network in parts.items()}
-    size = sum(n * dtype(names.get(part, numerics.frozen_dtype)).itemsize for part, n in count.items())
-    return float(size / GIB)
+    counts = {name: sum(p.numel() for p in network.parameters()) for name, network in parts.items()}
+    return bases.weights_gib(counts, numerics.frozen_dtype, numerics.vae_dtype)
 
 
 def build(shape: Shape, numerics: Numerics, seed: int = 0) -> LatentDiffusion:
@@ -148,6 +147,30 @@ def _fill(network: Any) -> None:
                 if name != "position_ids":  # of the text encoder: these networks have no other
                     raise ValueError(f"unknown buffer {name!r}")
                 buffer.copy_(torch.arange(buffer.shape[-1], device=buffer.device).expand_as(buffer))
+
+
+def write_settings(name: str, folder: Path) -> None:
+    """Write the settings of a shape's pipeline, as diffusers reads them, into a folder; no weights."""
+    import torch
+    from diffusers import DDPMScheduler
+
+    with torch.device("meta"):
+        parts = networks(SHAPES[name])
+    index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.30.0"}
+    for part, network in parts.items():
+        library = "transformers" if part == "text_encoder" else "diffusers"
+        index[part] = [library, type(network).__name__]
+        if library == "transformers":
+            network.config.save_pretrained(folder / part)
+        else:
+            network.save_config(folder / part)
+    words = tokenizer()
+    words.save_pretrained(folder / "tokenizer")
+    # In the form of the published pipelines too, which is where the words that a base knows are looked up.
+    words.backend_tokenizer.model.save(str(folder / "tokenizer"))
+    DDPMScheduler.from_config(SCHEDULE).save_pretrained(folder / "scheduler")
+    index |= {"tokenizer": ["transformers", "CLIPTokenizer"], "scheduler": ["diffusers", "DDPMScheduler"]}
+    (folder / "model_index.json").write_text(json.dumps(index, indent=1) + "\n", "utf-8")
 
 
 def tokenizer() -> CLIPTokenizer:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from immunebench import artefact
 from immunebench.board.rules import BESIDE_FAMILY, TARGET_METRIC
-from immunebench.entry import Catalog, Entry, digests
+from immunebench.entry import Catalog, Entry
 from immunebench.errors import UsageError
 from immunebench.folder_source import split_files
 from immunebench.graph import StageSpec
@@ -17,6 +17,8 @@ from immunebench.schema import Suite, Task, Values, Wording
 from immunebench.weights import require
 from immunebench.wording import content
 
+#: What a source calls its innocent pictures.
+PUBLIC = "public"
 #: The model that a stage begins from, as inputs of that stage: empty for the base, else its `weights`.
 Model = dict[str, str]
 
@@ -52,6 +54,8 @@ class Specs:
         """Add a split of a concept's pictures, of the task's source or another."""
         source = source or task.concept.source
         spec = self.catalog.models.sources[source]
+        if spec.drawn:
+            return self.drawn(task, concept, split, count)
         key: Values = {
             "source": source,
             "source_version": spec.version,
@@ -62,6 +66,27 @@ class Specs:
         if spec.files:
             key["files"] = dict(split_files(self.catalog, task, concept, split, count))
         return self.add("pictures", key, {})
+
+    def drawn(self, task: Task, concept: str, split: str, count: int) -> str:
+        """Add pictures that the task's base draws of a concept, as many from each of its prompts.
+
+        A split's noise is its own, so that no two of them share a picture.
+
+        Raises
+        ------
+        UsageError
+            The task or the base says no prompts for the concept, or their number does not divide the count.
+        """
+        path = self.catalog.paths["task", task.id]
+        public = self.catalog.models.bases[task.base].public_prompts if concept == PUBLIC else ()
+        prompts = task.drawn.get(concept, public)
+        if not prompts:
+            raise UsageError("has no prompts for the concept", file=path, field="drawn", value=concept,
+                             choices=task.drawn)  # fmt: skip
+        if count % len(prompts):
+            why = f"must divide the {count} pictures of the split {split!r}, not"
+            raise UsageError(why, file=path, field=f"drawn.{concept}", value=len(prompts))
+        return self.generate(task, prompts, {}, ["drawn", concept, split], per_prompt=count // len(prompts))
 
     def hook(self, entry: Entry, hook: str, task: Task, seed: int, inputs: Mapping[str, str]) -> str:
         """Add one hook of a defense."""
@@ -333,14 +358,13 @@ class Specs:
 
     def seconds(self, entry: Entry, base: str) -> float | None:
         """Return what an entry says that one task takes on a base."""
-        return entry.seconds(base, self.catalog.models.bases[base].presets_like)
+        return entry.seconds(base, self.catalog.models.bases[base].like)
 
     def base(self, base: str) -> Values:
         """Return what identifies a base: name, revision and the SHA-256 of its files."""
-        folder = self.catalog.base_folder(base)
-        files = digests(folder)
+        files = self.catalog.base_files(base)
         if not files:
-            raise UsageError("holds no model", file=folder)
+            raise UsageError("holds no model", file=self.catalog.base_folder(base))
         return {
             "base": base,
             "base_revision": self.catalog.models.bases[base].revision,

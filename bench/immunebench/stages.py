@@ -120,7 +120,9 @@ def pictures(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) ->
 
 def read_split(key: Key, catalog: Catalog) -> Pictures:
     """Return the pictures that the key of a stage ``pictures`` names."""
-    load = _loader(catalog.models.sources[key["source"]].loader)
+    name = catalog.models.sources[key["source"]].loader
+    assert name is not None, "what a base draws is a stage of its own"
+    load = _loader(name)
     named = {"files": key["files"]} if "files" in key else {}
     pixels, captions = load(key["concept"], key["split"], key["count"], **named)
     return Pictures(pixels, tuple(captions))

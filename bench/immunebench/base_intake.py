@@ -1,0 +1,171 @@
+"""Gets a base that is not embedded: from its hub, from a folder of the user's, or from a single-file checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from immunebench import bases
+from immunebench.errors import UsageError
+from immunebench.schema import BaseModelSpec, HubSource
+from immunebench.weights import sha256
+
+Say = Callable[[str], None]
+_SINGLE = (".safetensors", ".ckpt")
+
+
+def fetch(name: str, spec: BaseModelSpec, say: Say = print) -> Path:
+    """Download a base from its hub into the hub's cache and hold every file against its SHA-256.
+
+    Parameters
+    ----------
+    name : str
+    spec : BaseModelSpec
+        Its ``hub`` lists the repositories to try, at their pinned revisions.
+    say : callable
+        Told what is tried.
+
+    Returns
+    -------
+    Path
+        The snapshot in the cache.
+
+    Raises
+    ------
+    UsageError
+        It is embedded, the disk lacks the room, or no repository gave it: each with its reason.
+    """
+    if not spec.hub:
+        raise UsageError("is embedded, there is nothing to fetch:", field="NAME", value=name)
+    _require_room(name, spec)
+    reasons = []
+    for source in spec.hub:
+        say(f"{name}: {spec.size_gb:g} GB ({spec.licence}) from {source.repo} at {source.revision[:12]}")
+        try:
+            folder = _download(source, [*spec.files, *bases.SETTINGS])
+        except Exception as error:  # whatever stops one repository, the next may work
+            reasons.append(f"{source.repo}: {_reason(error)}")
+            continue
+        bases.verified(name, spec, folder, sha256)
+        say(f"{name}: {len(spec.files)} files of weights are those of models.toml")
+        return folder
+    raise UsageError(f"the base {name} could not be fetched ({'; '.join(reasons)})")
+
+
+def add(name: str, spec: BaseModelSpec, path: Path, say: Say = print) -> Path:
+    """Use a copy of a base that the user has: a diffusers folder as it is, or a checkpoint, converted once.
+
+    Parameters
+    ----------
+    name : str
+    spec : BaseModelSpec
+    path : Path
+        A folder with the pipeline's parts in half precision, or a file of ``spec.checkpoints``.
+    say : callable
+        Told what is done.
+
+    Returns
+    -------
+    Path
+        The folder that the base is loaded from.
+
+    Raises
+    ------
+    UsageError
+        The base is embedded, or the path is not what ``models.toml`` says of the base.
+    """
+    if not spec.hub:
+        raise UsageError("is embedded, it needs no copy:", field="NAME", value=name)
+    path = path.expanduser().absolute()
+    home = bases.home(name)
+    pointer = home.with_suffix(".folder")
+    if path.is_dir():
+        for part in bases.WEIGHTS:
+            bases.weights_file(path, part)
+        bases.verified(name, spec, path, sha256)
+        home.parent.mkdir(parents=True, exist_ok=True)
+        pointer.write_text(f"{path}\n", "utf-8")
+        shutil.rmtree(home, ignore_errors=True)
+        say(f"{name}: is read from {path}")
+        return path
+    _require_checkpoint(name, spec, path)
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home.parent) as scratch:
+        made = Path(scratch) / "base"
+        say(f"{name}: converting {path.name} to half precision")
+        _convert(path, str(spec.shape), made)
+        shutil.rmtree(home, ignore_errors=True)
+        made.rename(home)
+    pointer.unlink(missing_ok=True)
+    say(f"{name}: saved to {home}")
+    return home
+
+
+def _require_room(name: str, spec: BaseModelSpec) -> None:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    cache = Path(HF_HUB_CACHE)
+    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(there).free / 1e9
+    if spec.size_gb is not None and free < spec.size_gb:
+        raise UsageError(f"has {free:.1f} GB free, the base {name} takes {spec.size_gb:g}", file=there)
+
+
+def _require_checkpoint(name: str, spec: BaseModelSpec, path: Path) -> None:
+    """Hold a single file against the checkpoints that ``models.toml`` knows of a base."""
+    if not path.is_file():
+        raise UsageError("no such file or folder", file=path)
+    if path.suffix not in _SINGLE:
+        raise UsageError("is no checkpoint: a file that ends in", file=path, value=" or ".join(_SINGLE))
+    if not spec.checkpoints:
+        raise UsageError(f"the base {name} has no single-file checkpoint; a diffusers folder is needed, not", file=path)
+    digest = sha256(path)
+    if digest not in spec.checkpoints.values():
+        known = ", ".join(f"{file} {expected[:12]}..." for file, expected in spec.checkpoints.items())
+        raise UsageError(f"has the SHA-256 {digest[:12]}..., no checkpoint of the base {name} ({known})", file=path)
+
+
+def _download(source: HubSource, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(source.repo, revision=source.revision, allow_patterns=patterns))
+
+
+def _reason(error: Exception) -> str:
+    """Say in a few words why a repository gave nothing; what its library says, where that is not known."""
+    from huggingface_hub import errors
+
+    known = (
+        (errors.GatedRepoError, "is gated: accept its licence on its page, then log in with: hf auth login"),
+        (errors.RepositoryNotFoundError, "was moved or removed, or asks for a login: hf auth login"),
+        (errors.RevisionNotFoundError, "no longer has the pinned revision"),
+        (errors.LocalEntryNotFoundError, "could not be reached"),
+    )
+    for kind, words in known:
+        if isinstance(error, kind):
+            return words
+    return " ".join(str(error).split())[:200]
+
+
+def _convert(file: Path, shape: str, out: Path) -> None:
+    """Convert a checkpoint in the original layout to a diffusers folder in half precision, settings from a shape."""
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    from immunebench.shapes import write_settings
+
+    with tempfile.TemporaryDirectory() as settings:
+        write_settings(shape, Path(settings))
+        try:
+            pipeline = StableDiffusionPipeline.from_single_file(
+                str(file), config=settings, local_files_only=True, torch_dtype=torch.float16, safety_checker=None,
+                feature_extractor=None, requires_safety_checker=False,
+            )  # fmt: skip
+        # A pickled checkpoint is read with weights_only; whatever else it holds stops it here.
+        except Exception as error:
+            why = " ".join(str(error).split())[:200]
+            raise UsageError(f"cannot be converted: {type(error).__name__}: {why}", file=file) from error
+        pipeline.save_pretrained(out, safe_serialization=True, variant=bases.HALF)
+        shutil.copytree(Path(settings) / "tokenizer", out / "tokenizer", dirs_exist_ok=True)

@@ -1,0 +1,284 @@
+"""Where the files of a base lie, which of them are read, and whether they are what ``models.toml`` says.
+
+An embedded base lies beside ``models.toml``. One of a model hub is looked for among the weights that a user added
+(`immunebench.base_intake`), then in the hub's cache at its pinned revision; nothing is downloaded here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from immunebench.errors import UsageError
+from immunebench.schema import BaseModelSpec, HubSource, Profile
+from immunebench.weights import cache_folder
+
+#: The parts of a pipeline that are read, and the name of the weights of those that have some.
+WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+SETTINGS = (
+    "model_index.json", "scheduler/scheduler_config.json", "unet/config.json", "vae/config.json",
+    "text_encoder/config.json", "tokenizer/vocab.json", "tokenizer/merges.txt", "tokenizer/tokenizer_config.json",
+    "tokenizer/special_tokens_map.json", "tokenizer/tokenizer.json",
+)  # fmt: skip
+#: The variant of half precision, as diffusers names it.
+HALF = "fp16"
+_PICKLED = (".bin", ".ckpt", ".pt", ".pth")
+_LATENTS = 4
+_PREDICTIONS = ("epsilon", "v_prediction")
+_LARGEST_HEADER = 100 << 20
+_GIB = 1 << 30
+_SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """What the header of a safetensors file says: how many numbers it holds, in which formats."""
+
+    count: int
+    formats: frozenset[str]
+
+
+def find(name: str, spec: BaseModelSpec, models: Path) -> Path:
+    """Return the folder of a base.
+
+    Parameters
+    ----------
+    name : str
+    spec : BaseModelSpec
+    models : Path
+        The ``models.toml`` that names it.
+
+    Raises
+    ------
+    UsageError
+        Its files are not there; says how to get them.
+    """
+    if spec.path is not None:
+        folder = (models.parent / spec.path).resolve()
+        if not folder.is_relative_to(models.parent.resolve()) or not folder.is_dir():
+            raise UsageError("no such folder", file=models, field=f"bases.{name}.path", value=spec.path)
+        return folder
+    found = added(name) or next(filter(None, map(_cached, spec.hub)), None)
+    if found is None:
+        raise UsageError(missing(name, spec))
+    return found
+
+
+def there(name: str, spec: BaseModelSpec, models: Path) -> bool:
+    """Whether the folder of a base is there, with a denoiser in it."""
+    try:
+        return (find(name, spec, models) / "unet").is_dir()
+    except UsageError:
+        return False
+
+
+def missing(name: str, spec: BaseModelSpec) -> str:
+    """Say in one line that a base's weights are not there, how large they are, and the commands that get them."""
+    return (
+        f"the weights of the base {name} are not there ({spec.size_gb:g} GB, {spec.licence}); get them with: "
+        f"immunebench weights fetch {name}, or name a folder or a checkpoint: immunebench weights add {name} PATH"
+    )
+
+
+def home(name: str) -> Path:
+    """Where a base that a user added is kept: a folder, or with the suffix ``.folder`` a file that names one."""
+    return cache_folder() / "bases" / name
+
+
+def added(name: str) -> Path | None:
+    """Return the folder of a base that a user added, None where there is none."""
+    own, pointer = home(name), home(name).with_suffix(".folder")
+    if own.is_dir():
+        return own
+    if not pointer.is_file():
+        return None
+    folder = Path(pointer.read_text("utf-8").strip())
+    if not folder.is_dir():
+        raise UsageError("names a folder that is no longer there:", file=pointer, value=str(folder))
+    return folder
+
+
+def _cached(source: HubSource) -> Path | None:
+    """Return the snapshot of a repository in the hub's cache, None where it lacks a part."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(source.repo, revision=source.revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError):
+        return None
+    return folder if all((folder / part).is_dir() for part in WEIGHTS) else None
+
+
+def weights_file(folder: Path, part: str) -> Path:
+    """Return the file of a part's weights: that of half precision where there is one.
+
+    Raises
+    ------
+    UsageError
+        There is none in safetensors; pickled weights are never read.
+    """
+    stem = WEIGHTS[part]
+    for file in (folder / part / f"{stem}.{HALF}.safetensors", folder / part / f"{stem}.safetensors"):
+        if file.is_file():
+            return file
+    pickled = sorted(f.name for f in (folder / part).glob("*") if f.suffix in _PICKLED)
+    if pickled:
+        raise UsageError("holds pickled weights alone, which are never run; safetensors are needed, not",
+                         file=folder / part, value=pickled[0])  # fmt: skip
+    raise UsageError("no such file", file=folder / part / f"{stem}.{HALF}.safetensors")
+
+
+def variant(folder: Path, part: str) -> str | None:
+    """Return what the libraries call the file that `weights_file` gives."""
+    return HALF if f".{HALF}." in weights_file(folder, part).name else None
+
+
+def loaded_files(folder: Path) -> list[str]:
+    """Return the names, relative to the folder, of every file that a base is loaded from."""
+    settings = [name for name in SETTINGS if (folder / name).is_file()]
+    return sorted([*settings, *(weights_file(folder, part).relative_to(folder).as_posix() for part in WEIGHTS)])
+
+
+def verified(name: str, spec: BaseModelSpec, folder: Path, sha256: Callable[[Path], str]) -> dict[str, str]:
+    """Return SHA-256 by name of a hub base's files, each held against ``models.toml``.
+
+    What was converted from one of its ``checkpoints`` is the user's own copy, which no list knows.
+
+    Raises
+    ------
+    UsageError
+        A file is missing, or is another than the one of the pinned revision.
+    """
+    converted = folder == home(name)
+    found = {}
+    for file in loaded_files(folder):
+        if file not in spec.files and file.endswith(".safetensors") and not converted:
+            known = sorted(known for known in spec.files if known.startswith(file.split("/")[0] + "/"))
+            raise UsageError(f"is no file of the base {name}, which is {known[0]}; {_again(name)}", file=folder / file)
+        found[file] = sha256(folder / file)
+        expected = found[file] if converted else spec.files.get(file, found[file])
+        if found[file] != expected:
+            other = f"SHA-256 {found[file][:12]}..., expected {expected[:12]}..."
+            raise UsageError(f"is not the file of the base {name} ({other}); {_again(name)}", file=folder / file)
+    return found
+
+
+def _again(name: str) -> str:
+    return f"get it with: immunebench weights fetch {name}"
+
+
+def check(name: str, folder: Path, profile: Profile) -> None:
+    """Refuse a base that the engine cannot run, or cannot run on a profile; reads headers and settings only.
+
+    Raises
+    ------
+    UsageError
+        A part or its safetensors are missing, the architecture is another than Stable Diffusion 1's or 2's, the
+        weights are of single precision alone where the profile's are of half, or they are larger than its memory.
+    """
+    unet, vae = settings(folder / "unet" / "config.json"), settings(folder / "vae" / "config.json")
+    prediction(folder)
+    for file, field, value in (
+        ("unet", "in_channels", unet.get("in_channels", _LATENTS)),
+        ("unet", "out_channels", unet.get("out_channels", _LATENTS)),
+        ("vae", "latent_channels", vae.get("latent_channels", _LATENTS)),
+    ):
+        if value != _LATENTS:
+            why = f"must be {_LATENTS}: the engine runs text-to-image models without further inputs, not"
+            raise UsageError(why, file=folder / file / "config.json", field=field, value=value)
+    if unet.get("addition_embed_type") is not None or (folder / "text_encoder_2").is_dir():
+        raise UsageError("has two text encoders, as Stable Diffusion XL; the engine runs one", file=folder)
+    held = {part: header(weights_file(folder, part)) for part in WEIGHTS}
+    if profile.frozen_dtype != "float32":
+        for part in ("unet", "text_encoder"):
+            if held[part].formats == {"F32"}:
+                raise UsageError(
+                    f"is of single precision, and the profile {profile.id} is {profile.precision}; get the files of "
+                    f"half precision with: immunebench weights fetch {name}",
+                    file=weights_file(folder, part),
+                )
+    counts = {part: tensors.count for part, tensors in held.items()}
+    size = weights_gib(counts, profile.frozen_dtype, profile.vae_dtype)
+    if size >= profile.memory_gib:
+        raise UsageError(
+            f"has {profile.memory_gib:g} GiB, less than the {size:.1f} GiB of the weights of the base {name} alone:",
+            field="profile", value=profile.id,
+        )  # fmt: skip
+
+
+def weights_gib(counts: Mapping[str, int], frozen: str, vae: str) -> float:
+    """Return what networks take in GiB, from their numbers of weights and the dtypes of a precision policy."""
+    dtypes = {"vae": vae}
+    return sum(count * _SIZES[dtypes.get(part, frozen)] for part, count in counts.items()) / _GIB
+
+
+def prediction(folder: Path) -> str:
+    """Return what a base's denoiser predicts: ``epsilon`` or ``v_prediction``.
+
+    Raises
+    ------
+    UsageError
+        Anything else, or the file cannot be read.
+    """
+    file = folder / "scheduler" / "scheduler_config.json"
+    found = settings(file).get("prediction_type", "epsilon")
+    if found not in _PREDICTIONS:
+        raise UsageError("is not valid:", file=file, field="prediction_type", value=found, choices=_PREDICTIONS)
+    return str(found)
+
+
+def side(folder: Path) -> int | None:
+    """Return the side of the pictures that a base draws, in pixels; None where its settings do not say."""
+    unet, vae = (settings(folder / part / "config.json") for part in ("unet", "vae"))
+    latents, blocks = unet.get("sample_size"), vae.get("block_out_channels")
+    if type(latents) is not int or not isinstance(blocks, list) or not blocks:
+        return None
+    return int(latents * 2 ** (len(blocks) - 1))
+
+
+def settings(file: Path) -> dict[str, Any]:
+    """Return what a part's JSON file holds, nothing where there is no file.
+
+    Raises
+    ------
+    UsageError
+        It cannot be read, or is no table.
+    """
+    try:
+        found = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f"cannot be read: {reason}", file=file) from error
+    if not isinstance(found, dict):
+        raise UsageError("holds no table", file=file)
+    return found
+
+
+def header(file: Path) -> Tensors:
+    """Return what the header of a safetensors file says; the weights themselves are not read.
+
+    Raises
+    ------
+    UsageError
+        The file is none, or is cut short.
+    """
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > _LARGEST_HEADER:
+                raise ValueError(f"a header of {length} bytes")
+            table = json.loads(stream.read(length))
+        tensors = {name: tensor for name, tensor in table.items() if name != "__metadata__"}
+        end = max(tensor["data_offsets"][1] for tensor in tensors.values())
+        if file.stat().st_size < 8 + length + end:
+            raise ValueError("it is cut short")
+        count = sum(math.prod(tensor["shape"]) for tensor in tensors.values())
+        return Tensors(count, frozenset(tensor["dtype"] for tensor in tensors.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as error:
+        raise UsageError(f"is no safetensors file: {error}", file=file) from error

@@ -1,0 +1,393 @@
+"""Bases of a model hub: found, checked, fetched and converted, and run from end to end; all on a narrow SD 1.x."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import original
+from immunebench import api, base_intake, bases, stages
+from immunebench.cli import app
+from immunebench.diffusion import LatentDiffusion
+from immunebench.entry import Catalog, load_catalog, sha256
+from immunebench.errors import UsageError
+from immunebench.metrics import stage as judging
+from immunebench.plan import make_plan
+from immunebench.schema import BaseModelSpec, Suite, Task
+from immunebench.shapes import SHAPES, build, write_settings
+from immunebench.types import Numerics, Pictures
+
+NAME = "sd14"
+REVISION = "133a221b8aa7292a167afc5127cb63fb5005638b"
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the hub's: settings, and every network in half precision under the name of the variant."""
+    folder = tmp_path_factory.mktemp("hub") / "sd14"
+    write_settings("sd14-narrow", folder)
+    model = build(SHAPES["sd14-narrow"], Numerics())
+    for part, network in (("unet", model.unet), ("vae", model.vae), ("text_encoder", model.text.encoder)):
+        network.half().save_pretrained(folder / part, variant="fp16")
+    return folder
+
+
+@pytest.fixture
+def copy(narrow: Path, tmp_path: Path) -> Path:
+    """A copy of the folder that a test may spoil."""
+    return Path(shutil.copytree(narrow, tmp_path / "copy"))
+
+
+@pytest.fixture
+def spec(narrow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BaseModelSpec:
+    """What models.toml says of sd14, for the narrow files; weights and the hub's cache are empty."""
+    monkeypatch.setenv("IMMUNEBENCH_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    known = load_catalog().models.bases[NAME]
+    files = {name: sha256(narrow / name) for name in known.files}
+    return known.model_copy(
+        update={"files": files, "shape": "sd14-narrow", "judge": "mini", "perceptual": "mini", "upscaler": "mini"}
+    )
+
+
+def catalog(spec: BaseModelSpec) -> Catalog:
+    """The catalogue with the narrow files as sd14, and a style to protect on it."""
+    found = load_catalog()
+    found.models = found.models.model_copy(update={"bases": {**found.models.bases, NAME: spec}})
+    found.tasks["style-brandt"] = found.tasks["style-brandt"].model_copy(update={"base": NAME})
+    return found
+
+
+def suite(**more: Any) -> Suite:
+    """A suite of one cell on the smallest pictures."""
+    values = {
+        "id": "narrow", "version": "1.0", "title": "Narrow", "profile": "cpu", "seeds": [0], "tasks": ["style-brandt"],
+        "defenses": ["none"], "chains": ["lora"], "prompts": 1, "pictures": 1, "curve_pictures": 0,
+    }  # fmt: skip
+    return Suite.model_validate_json(json.dumps(values | more))
+
+
+def test_the_published_bases_are_pinned_to_commits_and_digests() -> None:
+    found = {name: base for name, base in load_catalog().models.bases.items() if base.hub}
+    assert set(found) == {"sd14", "sd15", "sd21-base"}
+    for base in found.values():
+        assert base.revision == base.hub[0].revision
+        assert {name.split("/")[0] for name in base.files} == set(bases.WEIGHTS)
+        assert base.shape in SHAPES and base.licence is not None and "OpenRAIL" in base.licence.replace(" ", "")
+    # The publisher of SD 1.5 changed neither the autoencoder nor the text encoder of SD 1.4.
+    assert {n for n in found["sd14"].files if found["sd14"].files[n] != found["sd15"].files[n]} == {
+        "unet/diffusion_pytorch_model.fp16.safetensors"
+    }
+
+
+def test_missing_weights_are_said_with_their_size_and_the_commands_before_anything_runs(spec: BaseModelSpec) -> None:
+    with pytest.raises(UsageError) as error:
+        make_plan(suite(), catalog(spec))
+    assert str(error.value) == (
+        "the weights of the base sd14 are not there (2.2 GB, CreativeML OpenRAIL-M); get them with: immunebench "
+        "weights fetch sd14, or name a folder or a checkpoint: immunebench weights add sd14 PATH"
+    )
+
+
+def test_a_base_in_the_hub_s_cache_is_found_at_its_pinned_revision_alone(
+    spec: BaseModelSpec, narrow: Path, tmp_path: Path
+) -> None:
+    snapshots = tmp_path / "hub" / "models--CompVis--stable-diffusion-v1-4" / "snapshots"
+    shutil.copytree(narrow, snapshots / ("0" * 40))
+    with pytest.raises(UsageError, match="are not there"):
+        bases.find(NAME, spec, Path("models.toml"))
+    shutil.copytree(narrow, snapshots / REVISION)
+    assert bases.find(NAME, spec, Path("models.toml")) == snapshots / REVISION
+    known = catalog(spec)
+    assert known.base_folder(NAME) == snapshots / REVISION
+    # What the snapshot holds beside what is loaded is no part of the base.
+    (snapshots / REVISION / "unet" / "diffusion_flax_model.msgpack").write_bytes(b"x")
+    read = known.base_files(NAME)
+    assert read.items() >= spec.files.items()
+    assert set(read) == {*spec.files, *bases.SETTINGS} - {"tokenizer/special_tokens_map.json"}
+
+
+def test_a_folder_of_the_user_s_is_read_where_it_lies(spec: BaseModelSpec, copy: Path) -> None:
+    said: list[str] = []
+    assert base_intake.add(NAME, spec, copy, said.append) == copy
+    assert catalog(spec).base_folder(NAME) == copy and str(copy) in said[0]
+    shutil.rmtree(copy)
+    with pytest.raises(UsageError, match="names a folder that is no longer there"):
+        catalog(spec).base_folder(NAME)
+
+
+def test_another_file_than_the_published_one_is_refused(spec: BaseModelSpec, copy: Path) -> None:
+    file = copy / "unet" / "diffusion_pytorch_model.fp16.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(UsageError, match=r"fp16\.safetensors: is not the file of the base sd14 \(SHA-256 .*fetch sd14"):
+        base_intake.add(NAME, spec, copy, print)
+    assert not bases.home(NAME).with_suffix(".folder").exists()
+
+
+def rename_unet(folder: Path, name: str) -> None:
+    (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").rename(folder / "unet" / name)
+
+
+def full_precision(folder: Path) -> None:
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", variant="fp16").float()
+    shutil.rmtree(folder / "unet")
+    unet.save_pretrained(folder / "unet")
+
+
+def setting(part: str, **values: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        file = folder / part
+        file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("spoil", "memory", "words"),
+    [
+        (full_precision, 14.5, r"model\.safetensors: is of single precision, and the profile t4-16g is fp16; .* fetch"),
+        (lambda f: rename_unet(f, "diffusion_pytorch_model.bin"), 14.5, "holds pickled weights alone, which are never"),
+        (setting("unet/config.json", in_channels=9), 14.5, r"unet/config\.json: in_channels: must be 4: .*, not 9"),
+        (setting("vae/config.json", latent_channels=16), 14.5, "latent_channels: must be 4: .*, not 16"),
+        (setting("unet/config.json", addition_embed_type="text_time"), 14.5, "has two text encoders, as .* XL"),
+        (setting("scheduler/scheduler_config.json", prediction_type="sample"), 14.5, "'sample' .*'?epsilon"),
+        (lambda f: None, 1e-4, r"has 0\.0001 GiB, less than the 0\.0 GiB of the weights of the base sd14 alone: 't4"),
+        (lambda f: (f / "vae" / "config.json").write_text("{"), 14.5, r"vae/config\.json: cannot be read"),
+    ],
+)  # fmt: skip
+def test_a_base_that_cannot_run_on_a_profile_is_one_line(
+    copy: Path, spoil: Callable[[Path], None], memory: float, words: str
+) -> None:
+    profile = load_catalog().profile("t4-16g").model_copy(update={"memory_gib": memory})
+    bases.check(NAME, copy, profile.model_copy(update={"memory_gib": 14.5}))
+    spoil(copy)
+    with pytest.raises(UsageError, match=words) as error:
+        bases.check(NAME, copy, profile)
+    assert "\n" not in str(error.value)
+
+
+def test_a_cut_or_foreign_file_of_weights_is_no_safetensors(copy: Path, tmp_path: Path) -> None:
+    file = bases.weights_file(copy, "unet")
+    whole = bases.header(file)
+    assert whole.count == sum(p.numel() for p in LatentDiffusion.load(copy, Numerics()).unet.parameters())
+    assert whole.formats == {"F16"}
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(UsageError, match="is no safetensors file: it is cut short"):
+        bases.header(file)
+    for bad in (b"", b"\xff" * 64, (2).to_bytes(8, "little") + b"[]", (2).to_bytes(8, "little") + b"{}"):
+        (tmp_path / "x").write_bytes(bad)
+        with pytest.raises(UsageError, match="is no safetensors file"):
+            bases.header(tmp_path / "x")
+
+
+def test_an_entry_for_epsilon_alone_is_refused_on_a_base_that_predicts_v(spec: BaseModelSpec, copy: Path) -> None:
+    base_intake.add(NAME, spec, copy, lambda text: None)
+    known = catalog(spec)
+    attack = known.attacks["lora"]
+    narrow_minded = attack.manifest.model_copy(update={"predictions": ("epsilon",)})
+    known.attacks["lora"] = replace(attack, manifest=narrow_minded)
+    assert len(make_plan(suite(), known).cells) == 1
+    setting("scheduler/scheduler_config.json", prediction_type="v_prediction")(copy)
+    with pytest.raises(UsageError, match="predictions: leaves out 'v_prediction', which the denoiser of the base sd14"):
+        make_plan(suite(), known)
+
+
+def test_a_profile_of_another_picture_size_than_the_base_s_is_refused(spec: BaseModelSpec, copy: Path) -> None:
+    base_intake.add(NAME, spec, copy, lambda text: None)
+    with pytest.raises(UsageError, match="has pictures of 512 pixels, the base sd14 draws 64: 't4-16g'"):
+        make_plan(suite(), catalog(spec), profile="t4-16g")
+
+
+def test_a_gpu_s_profile_is_refused_where_there_is_no_gpu(
+    spec: BaseModelSpec, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base_intake.add(NAME, spec, copy, lambda text: None)
+    known = catalog(spec)
+    known.profiles["t4-16g"] = known.profiles["t4-16g"].model_copy(update={"resolution": 64})
+    plan = make_plan(suite(), known, profile="t4-16g")
+    monkeypatch.setattr("immunebench.doctor.cuda_devices", lambda: ())
+    with pytest.raises(UsageError, match=r"profile: cannot be run here, no CUDA device \(see: immunebench doctor\)"):
+        api.measure(plan, api.open_store(tmp_path / "store"), tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_single_file_is_converted_once_and_draws_the_same(spec: BaseModelSpec, narrow: Path, tmp_path: Path) -> None:
+    source = LatentDiffusion.load(narrow, Numerics())
+    file = original.write(source.unet, source.vae, source.text.encoder, tmp_path / "sd-v1-4.safetensors")
+    with pytest.raises(UsageError, match=r"has the SHA-256 .*, no checkpoint of the base sd14 \(sd-v1-4.ckpt fe4eff"):
+        base_intake.add(NAME, spec, file, print)
+    known = spec.model_copy(update={"checkpoints": {file.name: sha256(file)}})
+    folder = base_intake.add(NAME, known, file, lambda text: None)
+    assert folder == catalog(known).base_folder(NAME) == bases.home(NAME)
+    assert set(catalog(known).base_files(NAME)) >= set(spec.files)
+    made = LatentDiffusion.load(folder, Numerics())
+    for ours, theirs in ((made.unet, source.unet), (made.vae, source.vae), (made.text.encoder, source.text.encoder)):
+        expected = theirs.state_dict()
+        assert all(torch.equal(t, expected[name]) for name, t in ours.state_dict().items())
+    assert torch.equal(made.condition(["a red house"]), source.condition(["a red house"]))
+
+
+def test_a_pickled_checkpoint_that_asks_for_code_is_refused_and_runs_none(spec: BaseModelSpec, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (mark,))
+
+    file = tmp_path / "sd-v1-4.ckpt"
+    torch.save({"state_dict": Evil()}, file)
+    known = spec.model_copy(update={"checkpoints": {file.name: sha256(file)}})
+    with pytest.raises(UsageError, match="cannot be converted"):
+        base_intake.add(NAME, known, file, lambda text: None)
+    assert not mark.exists() and not bases.home(NAME).exists()
+
+
+def _hub_error(kind: str) -> Exception:
+    """An error of the hub's library, without the answer of a server that its making asks for."""
+    from huggingface_hub import errors
+
+    made: Exception = getattr(errors, kind).__new__(getattr(errors, kind))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("GatedRepoError", "is gated: accept its licence"),
+        ("RepositoryNotFoundError", "was moved or removed"),
+        ("RevisionNotFoundError", "no longer has the pinned revision"),
+        ("LocalEntryNotFoundError", "could not be reached"),
+    ],
+)
+def test_a_hub_that_gives_nothing_is_one_line_and_the_mirror_is_tried(
+    spec: BaseModelSpec, narrow: Path, monkeypatch: pytest.MonkeyPatch, kind: str, words: str
+) -> None:
+    asked: list[str] = []
+
+    def download(repo: str, *, revision: str, allow_patterns: list[str]) -> str:
+        asked.append(repo)
+        if repo != "some/mirror":
+            raise _hub_error(kind)
+        assert revision == "1" * 40 and set(spec.files) <= set(allow_patterns)
+        return str(narrow)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: shutil._ntuple_diskusage(9e9, 0, 9e9))  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match=rf"could not be fetched \(CompVis/stable-diffusion-v1-4: {words}"):
+        base_intake.fetch(NAME, spec, lambda text: None)
+    mirror = type(spec.hub[0])(repo="some/mirror", revision="1" * 40)
+    mirrored = spec.model_copy(update={"hub": (*spec.hub, mirror)})
+    assert base_intake.fetch(NAME, mirrored, lambda text: None) == narrow
+    assert asked[-2:] == ["CompVis/stable-diffusion-v1-4", "some/mirror"]
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: shutil._ntuple_diskusage(9e9, 8e9, 1e9))  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match=r"has 1\.0 GB free, the base sd14 takes 2\.2"):
+        base_intake.fetch(NAME, spec, lambda text: None)
+
+
+def test_the_command_line_knows_bases_beside_weights() -> None:
+    said = CliRunner().invoke(app, ["weights", "--json"])
+    states = {row["name"]: row["state"] for row in json.loads(said.output)}
+    assert states.keys() >= {"lpips-alex", "sd14", "sd15", "sd21-base"}
+
+
+def few_steps(known: Catalog) -> None:
+    """Give the entries presets for sd14 that take seconds."""
+    presets = {
+        "lora": {"steps": 2, "batch": 2, "saves": [2], "lr": 1e-3},
+        "imma-lora": {"steps": 2, "batch": 2, "lr_out": 1e-3},
+        "esd": {"steps": 2, "batch": 1, "lr": 1e-3, "sampling_steps": 2},
+    }
+    for name, preset in presets.items():
+        table: dict[str, Any] = known.attacks if name in known.attacks else known.defenses
+        manifest = table[name].manifest.model_copy(update={"presets": {NAME: preset}})
+        table[name] = replace(table[name], manifest=manifest)
+
+
+@pytest.fixture
+def known(spec: BaseModelSpec, narrow: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
+    """The catalogue of a run in this process, with few steps."""
+    base_intake.add(NAME, spec, narrow, lambda text: None)
+    found = catalog(spec)
+    few_steps(found)
+    monkeypatch.setattr(stages, "default_catalog", lambda: found)
+    monkeypatch.setattr(judging, "default_catalog", lambda: found)
+    judging.load_judge.cache_clear()
+    return found
+
+
+def test_sd14_runs_from_pictures_to_a_record(known: Catalog, tmp_path: Path) -> None:
+    """The whole path on SD 1.x's blocks and names, in half-precision files, with few steps."""
+    from safetensors.torch import load_file
+
+    store = api.open_store(tmp_path / "store")
+    plan = make_plan(suite(defenses=["none", "imma-lora"]), known)
+    records = api.measure(plan, store, tmp_path / "results", processes=False)
+    assert [record.status for record in records] == ["ok", "ok"]
+    (digest,) = [digest for digest, stage in plan.stages.items() if stage.stage == "protect"]
+    kept = load_file(str(store.path(digest)) + "/weights.safetensors")
+    assert len(kept) == 160 and all(".attn" in name for name in kept)
+    assert records[0].cell.base == NAME and records[0].cell.base_revision == REVISION
+
+
+def small(known: Catalog, name: str) -> Task:
+    """A task of Stable Diffusion with two pictures a split."""
+    task = known.tasks[name]
+    counts = {split: 2 for split in ("owner", "published", "extra", "reference")}
+    known.tasks[name] = task.model_copy(update={"pictures": task.pictures.model_copy(update=counts)})
+    return known.tasks[name]
+
+
+def test_a_concept_that_the_base_draws_itself_is_erased_and_relearned(known: Catalog, tmp_path: Path) -> None:
+    task = small(known, "sd14-church")
+    known.models.bases[NAME] = known.models.bases[NAME].model_copy(
+        update={"unrelated_prompts": task.prior.prompts[:2], "public_prompts": task.prior.prompts[:2]}  # type: ignore[union-attr]
+    )
+    store = api.open_store(tmp_path / "store")
+    plan = make_plan(suite(tasks=["sd14-church"]), known)
+    (record,) = api.measure(plan, store, tmp_path / "results", processes=False)
+    assert record.status == "ok"
+    # Every split of the concept is drawn by the base before it is erased, each from noise of its own.
+    drawn = [s for s in plan.stages.values() if s.stage == "generate" and s.key["prompts"] == ["Image of church"]]
+    assert {tuple(s.key["noise_key"]) for s in drawn} == {  # type: ignore[arg-type]
+        ("drawn", "known/church", split) for split in ("owner", "published", "extra", "reference")
+    }
+    assert not any("weights" in s.inputs for s in drawn)
+    pictures = [np.stack([*Pictures.load(store.path(s.digest)).pixels]) for s in drawn]  # type: ignore[arg-type]
+    assert len(np.unique(np.concatenate(pictures).reshape(8, -1), axis=0)) == 8
+
+
+def test_a_drawn_concept_without_prompts_is_refused(known: Catalog) -> None:
+    task = small(known, "sd14-church")
+    known.tasks[task.id] = task.model_copy(
+        update={"drawn": {k: v for k, v in task.drawn.items() if k != "known/parachute"}}
+    )
+    with pytest.raises(UsageError, match=r"sd14-church\.toml: drawn: has no prompts for the concept 'known/parachute'"):
+        make_plan(suite(tasks=["sd14-church"]), known)
+    known.tasks[task.id] = task.model_copy(update={"drawn": task.drawn | {"known/church": ("a", "b", "c")}})
+    with pytest.raises(UsageError, match=r"drawn\.known/church: must divide the 2 pictures of the split .*, not 3"):
+        make_plan(suite(tasks=["sd14-church"]), known)
+
+
+@pytest.mark.parametrize("name", ["sd14-lite", "sd14-full"])
+def test_the_suites_of_stable_diffusion_plan_whole(known: Catalog, name: str) -> None:
+    """With the size of picture and the judge of the narrow base; which cells and how many adaptations, by hand."""
+    for profile in ("a10-24g", "a100-40g"):
+        known.profiles[profile] = known.profiles[profile].model_copy(update={"resolution": 64})
+    for task in known.tasks.values():
+        assert task.base != NAME or task.family != "relearn" or task.start_from == "esd"
+    plan = make_plan(known.suite(name), known)
+    assert len(plan.cells) == {"sd14-lite": 4 * (2 * 3 + 2), "sd14-full": 3 * 6 * (4 * 6 + 2)}[name]
+    split = {task.id: task.split for task in known.tasks.values() if task.base == NAME and task.family == "relearn"}
+    assert sorted(task for task, kind in split.items() if kind == "dev") == ["sd14-garbage-truck", "sd14-picasso"]
+    assert {cell.task for cell in plan.cells} <= {task for task, kind in split.items() if kind == "suite"}
