@@ -12,15 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 import original
 from immunebench import api, base_intake, bases, stages
+from immunebench.builder import Builder
 from immunebench.cli import app
 from immunebench.diffusion import LatentDiffusion
 from immunebench.entry import Catalog, load_catalog, sha256
 from immunebench.errors import UsageError
 from immunebench.metrics import stage as judging
+from immunebench.new import TaskRequest, new_task
 from immunebench.plan import make_plan
 from immunebench.schema import BaseModelSpec, Suite, Task
 from immunebench.shapes import SHAPES, build, write_settings
@@ -318,7 +321,8 @@ def few_steps(known: Catalog) -> None:
 def known(spec: BaseModelSpec, narrow: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
     """The catalogue of a run in this process, with few steps."""
     base_intake.add(NAME, spec, narrow, lambda text: None)
-    found = catalog(spec)
+    prompts = {"unrelated_prompts": ("a red house", "a green tree"), "public_prompts": ("a blue car",)}
+    found = catalog(spec.model_copy(update=prompts))
     few_steps(found)
     monkeypatch.setattr(stages, "default_catalog", lambda: found)
     monkeypatch.setattr(judging, "default_catalog", lambda: found)
@@ -349,10 +353,7 @@ def small(known: Catalog, name: str) -> Task:
 
 
 def test_a_concept_that_the_base_draws_itself_is_erased_and_relearned(known: Catalog, tmp_path: Path) -> None:
-    task = small(known, "sd14-church")
-    known.models.bases[NAME] = known.models.bases[NAME].model_copy(
-        update={"unrelated_prompts": task.prior.prompts[:2], "public_prompts": task.prior.prompts[:2]}  # type: ignore[union-attr]
-    )
+    small(known, "sd14-church")
     store = api.open_store(tmp_path / "store")
     plan = make_plan(suite(tasks=["sd14-church"]), known)
     (record,) = api.measure(plan, store, tmp_path / "results", processes=False)
@@ -374,9 +375,39 @@ def test_a_drawn_concept_without_prompts_is_refused(known: Catalog) -> None:
     )
     with pytest.raises(UsageError, match=r"sd14-church\.toml: drawn: has no prompts for the concept 'known/parachute'"):
         make_plan(suite(tasks=["sd14-church"]), known)
-    known.tasks[task.id] = task.model_copy(update={"drawn": task.drawn | {"known/church": ("a", "b", "c")}})
-    with pytest.raises(UsageError, match=r"drawn\.known/church: must divide the 2 pictures of the split .*, not 3"):
-        make_plan(suite(tasks=["sd14-church"]), known)
+
+
+@pytest.mark.parametrize(("count", "most"), [(6, 3), (7, 1), (2, 2), (4, 4), (12, 4)])
+def test_a_split_is_drawn_from_as_many_prompts_as_divide_it(known: Catalog, count: int, most: int) -> None:
+    task = small(known, "sd14-church")
+    task = task.model_copy(update={"drawn": task.drawn | {"known/church": ("a", "b", "c", "d")}})
+    builder = Builder(suite(tasks=["sd14-church"]), known, None)
+    key = builder.stages[builder.drawn(task, "known/church", "owner", count)].key
+    assert key["prompts"] == ["a", "b", "c", "d"][:most] and key["per_prompt"] == count // most
+
+
+@pytest.mark.parametrize("family", ["style", "object", "identity"])
+def test_a_folder_of_photos_becomes_a_task_on_stable_diffusion(
+    known: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    """With the prompts of the family's task on that base; on the smallest machine that draws its size."""
+    photos = tmp_path / "mine"
+    photos.mkdir()
+    for i in range(10):
+        Image.new("RGB", (80, 70 + i), (20 * i, 90, 200 - 9 * i)).save(photos / f"{i}.png")
+    monkeypatch.setattr("immunebench.folder_source.default_catalog", lambda: known)
+    del known.profiles["cpu"]
+    for name, profile in known.profiles.items():
+        known.profiles[name] = profile.model_copy(update={"resolution": 64})
+    request = TaskRequest(photos, family, NAME, noun="thing" if family == "object" else None, out=tmp_path / "out")
+    new_task(request, known)
+    made = load_catalog(tmp_path / "out")
+    task, measured = made.tasks["my-mine"], made.suites["my-mine"]
+    assert (task.base, measured.profile) == (NAME, "t4-16g")
+    assert set(task.drawn) == {task.benign.concept, *task.anchors.others}
+    known.tasks["my-mine"] = task
+    known.paths["task", "my-mine"] = made.paths["task", "my-mine"]
+    assert len(make_plan(measured, known).cells) == 4
 
 
 @pytest.mark.parametrize("name", ["sd14-lite", "sd14-full"])

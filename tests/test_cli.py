@@ -26,9 +26,9 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     models.parent.mkdir()
     models.write_text((entry.PACKAGE / "models.toml").read_text())
     catalog = load_catalog(models=models)
-    for base in catalog.models.bases.values():
-        (models.parent / base.path / "unet").mkdir(parents=True)
-        (models.parent / base.path / "unet" / "config.json").write_text("{}")
+    for base in filter(None, (base.path for base in catalog.models.bases.values())):
+        (models.parent / base / "unet").mkdir(parents=True)
+        (models.parent / base / "unet" / "config.json").write_text("{}")
     for judge in catalog.models.judges.values():
         for name in judge.files:
             (models.parent / name).parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,9 @@ def new_task(
     name: Annotated[str | None, typer.Option("--id", help="Default: my- and the folder's name.")] = None,
     noun: Annotated[str | None, typer.Option("--noun", help="What it is called; an object needs one.")] = None,
     token: Annotated[str, typer.Option("--token", help="The attacker's placeholder.")] = "sks",
-    owner_token: Annotated[str, typer.Option("--owner-token", help="The owner's placeholder.")] = "oqx",
+    owner_token: Annotated[
+        str | None, typer.Option("--owner-token", help="The owner's placeholder; default: the base's next free one.")
+    ] = None,
     title: Annotated[str | None, typer.Option("--title", help="One line for lists and boards.")] = None,
     captions: Annotated[Path | None, typer.Option("--captions", help="JSON or CSV: name,caption.")] = None,
     prompts: Annotated[

@@ -28,7 +28,7 @@ DEALT = ("published", "reference", "owner", "extra")
 #: Two pictures a split: with one, a score has no spread and an attack no variety.
 MIN_PICTURES = 2 * len(DEALT)
 #: What the task's own suite measures: the controls without which no board renders, one defense and one attack.
-DEFENSES, CHAIN, PROFILE = ("none", "none-replicate", "imma-lora", "destroy"), "lora", "cpu"
+DEFENSES, CHAIN = ("none", "none-replicate", "imma-lora", "destroy"), "lora"
 MAX_PROMPTS = 8
 
 
@@ -47,7 +47,7 @@ class TaskRequest:
     noun
         What the thing is called; objects need one.
     token, owner_token
-        Placeholder of the attacker and of the owner.
+        Placeholder of the attacker and of the owner; the owner's by default the base's first that nobody else has.
     title
         Default: made of id and noun.
     captions, prompts
@@ -65,7 +65,7 @@ class TaskRequest:
     id: str | None = None
     noun: str | None = None
     token: str = "sks"
-    owner_token: str = "oqx"
+    owner_token: str | None = None
     title: str | None = None
     captions: Path | None = None
     prompts: Path | None = None
@@ -97,6 +97,7 @@ def new_task(request: TaskRequest, catalog: Catalog) -> Created:
     side = bases.side(base)
     if side is None:
         raise UsageError("its unet or vae config says no picture size", file=base)
+    profile = _profile(catalog, side)
 
     from immunebench.intake import read_folder
 
@@ -108,7 +109,7 @@ def new_task(request: TaskRequest, catalog: Catalog) -> Created:
     splits, left = deal(found.photos)
     counts = {split: len(photos) for split, photos in splits.items()}
     table = _task(request, name, noun, like, counts, catalog.models.bases[request.base].placeholders)
-    suite = _suite(name, str(table["title"]), table, catalog)
+    suite = _suite(name, str(table["title"]), table, catalog, profile)
     drafts: dict[Path, Draft] = {
         file.with_suffix(""): lambda place: _write_pictures(place, splits, words),
         suite_file: lambda place: _write_checked(place, suite, Suite),
@@ -190,13 +191,15 @@ def _task(
     counts: Mapping[str, int],
     placeholders: Sequence[str],
 ) -> Table:
-    for option, token in (("--token", request.token), ("--owner-token", request.owner_token)):
+    taken = {request.token, like.benign.token}
+    owner_token = request.owner_token or next((word for word in placeholders if word not in taken), "oqx")
+    for option, token in (("--token", request.token), ("--owner-token", owner_token)):
         if not re.fullmatch(r"[a-z0-9]{1,16}", token):
             raise UsageError("must be one word of lower-case letters and digits, not", field=option, value=token)
         if placeholders and token not in placeholders:
             message = f"is no word that base {request.base} keeps free for placeholders:"
             raise UsageError(message, field=option, value=token, choices=placeholders)
-    if len({request.token, request.owner_token, like.benign.token}) < 3:
+    if len({owner_token, *taken}) < 3:
         message = f"--token, --owner-token and {like.benign.token!r} of the benign concept must differ, not"
         raise UsageError(message, field="--token", value=request.token)
     source = like.concept.source
@@ -211,6 +214,9 @@ def _task(
     prior = {} if like.prior is None else {**like.prior.model_dump(), "prompts": own(like.prior.prompts)}
     benign = {"source": source, **like.benign.model_dump(mode="json", exclude_none=True)}
     others = dict.fromkeys((like.concept.name, *like.anchors.others))
+    drawn = {
+        name: list(like.drawn[name]) for name in dict.fromkeys([like.benign.concept, *others]) if name in like.drawn
+    }
     return {
         "id": name,
         "version": 1,
@@ -220,10 +226,11 @@ def _task(
         "title": captions.checked(request.title or _title(request, noun), None, "--title"),
         "concept": {"source": SOURCE, "name": f"{request.family}/{name}", "kind": "far", "noun": noun},
         "pictures": dict(counts),
-        "owner": {"caption": like.owner.caption, "token": request.owner_token},
+        "owner": {"caption": like.owner.caption, "token": owner_token},
         "attacker": {"caption": like.attacker.caption, "token": request.token},
         "evaluation": {"prompts": prompts},
         **({"prior": prior} if prior else {}),
+        **({"drawn": drawn} if drawn else {}),
         "benign": benign,
         "anchors": {"source": like.anchors.source or source, "others": list(others)},
     }
@@ -234,13 +241,21 @@ def _title(request: TaskRequest, noun: str) -> str:
     return f"The {noun} of the folder {folder}" if folder.isprintable() else f"The {noun} of a folder of photos"
 
 
-def _suite(name: str, title: str, task: Table, catalog: Catalog) -> Table:
+def _profile(catalog: Catalog, side: int) -> str:
+    """Return the smallest machine that draws pictures of a size: any larger one can stand in for it."""
+    fitting = [profile for profile in catalog.profiles.values() if profile.resolution == side]
+    if not fitting:
+        raise UsageError("no profile has pictures of the size that the base draws:", field="--base", value=side)
+    return min(fitting, key=lambda profile: (profile.device != "cpu", profile.memory_gib)).id
+
+
+def _suite(name: str, title: str, task: Table, catalog: Catalog, profile: str) -> Table:
     prompts = [len(task[part]["prompts"]) for part in ("evaluation", "benign")]  # type: ignore[index]
     return {
         "id": name,
         "version": "1.0",
         "title": f"{title}: the controls and one defense",
-        "profile": catalog.profile(PROFILE).id,
+        "profile": profile,
         "seeds": [0],
         "tasks": [name],
         "defenses": [entry for entry in DEFENSES if entry in catalog.defenses],

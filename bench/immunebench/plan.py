@@ -8,7 +8,7 @@ from pathlib import Path
 
 from immunebench.board.rules import TRACK
 from immunebench.builder import Builder
-from immunebench.entry import Catalog, Defense
+from immunebench.entry import Catalog, Defense, Entry
 from immunebench.errors import UsageError
 from immunebench.graph import Cell, Plan
 from immunebench.plan_checks import check_base, check_defense, check_predictions, check_setting, check_task
@@ -103,14 +103,17 @@ def _places(
 
 def _check_models(cells: Sequence[Cell], catalog: Catalog, builder: Builder) -> None:
     """Hold every base that the cells run against the profile and against the entries that run on it."""
+    pairs: dict[tuple[str, str], Entry] = {}
     for name, defense, chain, setting in dict.fromkeys((c.task, c.defense, c.chain, c.setting) for c in cells):
         cleaning, attack = builder.attacks(chain)
         entries = [layer for entry in (catalog.defense(defense), *cleaning, attack) for layer in entry.layers]
         lent = [base for entry in entries for base in entry.surrogates]
         for base in filter(None, (catalog.task(name).base, setting.surrogate, setting.attacker_base, *lent)):
-            check_base(catalog, base, builder.profile)
-            for entry in entries:
-                check_predictions(catalog, entry, base)
+            pairs |= {(base, entry.id): entry for entry in entries}
+    for base in dict.fromkeys(base for base, _ in pairs):
+        check_base(catalog, base, builder.profile)
+    for (base, _), entry in pairs.items():
+        check_predictions(catalog, entry, base)
 
 
 def _settled(setting: Setting, entry: Defense, task: Task) -> Setting:

@@ -44,6 +44,7 @@ class Specs:
         field_name = "profile" if profile is None else "--profile"
         self.profile = catalog.profile(chosen, file=file if profile is None else None, field=field_name)
         self.stages: dict[str, StageSpec] = {}
+        self._bases: dict[str, Values] = {}
 
     def add(self, stage: str, key: Values, inputs: Mapping[str, str], seconds: float | None = None) -> str:
         """Add a stage and return its digest; ``seconds`` is what it is known to take."""
@@ -68,14 +69,14 @@ class Specs:
         return self.add("pictures", key, {})
 
     def drawn(self, task: Task, concept: str, split: str, count: int) -> str:
-        """Add pictures that the task's base draws of a concept, as many from each of its prompts.
+        """Add pictures that the task's base draws of a concept: as many from each of the most prompts that divide them.
 
         A split's noise is its own, so that no two of them share a picture.
 
         Raises
         ------
         UsageError
-            The task or the base says no prompts for the concept, or their number does not divide the count.
+            The task or the base says no prompts for the concept.
         """
         path = self.catalog.paths["task", task.id]
         public = self.catalog.models.bases[task.base].public_prompts if concept == PUBLIC else ()
@@ -83,10 +84,8 @@ class Specs:
         if not prompts:
             raise UsageError("has no prompts for the concept", file=path, field="drawn", value=concept,
                              choices=task.drawn)  # fmt: skip
-        if count % len(prompts):
-            why = f"must divide the {count} pictures of the split {split!r}, not"
-            raise UsageError(why, file=path, field=f"drawn.{concept}", value=len(prompts))
-        return self.generate(task, prompts, {}, ["drawn", concept, split], per_prompt=count // len(prompts))
+        most = max(several for several in range(1, len(prompts) + 1) if count % several == 0)
+        return self.generate(task, prompts[:most], {}, ["drawn", concept, split], per_prompt=count // most)
 
     def hook(self, entry: Entry, hook: str, task: Task, seed: int, inputs: Mapping[str, str]) -> str:
         """Add one hook of a defense."""
@@ -361,15 +360,17 @@ class Specs:
         return entry.seconds(base, self.catalog.models.bases[base].like)
 
     def base(self, base: str) -> Values:
-        """Return what identifies a base: name, revision and the SHA-256 of its files."""
-        files = self.catalog.base_files(base)
-        if not files:
-            raise UsageError("holds no model", file=self.catalog.base_folder(base))
-        return {
-            "base": base,
-            "base_revision": self.catalog.models.bases[base].revision,
-            "base_files": dict(files),
-        }
+        """Return what identifies a base: name, revision and the SHA-256 of its files, looked at once a plan."""
+        if base not in self._bases:
+            files = self.catalog.base_files(base)
+            if not files:
+                raise UsageError("holds no model", file=self.catalog.base_folder(base))
+            self._bases[base] = {
+                "base": base,
+                "base_revision": self.catalog.models.bases[base].revision,
+                "base_files": dict(files),
+            }
+        return self._bases[base]
 
     def lent(self, entry: Entry, base: str) -> Values:
         """Return what identifies the networks that an entry is lent beside the base; nothing where it asks for none."""
