@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
 from immunebench import capacity, cli_capacity
+from immunebench.board import measured_capacity
+from immunebench.board.measured_capacity import Capacity
+from immunebench.board.site import write_site
 from immunebench.capacity import Demand, Job, jobs, measure, run, shortened
 from immunebench.cli import app
 from immunebench.doctor import Gpu
@@ -132,3 +136,38 @@ def test_the_command_writes_a_page_and_prints_json(tmp_path, monkeypatch: pytest
     assert (shown["entry"], shown["process_gib"], shown["seconds"]) == ("lora", 0.5, 0.25)
     assert "| lora " in page.read_text()
     assert "0.50" in page.read_text()
+
+
+PROFILES = list(CATALOG.profiles.values())
+
+
+def page_of(*demands: Demand) -> Capacity:
+    held = [cli_capacity.holding(demand, PROFILES) for demand in demands]
+    return measured_capacity.measured(demands, held, "2026-11-24", "x86_64", {"torch": "2.15.0"})
+
+
+def test_what_was_measured_is_read_back_and_nothing_else_is(tmp_path: Path) -> None:
+    fits = Demand("lora", "attack", "t4-16g", "shape of sd14", 14.5, "fits", 9.0, 3.0, 0.25, 1, "H100", emulated=True)
+    short = Demand("dreambooth", "attack", "t4-16g", "shape of sd14", 14.5, "oom", 14.5, reason="out of\nmemory")
+    file = tmp_path / "capacity.md"
+    measured_capacity.write(page_of(fits, short), file)
+    assert measured_capacity.read(tmp_path / "none.json") is None
+    again = measured_capacity.read(file.with_suffix(".json"))
+    assert again == page_of(fits, short)
+    assert "| lora       | t4-16g (emulated) | 14.5" in file.read_text()
+    assert "- dreambooth on t4-16g: out of memory" in file.read_text()
+    file.with_suffix(".json").write_text(file.with_suffix(".json").read_text().replace('"oom"', '"ok"'))
+    with pytest.raises(UsageError, match=r"capacity\.json: rows\.1\.status: is not valid: 'ok'"):
+        measured_capacity.read(file.with_suffix(".json"))
+
+
+def test_the_site_has_a_page_of_it_that_escapes_what_a_card_calls_itself(tmp_path: Path) -> None:
+    demand = Demand("lora", "attack", "t4-16g", "shape of sd14", 14.5, "fits", 9.0, device="<script>x</script>")
+    write_site([], tmp_path / "with", CATALOG, capacity=page_of(demand))
+    write_site([], tmp_path / "without", CATALOG)
+    page = (tmp_path / "with" / "capacity.html").read_text()
+    assert "<script>x" not in page and "&lt;script&gt;x" in page
+    assert "9.00" in page and "v100-16g" in page
+    assert 'href="capacity.html"' in (tmp_path / "with" / "index.html").read_text()
+    assert not (tmp_path / "without" / "capacity.html").exists()
+    assert "capacity.html" not in (tmp_path / "without" / "index.html").read_text()

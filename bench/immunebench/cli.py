@@ -272,7 +272,7 @@ cli_capacity.register(app)
 
 def _write_boards(results: Path, site: Path, leaderboard: Path) -> None:
     """Write ``board.md`` beside the records of every suite, and the site with every other format."""
-    from immunebench.board import reported, tables
+    from immunebench.board import measured_capacity, reported, tables
     from immunebench.board.site import load_suite, suite_folders, write_site
 
     folders = suite_folders(results)
@@ -281,7 +281,8 @@ def _write_boards(results: Path, site: Path, leaderboard: Path) -> None:
     suites = [load_suite(folder) for folder in folders]
     published = leaderboard / "reported.toml"
     figures = reported.figures(published) if published.is_file() else []
-    files = write_site(suites, site, _catalog(), reported=figures)
+    capacity = measured_capacity.read(leaderboard / "capacity.json")
+    files = write_site(suites, site, _catalog(), reported=figures, capacity=capacity)
     for folder, scored in zip(folders, suites, strict=True):
         if scored.board is None or scored.refusals:
             print(f"no board: {scored.name}: {'; '.join(scored.refusals)}", file=sys.stderr)

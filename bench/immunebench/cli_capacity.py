@@ -16,13 +16,6 @@ if TYPE_CHECKING:
     from immunebench.capacity import Demand
     from immunebench.schema import Profile
 
-#: The file's own words, under the table.
-_NOTE = (
-    "Peak: what the allocator reserved on a GPU, the resident memory of the process on a CPU; a process on a GPU needs "
-    "the CUDA context beside it, which the caps of the profiles leave out. Fits: every profile of the same precision "
-    "whose cap is above the peak."
-)
-
 
 def capacity(
     profiles: Annotated[list[str], typer.Argument(metavar="PROFILE...", help="Profiles of `list profiles`.")],
@@ -35,7 +28,7 @@ def capacity(
     ] = None,
     steps: Annotated[int, typer.Option("--steps", help="Real steps that each takes, at least 3.")] = 4,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Markdown file to write, such as leaderboard/capacity.md.")
+        Path | None, typer.Option("--out", help="Markdown file to write, and JSON beside it: leaderboard/capacity.md.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -45,6 +38,7 @@ def capacity(
     """
     import sys
 
+    from immunebench.board.measured_capacity import measured, write
     from immunebench.capacity import jobs, measure
     from immunebench.entry import default_catalog
     from immunebench.errors import UsageError
@@ -59,39 +53,14 @@ def capacity(
         took = "" if demand.seconds is None else f", {demand.seconds:g} s a step"
         line = f"[{number}/{len(planned)}] {demand.entry} on {demand.profile}: {demand.status}, "
         print(f"{line}{demand.peak_gib:.2f} GiB{took}", file=sys.stderr)
-    text = report(found, list(catalog.profiles.values()))
+    held = [holding(demand, list(catalog.profiles.values())) for demand in found]
+    libraries = {name: version(name) for name in ("torch", "diffusers", "peft")}
+    made = measured(found, held, f"{datetime.now(UTC):%Y-%m-%d}", platform.machine(), libraries)
     if out is not None:
-        out.write_text(text, "utf-8")
-    print(json.dumps([vars(demand) for demand in found], indent=1) if as_json else text)
+        write(made, out)
+    print(json.dumps(made.model_dump(mode="json")["rows"], indent=1) if as_json else made.markdown(), end="")
     if any(demand.status in ("error", "killed") for demand in found):
         raise typer.Exit(1)
-
-
-def report(found: Sequence[Demand], profiles: Sequence[Profile]) -> str:
-    """Return a Markdown page: what was measured, on what, and which caps would hold it."""
-    from tabulate import tabulate
-
-    head = ["entry", "profile", "cap GiB", "peak GiB", "process GiB", "s / step", "batch", "status", "fits"]
-    rows = [
-        [
-            d.entry, f"{d.profile}{' (emulated)' if d.emulated else ''}", f"{d.cap_gib:g}", f"{d.peak_gib:.2f}",
-            f"{d.process_gib:.2f}", "-" if d.seconds is None else f"{d.seconds:.3g}", d.batch, d.status,
-            ", ".join(holding(d, profiles)) or "-",
-        ]
-        for d in found
-    ]  # fmt: skip
-    devices = ", ".join(sorted({d.device for d in found if d.device})) or "-"
-    models = ", ".join(sorted({d.model for d in found}))
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers", "peft"))
-    lines = [
-        "# Capacity", "",
-        f"{models}; {devices}; {platform.machine()}, {libraries}; {datetime.now(UTC):%Y-%m-%d}.", "",
-        tabulate(rows, head, tablefmt="github", disable_numparse=True), "", _NOTE, "",
-    ]  # fmt: skip
-    if any(d.model.startswith("shape") for d in found):
-        lines[-1:] = ["Shapes have random weights: memory and time do not depend on their values.", ""]
-    complaints = [f"- {d.entry} on {d.profile}: {' '.join(d.reason.split())}" for d in found if d.reason]
-    return "\n".join([*lines, *complaints, *([""] if complaints else [])])
 
 
 def holding(demand: Demand, profiles: Sequence[Profile]) -> list[str]:

@@ -41,7 +41,7 @@ def environment() -> Environment:
         "slug": lambda value: slug(str(value)),
         "link": link,
     }
-    env.globals["reported"] = False
+    env.globals |= {"reported": False, "capacity": False}
     env.globals["rules"] = {name: value for name, value in vars(rules).items() if name.isupper()}
     return env
 
