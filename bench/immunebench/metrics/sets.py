@@ -26,7 +26,7 @@ _SUBSET, _SUBSETS = 1000, 100
 
 
 def fid(pixels: Pixels, reference: Pixels, feature: Module | None = None) -> float:
-    """Frechet inception distance (Heusel et al. 2017, eq. 6), at least 0, by torchmetrics.
+    """Frechet inception distance (Heusel et al. 2017), at least 0, by torchmetrics.
 
     Parameters
     ----------
@@ -85,10 +85,11 @@ def inception() -> Module:
         pickled = Path(folder) / "inception.pth"
         torch.save(load_file(file), pickled)
         try:
-            return NoTrainInceptionV3("inception-v3-compat", ["2048"], str(pickled))
+            network: Module = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(pickled))
         except ModuleNotFoundError as error:
             how = "torch-fidelity is not there; get it with: pip install 'immunebench[fid]'"
             raise UsageError(how, field="fid") from error
+    return network
 
 
 def _enough(metric: str, *sets: Pixels) -> None:
