@@ -294,6 +294,28 @@ def test_only_the_networks_that_are_asked_are_read(
         judge.concept_probability(pixels(1), "church")
 
 
+def test_the_judge_in_models_toml_needs_all_its_weights_and_knows_genres(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from immunebench.entry import default_catalog
+    from immunebench.metrics.mimicry import TOP_GENRES
+    from immunebench.metrics.stage import load_judge
+    from immunebench.weights import FETCHABLE
+
+    spec = default_catalog().models.judges["photo"]
+    assert set(spec.weights) <= FETCHABLE.keys()
+    assert len(set(spec.genres)) == len(spec.genres) > TOP_GENRES
+    monkeypatch.setenv("IMMUNEBENCH_WEIGHTS", str(tmp_path))
+    with pytest.raises(
+        UsageError, match=r"judge photo: weights clip-vit-b32 are not there.*weights fetch clip-vit-b32$"
+    ):
+        load_judge("photo")
+    for name in spec.weights:
+        FETCHABLE[name].file(name).write_bytes(b"")
+    load_judge.cache_clear()
+    assert isinstance(load_judge("photo"), PhotoJudge), "nothing is read before it is asked"
+
+
 @pytest.mark.parametrize("name", [name for name, row in METRICS.items() if "continuity" in row.function])
 def test_missing_weights_are_one_line_with_the_command(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
