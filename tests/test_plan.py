@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -294,6 +295,25 @@ def test_missing_metric_weights_are_named_before_anything_runs(
     suite.write_text(suite.read_text() + 'metrics = ["lpips"]\n')
     with pytest.raises(UsageError, match="metric lpips: weights lpips-alex are not there"):
         plan(root)
+
+
+def test_the_key_of_a_score_names_the_weights_of_its_metrics_and_nothing_where_there_are_none(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keys() -> list[Mapping[str, object]]:
+        return [spec.key for spec in plan(root).stages.values() if spec.stage == "score"]
+
+    assert not any("metric_weights" in key for key in keys())
+    monkeypatch.setenv("IMMUNEBENCH_WEIGHTS", str(tmp_path))
+    (tmp_path / "dino-vits16.safetensors").write_bytes(b"abc")
+    suite = root / "suites" / "tiny.toml"
+    suite.write_text(suite.read_text() + 'metrics = ["dino_similarity_legacy", "dino_similarity"]\n')
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-4's example
+    by_metric = {
+        any(str(row["id"]).startswith("dino") for row in key["metrics"]): key.get("metric_weights")  # type: ignore[attr-defined]
+        for key in keys()
+    }
+    assert by_metric == {True: {"dino-vits16": digest}, False: None}
 
 
 def edited(path: Path, old: str, new: str) -> Path:

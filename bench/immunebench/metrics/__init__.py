@@ -138,6 +138,24 @@ _ROWS = (
     Metric("psnr", 1, "higher", (0, None), _PAIR, f"{_HERE}.pixels:psnr"),
     Metric("ssim", 1, "higher", (-1, 1), _PAIR, f"{_HERE}.pixels:ssim"),
     Metric("brisque", 1, "lower", (None, None), ("pixels",), f"{_HERE}.brisque:brisque", ("brisque",)),
+    # Likeness as papers measure it, by today's recipe and by the one that IMMA's published figures rest on.
+    *(
+        Metric(
+            f"{network}_similarity{recipe}",
+            1,
+            "higher",
+            (least, 1),
+            _PAIR,
+            f"{_HERE}.continuity:{network}_similarity{recipe}",
+            (weights,),
+        )
+        for network, least, weights in (
+            ("clip", -1, "clip-vit-b32"),
+            ("dino", -1, "dino-vits16"),
+            ("lpips", None, "lpips-alex"),
+        )
+        for recipe in ("", "_legacy")
+    ),
 )
 METRICS: dict[str, Metric] = {metric.id: metric for metric in _ROWS}
 

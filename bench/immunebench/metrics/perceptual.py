@@ -36,7 +36,7 @@ def lpips_alex(a: Pixels, b: Pixels) -> Floats:
     import torch
 
     check_pair(a, b)
-    distance = _lpips()
+    distance = alex()
 
     def tensor(pixels: Pixels) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -60,4 +60,5 @@ def load_lpips(device: str = "cpu") -> Callable[[Tensor, Tensor], Tensor]:
     return lambda x, y: network(x, y).flatten()
 
 
-_lpips = cache(load_lpips)
+#: :func:`load_lpips`, once a process.
+alex = cache(load_lpips)

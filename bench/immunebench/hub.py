@@ -1,0 +1,44 @@
+"""One file of the model hub, held to the SHA-256 that the hub itself states, and safetensors or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+from pathlib import Path
+
+
+def safetensors_of(repository: str, name: str) -> bytes:
+    """A safetensors file of the hub's main branch, as it is there.
+
+    No digest of these files has been published elsewhere, so none stands here. The hub is asked which commit is the
+    newest and for the file's SHA-256 in it, and what arrives of that commit must have it: that rules out damage on
+    the way, not another file at the source. Records say which file was used, for keys name the SHA-256 of all weights.
+
+    Raises
+    ------
+    OSError
+        The hub states no SHA-256, what arrives has another one, or is no safetensors. Errors of the hub's client pass.
+    """
+    import huggingface_hub as hub
+
+    stated = hub.get_hf_file_metadata(hub.hf_hub_url(repository, name))
+    if stated.commit_hash is None or not re.fullmatch("[0-9a-f]{64}", stated.etag or ""):
+        raise OSError(f"the hub states no SHA-256 of {repository}/{name}")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(hub.hf_hub_download(repository, name, revision=stated.commit_hash, local_dir=folder))
+        content = file.read_bytes()
+        if hashlib.sha256(content).hexdigest() != stated.etag:
+            raise OSError(f"{repository}/{name} has another SHA-256 than the hub states")
+        _check(file)
+    return content
+
+
+def _check(file: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "np"):
+            return
+    except SafetensorError as error:
+        raise OSError(f"{file.name} is no safetensors file: {error}") from error

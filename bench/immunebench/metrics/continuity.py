@@ -1,0 +1,125 @@
+"""Likeness as papers measure it: CLIP, DINO and LPIPS to a reference, each by two recipes.
+
+`..._similarity` prepares pictures as each network's authors do. `..._similarity_legacy` is the recipe of IMMA's
+released evaluation (Zheng and Yeh 2024, eval/eval.py), flaws and all, without which its figures cannot be met. None
+asks a judge, so a suite of any base may list them. Of each recipe the mean over pictures is the mean over all pairs
+with the reference, and the published gap ratios compare such means.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from immunebench.errors import UsageError
+from immunebench.metrics import networks
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from immunebench.metrics import Floats, Pixels
+
+#: IMMA shrinks every picture to this side first, and enlarges it again for CLIP and DINO.
+_LEGACY_SIDE = 64
+_INPUT = 224
+#: CLIP's mean and standard deviation, which the legacy recipe uses for DINO too.
+_MEAN, _DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def clip_similarity(pixels: Pixels, reference: Pixels) -> Floats:
+    """Mean over the reference of CLIP ViT-B/32's cosine, (n,), -1 to 1; CLIP-I (Ruiz et al. 2023, section 4.3)."""
+    network = networks.clip(asked_by="metric clip_similarity")
+    return _mean_cosine(network.embed(pixels), network.embed(reference))
+
+
+def clip_similarity_legacy(pixels: Pixels, reference: Pixels) -> Floats:
+    """The same on :func:`legacy_input`, (n,)."""
+    network = networks.clip(asked_by="metric clip_similarity_legacy")
+    return _mean_cosine(network.embed(pixels, legacy_input), network.embed(reference, legacy_input))
+
+
+def dino_similarity(pixels: Pixels, reference: Pixels) -> Floats:
+    """Mean over the reference of DINO ViT-S/16's cosine, (n,), -1 to 1; DINO (Ruiz et al. 2023, section 4.3)."""
+    network = networks.dino(asked_by="metric dino_similarity")
+    return _mean_cosine(network.embed(pixels), network.embed(reference))
+
+
+def dino_similarity_legacy(pixels: Pixels, reference: Pixels) -> Floats:
+    """The same on :func:`legacy_input`, CLIP's mean and deviation included, (n,)."""
+    network = networks.dino(asked_by="metric dino_similarity_legacy")
+    return _mean_cosine(network.embed(pixels, legacy_input), network.embed(reference, legacy_input))
+
+
+def lpips_similarity(pixels: Pixels, reference: Pixels) -> Floats:
+    """1 - mean over the reference of LPIPS with AlexNet at native size, (n,), at most 1.
+
+    Raises
+    ------
+    UsageError
+        Pictures and reference differ in size.
+    """
+    if pixels.shape[1:] != reference.shape[1:]:
+        raise UsageError(
+            f"pictures of {_size(pixels)} have no LPIPS to a reference of {_size(reference)}",
+            field="metric lpips_similarity",
+        )
+    return _one_minus_lpips(_signed(pixels), _signed(reference))
+
+
+def lpips_similarity_legacy(pixels: Pixels, reference: Pixels) -> Floats:
+    """1 - mean over the reference of LPIPS on pictures of 64 x 64 in [0, 1], where it expects [-1, 1], (n,).
+
+    The released script pairs pictures by index and so refuses sets of different sizes; a public reproduction of the
+    paper's figures takes all pairs, as here.
+    """
+    return _one_minus_lpips(shrunk(pixels), shrunk(reference))
+
+
+def shrunk(pixels: Pixels) -> Tensor:
+    """float32 (n, 3, 64, 64) in [0, 1], by Pillow's bilinear filter, whatever the proportions were."""
+    import torch
+    from PIL import Image
+
+    size = (_LEGACY_SIDE, _LEGACY_SIDE)
+    small = np.stack([np.asarray(Image.fromarray(one).resize(size, Image.Resampling.BILINEAR)) for one in pixels])
+    return torch.from_numpy(small).permute(0, 3, 1, 2).float() / 255
+
+
+def legacy_input(pixels: Pixels) -> Tensor:
+    """float32 (n, 3, 224, 224): shrunk, mapped by (x + 1) / 2 though in [0, 1] already, enlarged, CLIP's statistics.
+
+    The map halves the contrast and brightens. Enlarging is bicubic without antialiasing, the default for tensors of
+    the torchvision (0.15) that IMMA's environment pins.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    x = F.interpolate((shrunk(pixels) + 1) / 2, size=(_INPUT, _INPUT), mode="bicubic", align_corners=False)
+    return (x - torch.tensor(_MEAN).view(3, 1, 1)) / torch.tensor(_DEVIATION).view(3, 1, 1)
+
+
+def _mean_cosine(pictures: Floats, reference: Floats) -> Floats:
+    found: Floats = pictures @ reference.mean(0)
+    return found
+
+
+def _one_minus_lpips(x: Tensor, reference: Tensor) -> Floats:
+    import torch
+
+    from immunebench.metrics.perceptual import alex
+
+    distance = alex()
+    with torch.inference_mode():
+        means = [torch.cat([distance(one[None], other[None]) for other in reference]).mean() for one in x]
+    return np.asarray(1 - torch.stack(means).numpy(), np.float32)
+
+
+def _signed(pixels: Pixels) -> Tensor:
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _size(pixels: Pixels) -> str:
+    return f"{pixels.shape[2]} x {pixels.shape[1]}"
