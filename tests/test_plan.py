@@ -269,6 +269,32 @@ def test_what_an_entry_says_that_it_takes_is_estimated_until_it_is_measured(root
     assert one.estimate(Measured()).stages["protect"].seconds == 41.0
 
 
+def test_what_other_machines_took_is_stretched_to_the_pace_of_this_one(root: Path) -> None:
+    """Adaptations that took three times what the table says, half the time and twice it: the median is twice."""
+    edited(root / "defenses/noise/defense.toml", "budget = 8", "budget = 8\nseconds = { tiny = 70.0 }")
+    made = plan(root, defense="noise")
+    spec = next(spec for spec in made.stages.values() if spec.stage == "adapt")
+
+    class Store:
+        def __init__(self) -> None:
+            self.root = root / "store"
+
+        def has(self, digest: str) -> bool:
+            return False
+
+    table = 0.5 + 2 * 0.041
+    for number, times in enumerate((3.0, 0.5)):
+        text = json.dumps({"key": spec.key, "inputs": spec.inputs, "cost": {"seconds": times * table}})
+        house.write(root / f"store/adapt/aa/{number}/manifest.json", text)
+    assert made.estimate(Store()).stages["protect"].seconds == 70.0, "two say too little"
+    text = json.dumps({"key": spec.key, "inputs": spec.inputs, "cost": {"seconds": 2 * table}})
+    house.write(root / "store/adapt/aa/2/manifest.json", text)
+    assert made.estimate(Store()).stages["protect"].seconds == pytest.approx(140.0)
+    assert made.estimate(Store()).stages["adapt"].seconds == pytest.approx(3 * 2 * table)
+    pictures = made.estimate().stages["pictures"].seconds
+    assert made.estimate(Store()).stages["pictures"].seconds == pytest.approx(2 * pictures)
+
+
 @pytest.mark.parametrize(
     ("stage", "params", "passes"),
     [

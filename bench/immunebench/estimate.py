@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from immunebench.graph import Plan, StageSpec
 
 _SAMPLE = 300
+#: Stages that every run makes, whose time the table knows well: what they took says how fast this machine is.
+_PACERS, _LEAST = ("adapt", "generate"), 3
 #: How many pictures a task publishes unless it says otherwise.
 _PICTURES = 16
 
@@ -112,14 +114,21 @@ def estimate(plan: Plan, store: Measured | None) -> Estimate:
     """Return seconds and bytes by stage of the plan's stages that ``store`` lacks.
 
     Where the store holds stages of an entry, their median seconds per unit are taken. Else it is what the entry's
-    manifest says, then the median of all stages of the kind, then the table's.
+    manifest says, then the median of all stages of the kind, then the table's; the manifest and the table speak of
+    another machine, so they are stretched by what adaptations and drawn pictures took here against the table.
     """
-    rates = {} if store is None else {key: rate for name in COSTS for key, rate in _rates(store.root / name, name)}
+    rates: dict[tuple[str, str], float] = {}
+    paces: list[float] = []
+    for name in COSTS if store is not None else ():
+        made = list(_made(store.root / name, name))  # type: ignore[union-attr]
+        rates |= _rates(name, made)
+        paces += [seconds / _by_table(spec) for spec, seconds in made if name in _PACERS]
+    pace = statistics.median(paces) if len(paces) >= _LEAST else 1.0
     stages: dict[str, StageCost] = {}
     for spec in plan.stages.values():
         cost, before = COSTS[spec.stage], stages.get(spec.stage, StageCost(0, 0, 0.0, 0))
         cached = store is not None and store.has(spec.digest)
-        seconds = _seconds(spec, cost, rates)
+        seconds = _seconds(spec, rates, pace)
         stages[spec.stage] = StageCost(
             before.planned + 1,
             before.cached + cached,
@@ -129,28 +138,37 @@ def estimate(plan: Plan, store: Measured | None) -> Estimate:
     return Estimate(stages)
 
 
-def _seconds(spec: StageSpec, cost: Cost, rates: Mapping[tuple[str, str], float]) -> float:
+def _seconds(spec: StageSpec, rates: Mapping[tuple[str, str], float], pace: float) -> float:
     own = rates.get((spec.stage, _entry(spec.key)))
     if own is None and spec.seconds is not None:
-        return spec.seconds
+        return spec.seconds * pace
     rate = rates.get((spec.stage, "")) if own is None else own
-    return cost.fixed + cost.each * units(spec) if rate is None else rate * max(units(spec), 1)
+    return _by_table(spec) * pace if rate is None else rate * max(units(spec), 1)
 
 
-def _rates(folder: Path, stage: str) -> Iterator[tuple[tuple[str, str], float]]:
-    """Yield the median seconds per unit of each entry's stages, and of all under the empty name."""
+def _by_table(spec: StageSpec) -> float:
+    cost = COSTS[spec.stage]
+    return cost.fixed + cost.each * units(spec)
+
+
+def _made(folder: Path, stage: str) -> Iterator[tuple[StageSpec, float]]:
+    """Yield some stages that the store has, with the seconds that they took."""
     from immunebench.graph import StageSpec
 
-    measured: dict[str, list[float]] = defaultdict(list)
     for path in sorted(folder.glob("??/*/manifest.json"))[:_SAMPLE]:
         made = json.loads(path.read_text("utf-8"))
         seconds = made.get("cost", {}).get("seconds")
         if isinstance(seconds, (int, float)):
-            rate = seconds / max(units(StageSpec(stage, made["key"], made["inputs"])), 1)
-            for name in {_entry(made["key"]), ""}:
-                measured[name].append(rate)
-    for name, found in measured.items():
-        yield (stage, name), statistics.median(found)
+            yield StageSpec(stage, made["key"], made["inputs"]), float(seconds)
+
+
+def _rates(stage: str, made: Sequence[tuple[StageSpec, float]]) -> dict[tuple[str, str], float]:
+    """Return the median seconds per unit of each entry's stages, and of all under the empty name."""
+    measured: dict[str, list[float]] = defaultdict(list)
+    for spec, seconds in made:
+        for name in {_entry(spec.key), ""}:
+            measured[name].append(seconds / max(units(spec), 1))
+    return {(stage, name): statistics.median(found) for name, found in measured.items()}
 
 
 def _entry(key: Mapping[str, object]) -> str:
