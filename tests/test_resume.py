@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from immunebench import resume, stages
+from immunebench import resume, runtime, stages
 from immunebench.bookmark import Bookmark
 from immunebench.context import Context, Orders
+from immunebench.diffusion import LatentDiffusion
 from immunebench.entry import Catalog, Entry, load_catalog
 from immunebench.graph import StageSpec
 from immunebench.resume import KNOWN, Resume
+from immunebench.types import StageError
 from simulated import PARAMS
 from tiny import tiny_context, tiny_folder, tiny_model, tiny_pictures
 
@@ -31,7 +34,7 @@ DREAMBOOTH = {
     "decay": 0.5,
 }  # fmt: skip
 IMMA = {
-    "tensors": "attention", "inner": True, "inner_reset": "never", "phase": "global", "steps": 6, "batch": 3,
+    "tensors": "attention", "inner": True, "inner_reset": "never", "phase": "global", "steps": 4, "batch": 3,
     "lr_in": 1e-2, "lr_out": 1e-3, "retain": 0.5, "clip": 1.0,
 }  # fmt: skip
 ESD = {
@@ -64,12 +67,12 @@ CASES = {
     "textual-inversion": Case("adapt", "textual-inversion", INVERSION),
     "imma-lora": Case("protect", "imma-lora", IMMA, ("lora",)),
     "imma-lora-reset": Case("protect", "imma-lora", {**IMMA, "inner_reset": "each_cycle"}, ("lora",)),
-    "imma-multi": Case("protect", "imma-lora", {**IMMA, "steps": 8}, ("lora", "dreambooth", "textual-inversion")),
+    "imma-multi": Case("protect", "imma-lora", {**IMMA, "steps": 6}, ("lora", "dreambooth", "textual-inversion")),
     "esd": Case("protect", "esd", ESD, loop="erasing"),
     "mist": Case("protect", "mist", MIST, loop="perturbing"),
-    "anti-dreambooth": Case("protect", "anti-dreambooth", {**PARAMS["anti-dreambooth"], "rounds": 3}, ("dreambooth",), "rounds"),
-    "simac": Case("protect", "simac", {**PARAMS["simac"], "rounds": 3}, ("dreambooth",), "rounds"),
-    "metacloak": Case("protect", "metacloak", {**PARAMS["metacloak"], "trials": 3, "states": 2}, ("dreambooth",), "trials"),
+    "anti-dreambooth": Case("protect", "anti-dreambooth", PARAMS["anti-dreambooth"], ("dreambooth",), "rounds"),
+    "simac": Case("protect", "simac", PARAMS["simac"], ("dreambooth",), "rounds"),
+    "metacloak": Case("protect", "metacloak", {**PARAMS["metacloak"], "trials": 2}, ("dreambooth",), "trials"),
 }  # fmt: skip
 
 
@@ -87,7 +90,9 @@ def catalog() -> Catalog:
 
 @pytest.fixture(autouse=True)
 def here(catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stages find that catalogue, and the pictures that they read."""
+    """Stages find that catalogue, its base without reading it again, and the pictures that they are given."""
+    tiny_model()
+    monkeypatch.setattr(LatentDiffusion, "load", lambda folder, numerics: tiny_model())
     monkeypatch.setattr(stages, "default_catalog", lambda: catalog)
     for name, seed, caption in (("given", 0, "a q"), ("public", 1, "a red b"), ("prior", 2, "a m")):
         (tmp_path / name).mkdir()
@@ -139,11 +144,8 @@ def attempt(
     bookmark = Bookmark(
         folder / "bookmark", digest or spec.digest, every=0, tell=lambda line, seconds: done.told.append(line)
     )
-    try:
-        with resume.offered(Resume(bookmark if bookmarks else None)):
-            stages.run_stage(spec, inputs, place, report)
-    except Pulled:
-        pass
+    with suppress(Pulled), resume.offered(Resume(bookmark if bookmarks else None)):
+        stages.run_stage(spec, inputs, place, report)
     done.files = {file.relative_to(place).as_posix(): file.read_bytes() for file in place.rglob("*") if file.is_file()}
     done.earlier = bookmark.earlier
     return done
@@ -170,7 +172,7 @@ def test_bookmarks_change_nothing_where_nobody_stops_the_stage(tmp_path: Path) -
     quiet = attempt(CASES["imma-multi"], tmp_path, "quiet", bookmarks=False)
     watched = attempt(CASES["imma-multi"], tmp_path, "watched")
     assert watched.files == quiet.files and watched.told == []
-    assert [page.name for page in (tmp_path / "bookmark").iterdir()] == ["000006"]
+    assert [page.name for page in (tmp_path / "bookmark").iterdir()] == ["000004"]
 
 
 def flip(file: Path) -> None:
@@ -231,6 +233,15 @@ def test_a_bookmark_that_does_not_fit_what_is_set_up_is_not_taken_up(tmp_path: P
     assert again.files == attempt(other, tmp_path, "quiet", bookmarks=False).files
 
 
+def test_the_memory_cap_holds_for_the_attempts_before_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime, "process_peak", lambda: 100 * runtime.GIB)
+        attempt(CASES["lora"], tmp_path, "stopped", stop_at=3)
+    with pytest.raises(StageError, match=r"cap of 64 GiB: .* process peak 100\.00 GiB") as caught:
+        attempt(CASES["lora"], tmp_path, "again")
+    assert caught.value.kind == "over_memory"
+
+
 def test_every_known_entry_is_one_of_the_checkout_as_it_is(catalog: Catalog) -> None:
     """Who changes an entry reads its loops again, then writes down its new hash, or takes it off the list."""
     entries = [entry for kind in (catalog.defenses, catalog.attacks) for entry in kind.values()]
@@ -259,10 +270,8 @@ def looped(folder: Path, entry: Callable[[Context, list[Any]], None], stop_at: i
     ctx = tiny_context(tiny_model(), folder)
     ctx.report = report
     ctx.resume = Resume(Bookmark(folder / "bookmark", "d", every=0))
-    try:
+    with suppress(Pulled):
         entry(ctx, seen)
-    except Pulled:
-        pass
     return seen
 
 
