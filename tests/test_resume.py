@@ -20,7 +20,7 @@ from immunebench.diffusion import LatentDiffusion
 from immunebench.entry import Catalog, Entry, load_catalog
 from immunebench.graph import StageSpec
 from immunebench.resume import KNOWN, Resume
-from immunebench.types import StageError
+from immunebench.types import Numerics, StageError
 from simulated import PARAMS
 from tiny import tiny_context, tiny_folder, tiny_model, tiny_pictures
 
@@ -42,6 +42,8 @@ ESD = {
     "sampling_steps": 4, "guidance": 2.0,
 }  # fmt: skip
 MIST = {"semantic": 0.61, "textural": 1.0, "steps": 4, "alpha": 1 / 16}
+ONCE = {"train_steps": 1, "pgd_steps": 1}
+CLOAK = {"trials": 2, "states": 2, "apart": 1, "unroll": 1, "pgd_steps": 1}
 ATTACKS: dict[str, dict[str, Any]] = {"lora": LORA, "dreambooth": DREAMBOOTH, "textual-inversion": INVERSION}
 
 
@@ -70,9 +72,9 @@ CASES = {
     "imma-multi": Case("protect", "imma-lora", {**IMMA, "steps": 6}, ("lora", "dreambooth", "textual-inversion")),
     "esd": Case("protect", "esd", ESD, loop="erasing"),
     "mist": Case("protect", "mist", MIST, loop="perturbing"),
-    "anti-dreambooth": Case("protect", "anti-dreambooth", PARAMS["anti-dreambooth"], ("dreambooth",), "rounds"),
-    "simac": Case("protect", "simac", PARAMS["simac"], ("dreambooth",), "rounds"),
-    "metacloak": Case("protect", "metacloak", {**PARAMS["metacloak"], "trials": 2}, ("dreambooth",), "trials"),
+    "anti-dreambooth": Case("protect", "anti-dreambooth", PARAMS["anti-dreambooth"] | ONCE, ("dreambooth",), "rounds"),
+    "simac": Case("protect", "simac", PARAMS["simac"] | ONCE, ("dreambooth",), "rounds"),
+    "metacloak": Case("protect", "metacloak", PARAMS["metacloak"] | CLOAK, ("dreambooth",), "trials"),
 }  # fmt: skip
 
 
@@ -175,6 +177,38 @@ def test_bookmarks_change_nothing_where_nobody_stops_the_stage(tmp_path: Path) -
     assert [page.name for page in (tmp_path / "bookmark").iterdir()] == ["000004"]
 
 
+def looped(
+    folder: Path, entry: Callable[[Context, list[Any]], None], stop_at: int | None = None, told: list[str] | None = None
+) -> list[Any]:
+    """Run a made-up entry, which adds to a list what it computes; return that list."""
+    seen: list[Any] = []
+
+    def report(what: str, done: int, total: int) -> None:
+        if done == stop_at:
+            raise Pulled
+
+    def tell(line: str, seconds: float) -> None:
+        if told is not None:
+            told.append(line)
+
+    (folder / "out").mkdir(parents=True, exist_ok=True)
+    mark = Bookmark(folder / "bookmark", "d", every=0, tell=tell)
+    ctx = Context(Numerics(), 0, folder / "out", report, resume=Resume(mark))
+    with suppress(Pulled):
+        entry(ctx, seen)
+    return seen
+
+
+def walk(ctx: Context, seen: list[Any]) -> None:
+    """Keep two tensors and a file, as entries do."""
+    average, other = ctx.keep("average", torch.zeros(2)), ctx.keep("other", {"x": torch.zeros(1)})
+    for step in ctx.counted(4, resumes=True):
+        average.mul_(0.5).add_(torch.rand(2, generator=ctx.generator))
+        other["x"] += ctx.rng.normal()
+        (ctx.out / "adapter-00001.safetensors").write_bytes(b"saved")
+        seen.append((step, average.tolist(), other["x"].item()))
+
+
 def flip(file: Path) -> None:
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
@@ -204,16 +238,26 @@ HARMS: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_damaged_bookmark_is_said_once_and_the_stage_begins_anew(tmp_path: Path, harm: str) -> None:
+def test_a_damaged_bookmark_is_said_once_and_the_loop_begins_anew(tmp_path: Path, harm: str) -> None:
+    whole = looped(tmp_path / "a", walk)
+    assert looped(tmp_path / "b", walk, stop_at=3) == whole[:3]
+    (page,) = (tmp_path / "b" / "bookmark").iterdir()
+    do, said = HARMS[harm]
+    do(page)
+    told: list[str] = []
+    assert looped(tmp_path / "b", walk, told=told) == whole
+    (line,) = told
+    assert said in line and "\n" not in line
+
+
+def test_a_stage_with_a_damaged_bookmark_comes_to_the_bytes_of_a_fresh_one(tmp_path: Path) -> None:
     quiet = attempt(CASES["lora"], tmp_path, "quiet", bookmarks=False)
     attempt(CASES["lora"], tmp_path, "stopped", stop_at=4)
     (page,) = (tmp_path / "bookmark").iterdir()
-    do, said = HARMS[harm]
-    do(page)
+    flip(page / "out" / "adapter-00002.safetensors")
     again = attempt(CASES["lora"], tmp_path, "again")
     assert again.reported == [1, 2, 3, 4, 5] and again.files == quiet.files
-    (line,) = again.told
-    assert said in line and "\n" not in line
+    assert again.told == ["the bookmark is not used: it is damaged (out/adapter-00002.safetensors)"]
 
 
 def test_a_bookmark_of_another_stage_is_not_taken_up(tmp_path: Path) -> None:
@@ -259,33 +303,10 @@ def test_code_that_nobody_read_does_not_resume(tmp_path: Path, foreign: str) -> 
     })}) == ()  # fmt: skip
 
 
-def looped(folder: Path, entry: Callable[[Context, list[Any]], None], stop_at: int | None = None) -> list[Any]:
-    """Run a made-up entry, which adds to a list what it computes; return that list."""
-    seen: list[Any] = []
-
-    def report(what: str, done: int, total: int) -> None:
-        if done == stop_at:
-            raise Pulled
-
-    ctx = tiny_context(tiny_model(), folder)
-    ctx.report = report
-    ctx.resume = Resume(Bookmark(folder / "bookmark", "d", every=0))
-    with suppress(Pulled):
-        entry(ctx, seen)
-    return seen
-
-
 def test_an_entry_may_name_tensors_and_say_that_a_loop_resumes(tmp_path: Path) -> None:
-    def entry(ctx: Context, seen: list[Any]) -> None:
-        average, other = ctx.keep("average", torch.zeros(2)), ctx.keep("other", {"x": torch.zeros(1)})
-        for step in ctx.counted(4, resumes=True):
-            average.mul_(0.5).add_(torch.rand(2, generator=ctx.generator))
-            other["x"] += ctx.rng.normal()
-            seen.append((step, average.tolist(), other["x"].item()))
-
-    whole = looped(tmp_path / "a", entry)
-    assert looped(tmp_path / "b", entry, stop_at=3) == whole[:3]
-    assert looped(tmp_path / "b", entry) == whole[2:]
+    whole = looped(tmp_path / "a", walk)
+    assert looped(tmp_path / "b", walk, stop_at=3) == whole[:3]
+    assert looped(tmp_path / "b", walk) == whole[2:]
 
 
 def test_a_loop_that_does_not_say_so_begins_anew(tmp_path: Path) -> None:
