@@ -287,7 +287,7 @@ def test_the_memory_cap_holds_for_the_attempts_before_too(tmp_path: Path, monkey
 
 
 def test_every_known_entry_is_one_of_the_checkout_as_it_is(catalog: Catalog) -> None:
-    """Who changes an entry reads its loops again, then writes down its new hash, or takes it off the list."""
+    """Who changes an entry reads its loops again, then says `resumes` there, and takes it off the list."""
     entries = [entry for kind in (catalog.defenses, catalog.attacks) for entry in kind.values()]
     there = {digest for entry in entries for digest in entry.files.values()}
     assert there >= KNOWN.keys()

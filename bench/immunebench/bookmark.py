@@ -166,7 +166,8 @@ class Bookmark:
         pages = self._pages()
         new = self.folder / f".new.{os.getpid()}"
         try:
-            shutil.rmtree(new, ignore_errors=True)
+            for torn in self.folder.glob(".new.*"):  # whoever wrote it is dead: the lock is the caller's
+                shutil.rmtree(torn, ignore_errors=True)
             (new / "out").mkdir(parents=True)
             _write_tensors(new, tensors)
             _copy(out, new / "out")
