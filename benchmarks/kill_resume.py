@@ -1,5 +1,6 @@
 """Kills a run at random moments, resumes it, and compares its records with those of an undisturbed run.
 
+Stages leave bookmarks often, so that kills fall between them, and it says how many stages went on in their middle.
 Then two runs on one store at once must give the same records too. Everything but cost, environment,
 attestation and the time of making has to be equal. Exits 1 where it is not.
 
@@ -28,7 +29,8 @@ def start(suite: str, folder: Path, results: str, workers: int, extra: list[str]
     command = [sys.executable, "-m", "immunebench", "run", suite, "--workers", str(workers)]
     command += ["--store", str(folder / "store"), "--results", str(folder / results), *extra]
     log = (folder / "log.txt").open("ab")
-    return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    often = {"IMMUNEBENCH_BOOKMARK_SECONDS": "1", **os.environ}
+    return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=often)
 
 
 def records(folder: Path) -> dict[str, dict[str, Any]]:
@@ -107,6 +109,8 @@ def main() -> int:
         print(f"killed {hit} times of {options.kills}; in the others the run had ended")
         ended = start(options.suite, killed, "results", options.workers, extra).wait()
         wrong += ended + compare(wanted, records(killed / "results"), "killed and resumed")
+        middle = (killed / "log.txt").read_text(errors="replace").count("goes on after step")
+        print(f"{middle} times a stage went on from a bookmark")
         pair = [start(options.suite, shared, f"results-{n}", 1, extra) for n in range(2)]
         wrong += sum(run.wait() for run in pair)
         for n in range(2):

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from immunebench import execute
+from immunebench import bookmark, execute
 from immunebench.entry import Catalog, load_catalog
 from immunebench.errors import UsageError
 from immunebench.execute import Event, Executor, Inline, Outcome, RunStage
@@ -275,10 +275,12 @@ def make_executor(
     Raises
     ------
     UsageError
-        A timeout that is not positive, or in this process, where nobody could stop a stage.
+        A timeout that is not positive, or in this process, where nobody could stop a stage; bookmarks at no number of
+        seconds.
     """
     function = execute.DEFAULT_STAGES if run_stage is None else run_stage
     check_limits(workers, timeout)
+    bookmark.seconds()  # Not first in a worker, where a wrong value would fail stage after stage.
     if not (workers > 1 if processes is None else processes):
         if timeout is not None:
             raise UsageError("needs worker processes, which can be stopped: workers=2 or more", field="timeout")

@@ -332,7 +332,7 @@ def store_gc(
 
     keep = {digest for plan in _plans(_catalog()) for digest in plan.stages} | report.referenced(results)
     count, freed = api.open_store(store).gc(keep, dry_run=dry_run)
-    print(f"{'would remove' if dry_run else 'removed'} {count} artifacts and drafts, {size(freed)}")
+    print(f"{'would remove' if dry_run else 'removed'} {count} artifacts, drafts and bookmarks, {size(freed)}")
 
 
 @weights_app.callback(invoke_without_command=True)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from immunebench.adapters import DESCRIPTION, Adapter, saved_file
 from immunebench.diffusion import Batch, LatentDiffusion, Latents
+from immunebench.resume import Resume
 from immunebench.runtime import derive_seed, dtype
 from immunebench.types import Numerics, Params, Pictures, StageError
 from immunebench.wording import fill
@@ -25,6 +26,7 @@ Report = Callable[[str, int, int], None]
 Upscaler = Callable[..., NDArray[np.uint8]]
 Distance = Callable[[Tensor, Tensor], Tensor]
 CHECK_EVERY = 25
+State = TypeVar("State", bound=Tensor | Mapping[str, Tensor])
 
 
 class AttackHandle(Protocol):
@@ -100,6 +102,63 @@ class AdamW:
         """Drop the moments, as a fresh optimiser would have none."""
         self._adamw.state.clear()
 
+    def live(self) -> dict[str, Tensor]:
+        """Return the parameters; see `resume.Stateful`."""
+        return {str(i): parameter for i, parameter in enumerate(self.parameters)}
+
+    def rest(self) -> tuple[dict[str, Tensor], Any]:
+        """Return the moments of the parameters that have some, the rate and the loss scale."""
+        state = self._adamw.state_dict()["state"]
+        moments = {f"{i}.{name}": tensor for i, own in state.items() for name, tensor in own.items()}
+        return moments, {"lr": self._adamw.param_groups[0]["lr"], "scaler": self._scaler.state_dict()}
+
+    def take(self, tensors: Mapping[str, Tensor], value: Any) -> None:
+        """Go on from what `rest` gave."""
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            i, _, moment = name.partition(".")
+            state.setdefault(int(i), {})[moment] = tensor
+        self._adamw.load_state_dict({**self._adamw.state_dict(), "state": state})
+        self._adamw.param_groups[0]["lr"] = value["lr"]
+        self._scaler.load_state_dict(value["scaler"])
+
+
+class Orders:
+    """Endless index batches: permutations of all pictures, one after another.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+    pictures : int
+    batch : int
+        Indices at a time, at least 1.
+    """
+
+    def __init__(self, rng: np.random.Generator, pictures: int, batch: int) -> None:
+        self._rng, self._pictures, self._batch = rng, pictures, batch
+        self._left = np.empty(0, dtype=np.int64)
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        return self
+
+    def __next__(self) -> NDArray[np.int64]:
+        if len(self._left) < self._batch:
+            self._left = np.concatenate([self._left, self._rng.permutation(self._pictures)])
+        drawn, self._left = self._left[: self._batch], self._left[self._batch :]
+        return drawn
+
+    def live(self) -> dict[str, Tensor]:
+        """Return nothing: what is left of a permutation differs in length; see `resume.Stateful`."""
+        return {}
+
+    def rest(self) -> tuple[dict[str, Tensor], Any]:
+        """Return what is left of the permutation; the random stream is the context's."""
+        return {}, self._left.tolist()
+
+    def take(self, tensors: Mapping[str, Tensor], value: Any) -> None:
+        """Go on from what `rest` gave."""
+        self._left = np.array(value, dtype=np.int64)
+
 
 @dataclass(slots=True)
 class Context:
@@ -130,6 +189,8 @@ class Context:
         What loads the bases that the entry's manifest names as its surrogates.
     captioned : callable
         Gives published pictures the captions that their owner would write: the concept's, each around its own content.
+    resume : Resume, optional
+        Keeps what loops change, so that a stopped stage goes on; keeps nothing by default.
     """
 
     numerics: Numerics
@@ -145,6 +206,7 @@ class Context:
     upscaler: Upscaler | None = None
     bases: Mapping[str, Callable[[], LatentDiffusion]] = field(default_factory=dict)
     captioned: Callable[[Pictures], Pictures] = field(default=lambda pictures: pictures)
+    resume: Resume = field(default_factory=Resume)
     rng: np.random.Generator = field(init=False)
     generator: torch.Generator = field(init=False)
     rows: list[dict[str, Any]] = field(init=False, default_factory=list)
@@ -181,7 +243,25 @@ class Context:
 
     def adamw(self, parameters: Mapping[str, nn.Parameter], lr: float, weight_decay: float = 1e-2) -> AdamW:
         """Return an optimiser under the profile's precision policy."""
-        return AdamW(parameters, lr, weight_decay, self.numerics)
+        made = AdamW(parameters, lr, weight_decay, self.numerics)
+        self.resume.register("adamw", made)
+        return made
+
+    def keep(self, name: str, state: State) -> State:
+        """Name tensors that a loop with `resumes` overwrites, beside those of `adamw`.
+
+        Parameters
+        ----------
+        name : str
+        state : Tensor, or mapping of str to Tensor
+            Live, named before the loop, and changed in place from then on (``copy_``, ``add_``).
+
+        Returns
+        -------
+        What was given.
+        """
+        self.resume.keep(name, {"": state} if isinstance(state, Tensor) else state)
+        return state
 
     def steps(
         self,
@@ -191,6 +271,7 @@ class Context:
         *,
         batch: int | None = None,
         what: str = "training",
+        resumes: bool = False,
     ) -> Iterator[tuple[int, Batch]]:
         """Yield `count` numbered batches, epoch after epoch, each epoch in a new order.
 
@@ -205,6 +286,8 @@ class Context:
             where it does not divide them.
         what : str
             Name in the progress report.
+        resumes : bool
+            Whether a stage that was stopped may go on in the middle, see `counted`.
 
         Yields
         ------
@@ -213,17 +296,31 @@ class Context:
         batch : Batch
         """
         order = self.orders(len(data), min(batch or self.numerics.batch, len(data)))
-        for step in self.counted(count, what):
+        for step in self.counted(count, what, resumes=resumes):
             yield step, model.draw(data, next(order), self.generator)
 
-    def counted(self, count: int, what: str = "training") -> Iterator[int]:
-        """Yield 0 to `count` - 1, with progress and a look at the logged figures now and then."""
-        for step in range(count):
-            yield step
-            self.report(what, step + 1, count)
-            if (step + 1) % CHECK_EVERY == 0:
-                self.check()
-        self.check()
+    def counted(self, count: int, what: str = "training", *, resumes: bool = False) -> Iterator[int]:
+        """Yield 0 to `count` - 1, with progress and a look at the logged figures now and then.
+
+        Parameters
+        ----------
+        count : int
+        what : str
+            Name in the progress report.
+        resumes : bool
+            Whether a stage that was stopped may go on in the middle. Say so only of a loop that changes nothing from
+            one step to the next but what this context made before it (optimisers, endless batches, its random streams,
+            log and saves), a `Perturbation`, `Draws` or `Surrogate`, and tensors named by `keep`; no list that it
+            fills, no average in a variable. What comes before the loop runs again and has to give the same.
+        """
+        with self.resume.loop(self, what, count, resumes=resumes) as loop:
+            for step in range(loop.first(), count):
+                yield step
+                self.report(what, step + 1, count)
+                if (step + 1) % CHECK_EVERY == 0:
+                    self.check()
+                loop.done(step + 1)
+            self.check()
 
     def micro_batches(self, count: int) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
         """Return the rows of micro-batches of the profile's size at most: memory does not grow with the pictures."""
@@ -258,14 +355,11 @@ class Context:
         orders = self.orders(len(data), min(batch, len(data)))
         return (model.draw(data, indices, self.generator) for indices in orders)
 
-    def orders(self, pictures: int, batch: int) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
-        """Yield endless index batches: permutations of all pictures, one after another."""
-        left = np.empty(0, dtype=np.int64)
-        while True:
-            if len(left) < batch:
-                left = np.concatenate([left, self.rng.permutation(pictures)])
-            yield left[:batch]
-            left = left[batch:]
+    def orders(self, pictures: int, batch: int) -> Orders:
+        """Return endless index batches: permutations of all pictures, one after another."""
+        made = Orders(self.rng, pictures, batch)
+        self.resume.register("orders", made)
+        return made
 
     def perceptual(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the perceptual distance of pictures of equal index, by a network that grades nothing.
@@ -320,6 +414,14 @@ class Context:
         kept = {name: v.detach() if isinstance(v, Tensor) else v for name, v in scalars.items()}
         self.rows.append({"step": step, **kept})
 
+    def read(self) -> None:
+        """Turn the logged tensors into numbers."""
+        for row in reversed(self.rows):
+            if not any(isinstance(value, Tensor) for value in row.values()):
+                break
+            for name, value in row.items():
+                row[name] = value.item() if isinstance(value, Tensor) else value
+
     def check(self) -> None:
         """Read the figures of the last steps.
 
@@ -328,11 +430,7 @@ class Context:
         StageError
             If one is not finite.
         """
-        for row in reversed(self.rows):
-            if not any(isinstance(value, Tensor) for value in row.values()):
-                break
-            for name, value in row.items():
-                row[name] = value.item() if isinstance(value, Tensor) else value
+        self.read()
         for row in self.rows[-CHECK_EVERY:]:
             for name, value in row.items():
                 if not math.isfinite(value):

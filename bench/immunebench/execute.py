@@ -18,6 +18,8 @@ from typing import Any, Literal, Protocol, cast
 
 from filelock import Timeout
 
+from immunebench import resume
+from immunebench.bookmark import Bookmark
 from immunebench.store import Spec, Store
 
 Report = Callable[[str, int, int], None]
@@ -31,10 +33,11 @@ class Event:
     """Something that happened to one stage.
 
     `made`, `reused`, `failed` and `blocked` settle it; `busy` (another run makes it) and `lost` (the input
-    `text` was corrupted) send it back to the queue; `started`, `progress` and `again` (its worker died) tell.
+    `text` was corrupted) send it back to the queue; `started`, `progress`, `again` (its worker died) and `noted` (a
+    line for the user, with the `seconds` of earlier attempts that count from now on) tell.
     """
 
-    kind: Literal["started", "progress", "made", "reused", "failed", "blocked", "busy", "lost", "again"]
+    kind: Literal["started", "progress", "made", "reused", "failed", "blocked", "busy", "lost", "again", "noted"]
     digest: str
     text: str = ""
     done: int = 0
@@ -237,7 +240,7 @@ def perform(store: Store, spec: Spec, run_stage: RunStage | str, tell: Tell, *, 
     run_stage
         Function of (spec, input folders, folder to fill, report) that returns metadata; or "module:function".
     tell
-        Called with `started` and `progress`.
+        Called with `started`, `progress` and `noted`.
     wait
         Wait for another run that makes the same stage, rather than answer `busy`.
 
@@ -265,15 +268,22 @@ def _make(store: Store, spec: Spec, run_stage: RunStage | str, inputs: dict[str,
     def report(what: str, done: int, total: int) -> None:
         tell(Event("progress", spec.digest, what, done, total, time.perf_counter() - began))
 
-    began, worked = time.perf_counter(), time.process_time()
+    def note(line: str, seconds: float) -> None:
+        tell(Event("noted", spec.digest, line, seconds=seconds))
+
+    began = time.perf_counter()
+    bookmark = Bookmark(store.bookmark(spec.digest), spec.digest, tell=note)
     try:
-        with store.stage(spec) as draft:
+        with store.stage(spec) as draft, resume.offered(resume.Resume(bookmark)):
             draft.meta = resolve(run_stage)(spec, inputs, draft.path, report)
+            spent = bookmark.spent()
             draft.cost = {
-                "seconds": round(time.perf_counter() - began, 3),
-                "cpu_seconds": round(time.process_time() - worked, 3),
-                "peak_process_gib": _peak_process_gib(),
+                "seconds": spent.seconds,
+                "cpu_seconds": spent.cpu_seconds,
+                "peak_process_gib": max(_peak_process_gib(), round(bookmark.earlier.peak_process_gib, 4)),
             }
+            if spent.resumed:
+                draft.cost["resumed"] = spent.resumed
     except Exception as error:
         kind = str(getattr(error, "kind", "oom" if isinstance(error, MemoryError) else "error"))
         message = str(error) or type(error).__name__

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from immunebench.diffusion import Batch, LatentDiffusion
+from immunebench.resume import current
 from immunebench.runtime import derive_seed
 from immunebench.types import StageError
 
@@ -68,6 +69,18 @@ class Perturbation:
             uniform = torch.stack([torch.rand(self.clean.shape[1:], generator=draw) for draw in draws])
             delta = (2 * uniform - 1).to(delta) * budget * LEVEL
         self.images = self._project(self.clean + delta)
+        current().register("perturbation", self)
+
+    def live(self) -> dict[str, Tensor]:
+        """Return x + delta; see `resume.Stateful`."""
+        return {"images": self.images}
+
+    def rest(self) -> tuple[dict[str, Tensor], Any]:
+        """Return nothing: a signed step has no memory."""
+        return {}, None
+
+    def take(self, tensors: Mapping[str, Tensor], value: Any) -> None:
+        """Do nothing."""
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -156,6 +169,20 @@ class Draws:
         self.steps: Sequence[Tensor] | None = None
         self.streams = [torch.Generator().manual_seed(derive_seed(seed, "draw", i)) for i in range(len(self.captions))]
         self._conditions: dict[int, Tensor] = {}
+        current().register("draws", self)
+
+    def live(self) -> dict[str, Tensor]:
+        """Return nothing; see `resume.Stateful`."""
+        return {}
+
+    def rest(self) -> tuple[dict[str, Tensor], Any]:
+        """Return where each picture's stream is."""
+        return {str(i): stream.get_state() for i, stream in enumerate(self.streams)}, None
+
+    def take(self, tensors: Mapping[str, Tensor], value: Any) -> None:
+        """Go on from what `rest` gave."""
+        for i, stream in enumerate(self.streams):
+            stream.set_state(tensors[str(i)])
 
     def timesteps(self, model: LatentDiffusion, rows: Tensor) -> Tensor:
         """Draw t for some of the pictures, shape (b,)."""

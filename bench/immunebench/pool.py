@@ -93,9 +93,10 @@ class Processes:
                 except (EOFError, OSError):
                     ended += self._died(worker, tell)
                     continue
-                if event.kind in ("started", "progress"):
+                if event.kind in ("started", "progress", "noted"):
                     # Not before: waiting for another run's lock and starting a process are no work on the stage.
-                    worker.began = worker.began or time.monotonic()
+                    # What attempts took that it goes on from is.
+                    worker.began = (worker.began or time.monotonic()) - event.seconds * (event.kind == "noted")
                     tell(event)
                 else:
                     worker.task = None

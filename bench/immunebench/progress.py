@@ -102,6 +102,8 @@ class Progress:
             self.say(f"failed: {name}: {event.text}")
         elif event.kind == "again":
             self.say(f"{event.text}: {name} is tried once more")
+        elif event.kind == "noted":
+            self.say(f"{name}: {event.text}")
         elif event.kind == "busy":
             self.say(f"another run makes {name}; its result will be shared")
         if self._bars is not None:
@@ -150,7 +152,7 @@ class Progress:
             return
         if event.kind == "progress":
             self._bars.update(task, completed=event.done, total=event.total, note=event.text)
-        elif event.kind != "started":
+        elif event.kind not in ("started", "noted"):
             self._bars.remove_task(self._running.pop(event.digest))
 
 

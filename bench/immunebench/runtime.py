@@ -19,6 +19,8 @@ from immunebench.types import Numerics, StageError
 if TYPE_CHECKING:
     import torch
 
+    from immunebench.bookmark import Spent
+
 GIB = 1 << 30
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy", "pillow")
 
@@ -92,6 +94,11 @@ class MemoryReport:
             "peak_process_gib": round(self.process, 3),
         }
 
+    def add(self, earlier: Spent) -> None:
+        """Count the peaks of attempts that this one goes on from: the cap holds for all of a stage."""
+        self.reserved = max(self.reserved, earlier.peak_reserved_gib)
+        self.process = max(self.process, earlier.peak_process_gib)
+
 
 def reset_process_peak() -> None:
     """Start a new peak of resident memory, where the system allows it (Linux)."""
@@ -151,9 +158,9 @@ def memory_guard(numerics: Numerics) -> Iterator[MemoryReport]:
         if not out_of_memory:
             raise
     finally:
-        report.process = process_peak() / GIB
+        report.process = max(report.process, process_peak() / GIB)
         if on_gpu:
-            report.reserved = torch.cuda.max_memory_reserved() / GIB
+            report.reserved = max(report.reserved, torch.cuda.max_memory_reserved() / GIB)
     figures = f"reserved peak {report.reserved:.2f} GiB, process peak {report.process:.2f} GiB"
     if out_of_memory:
         raise StageError("oom", f"out of memory under a cap of {report.cap:g} GiB: {figures}")

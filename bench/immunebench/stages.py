@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from immunebench import artefact, runtime
+from immunebench import artefact, resume, runtime
 from immunebench.entry import Catalog, Entry, default_catalog, digests
 from immunebench.errors import UsageError
 from immunebench.graph import runs_entries
@@ -76,6 +76,7 @@ def run_stage(spec: StageSpec, inputs: dict[str, Path], out: Path, report: Repor
     try:
         with runtime.memory_guard(numerics) as memory:
             meta = stage(spec.key, inputs, out, report)
+            memory.add(resume.current().earlier)
     finally:
         if runs_entries(spec):
             # Foreign code held this model; nothing that it may have left on it reaches another stage.
@@ -139,7 +140,7 @@ def protect(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> 
     _unchanged(entry, key)
     hook = key["hook"]
     model = _released(key, inputs)
-    ctx = _context(key, inputs, out, report, model)
+    ctx = _context(key, inputs, out, report, model, resumes=True)
     concept = _concept(key["concept"], Pictures.load(inputs["owner"]))
     p = key.get("perceptual_budget")
     params = Params({**key["params"], "budget": key["budget"], **({} if p is None else {"perceptual_budget": p})})
@@ -254,7 +255,7 @@ def adapt(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Me
     entry = default_catalog().attack(key["entry"])
     _unchanged(entry, key)
     model = _released(key, inputs)
-    ctx = _context(key, inputs, out, report, model)
+    ctx = _context(key, inputs, out, report, model, resumes=True)
     images = recaption(Pictures.load(inputs["images"]), key["caption"], token=key["token"], noun=key["noun"])
     params = Params(key["params"])
     call_hook(entry, "adapt", model, images, params, ctx)
@@ -322,7 +323,9 @@ class Simulated:
         return adapter
 
 
-def _context(key: Key, inputs: Mapping[str, Path], out: Path, report: Report, model: LatentDiffusion) -> Context:
+def _context(
+    key: Key, inputs: Mapping[str, Path], out: Path, report: Report, model: LatentDiffusion, *, resumes: bool = False
+) -> Context:
     from immunebench.context import Context
 
     attacks: dict[str, AttackHandle] = {}
@@ -334,6 +337,9 @@ def _context(key: Key, inputs: Mapping[str, Path], out: Path, report: Report, mo
         model.numerics, key["seed"], out, report, attacks, public, prior, token=token, noun=noun, bases=bases,
         captioned=lambda pictures: recaption(pictures, caption, token=token, noun=noun),
     )  # fmt: skip
+    if resumes:
+        ctx.resume = resume.current()
+        ctx.resume.loops = resume.known(key)
     if "perceptual" in key:
         ctx.distance = load_distance(key["perceptual"]["id"], str(model.device))
     if "upscaler" in key:

@@ -7,6 +7,7 @@ Layout below the root::
     locks/<digest>.lock                            one lock per digest, freed by the kernel on a crash
     failures/<digest>.json                         why a stage failed; never read as a result
     runs/<pid>.<n>.json                            what a live run needs, so that collection spares it
+    bookmarks/<digest>/<n>/                        where a stopped stage goes on; see `immunebench.bookmark`
 
 Files are safetensors, PNG and JSON. Nothing is ever unpickled.
 """
@@ -33,7 +34,7 @@ from typing import Any, Protocol
 from filelock import BaseFileLock, FileLock, Timeout
 
 MANIFEST = "manifest.json"
-_RESERVED = frozenset({"tmp", "locks", "failures", "runs"})
+_RESERVED = frozenset({"tmp", "locks", "failures", "runs", "bookmarks"})
 _PACKAGES = (
     "torch",
     "diffusers",
@@ -170,10 +171,10 @@ class Store:
 
     def _publish(self, spec: Spec, draft: Draft) -> None:
         files = {}
-        for file in _files(draft.path):
-            _fsync(file)
+        for file in files_below(draft.path):
+            fsync(file)
             files[file.relative_to(draft.path).as_posix()] = {
-                "sha256": _sha256(file),
+                "sha256": sha256(file),
                 "size": file.stat().st_size,
             }
         manifest = {
@@ -188,25 +189,41 @@ class Store:
             "created": _now(),
         }
         write_json(draft.path / MANIFEST, manifest)
-        _fsync(draft.path)
+        fsync(draft.path)
         final = self.root / spec.stage / spec.digest[:2] / spec.digest
         final.parent.mkdir(parents=True, exist_ok=True)
         if final.exists():
             self._remove(final)
         os.replace(draft.path, final)
-        _fsync(final.parent)
+        fsync(final.parent)
         self._verified.add(spec.digest)
         self.clear_failure(spec.digest)
+        self.drop_bookmark(spec.digest)
 
     def discard(self, digest: str, pid: int) -> None:
         """Remove the drafts that a killed process left for a digest."""
         for draft in (self.root / "tmp").glob(f"{digest}.{pid}.*"):
             shutil.rmtree(draft, ignore_errors=True)
 
+    # Bookmarks
+
+    def bookmark(self, digest: str) -> Path:
+        """Folder of a stage's bookmark, whether there is one or not; whoever holds the digest's lock may fill it."""
+        return self.root / "bookmarks" / digest
+
+    def drop_bookmark(self, digest: str) -> None:
+        """Remove a stage's bookmark: it is made, or it failed and begins anew."""
+        shutil.rmtree(self.bookmark(digest), ignore_errors=True)
+
     # Failures
 
     def fail(self, spec: Spec, kind: str, message: str, traceback: str, *, transient: bool = False) -> None:
-        """Note why a stage failed; a transient failure (the process died) is tried again by the next run."""
+        """Note why a stage failed; a transient failure (the process died) is tried again by the next run.
+
+        That run goes on from the bookmark, if there is one; any other failure takes it away.
+        """
+        if not transient:
+            self.drop_bookmark(spec.digest)
         note = {
             "digest": spec.digest,
             "stage": spec.stage,
@@ -239,14 +256,15 @@ class Store:
                     yield stage.name, folder
 
     def size(self) -> dict[str, tuple[int, int]]:
-        """Artifacts and bytes by stage: {stage: (count, bytes)}; drafts under ``tmp``."""
+        """Artifacts and bytes by stage: {stage: (count, bytes)}; drafts under ``tmp``, bookmarks under their name."""
         total: dict[str, tuple[int, int]] = {}
         for stage, folder in self.artifacts():
             count, size = total.get(stage, (0, 0))
             total[stage] = (count + 1, size + _size(folder))
-        drafts = list((self.root / "tmp").glob("*"))
-        if drafts:
-            total["tmp"] = (len(drafts), sum(map(_size, drafts)))
+        for name in ("tmp", "bookmarks"):
+            found = list((self.root / name).glob("*"))
+            if found:
+                total[name] = (len(found), sum(map(_size, found)))
         return total
 
     @contextmanager
@@ -267,7 +285,7 @@ class Store:
 
         Returns
         -------
-        (count, bytes) of the artifacts and stale drafts removed (or that would be).
+        (count, bytes) of the artifacts and stale drafts and bookmarks removed (or that would be).
         """
         kept = self._closure({*keep, *self._live()})
         count = size = 0
@@ -281,7 +299,8 @@ class Store:
                         self._remove(folder)
             except Timeout:  # being made or read by another process at this moment
                 continue
-        for draft in (self.root / "tmp").glob("*"):
+        stale = [mark for mark in (self.root / "bookmarks").glob("*") if mark.name not in kept or self.has(mark.name)]
+        for draft in [*(self.root / "tmp").glob("*"), *stale]:
             try:
                 with self.lock(draft.name.split(".")[0], wait=False):
                     count, size = count + 1, size + _size(draft)
@@ -337,7 +356,7 @@ class Store:
             file = folder / name
             if not file.is_file():
                 return f"{name} is missing"
-            if file.stat().st_size != entry["size"] or _sha256(file) != entry["sha256"]:
+            if file.stat().st_size != entry["size"] or sha256(file) != entry["sha256"]:
                 return f"{name} differs from its hash"
         return None
 
@@ -359,7 +378,7 @@ def write_json(path: Path, value: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.{os.getpid()}.{next(_counter)}")
     tmp.write_text(json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    _fsync(tmp)
+    fsync(tmp)
     os.replace(tmp, path)
 
 
@@ -372,24 +391,27 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _files(folder: Path) -> list[Path]:
+def files_below(folder: Path) -> list[Path]:
+    """Every file below a folder, sorted."""
     return sorted(p for p in folder.rglob("*") if p.is_file())
 
 
 def _size(path: Path) -> int:
     total = 0
-    for file in [path] if path.is_file() else _files(path):
+    for file in [path] if path.is_file() else files_below(path):
         with suppress(FileNotFoundError):  # a draft may be published while it is counted
             total += file.stat().st_size
     return total
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """SHA-256 of a file's bytes."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Have a file or a folder reach the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,18 @@ class Surrogate:
         self._prior = ctx.prior_batches(model, own.prior_batch) if self.prior_weight else None
         self.phi = attack.attach(model)
         self._round()
+        ctx.resume.register("surrogate", self)
+
+    def live(self) -> dict[str, nn.Parameter]:
+        """Return what is trained; see `resume.Stateful`."""
+        return self.phi.parameters
+
+    def rest(self) -> tuple[dict[str, Tensor], Any]:
+        """Return nothing: every call of `train` begins with a fresh optimiser and a fresh order."""
+        return {}, None
+
+    def take(self, tensors: Mapping[str, Tensor], value: Any) -> None:
+        """Do nothing."""
 
     def train(self, pictures: Pictures, steps: int) -> None:
         """Descend L(x, c) + lambda L(x_pr, c_pr) with a fresh optimiser (Ruiz et al. 2023, eq. 2).
