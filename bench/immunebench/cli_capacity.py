@@ -97,7 +97,10 @@ def report(found: Sequence[Demand], profiles: Sequence[Profile]) -> str:
 def holding(demand: Demand, profiles: Sequence[Profile]) -> list[str]:
     """Name the profiles whose caps hold one peak; only those that compute alike, for others take other memory."""
     own = next(p for p in profiles if p.id == demand.profile)
-    same = ("device", "frozen_dtype", "trained_dtype", "vae_dtype", "checkpointing", "attention", "optimiser_state")
+    same = (
+        "device", "frozen_dtype", "trained_dtype", "vae_dtype", "checkpointing", "attention", "optimiser_state",
+        "release_gradients", "offload", "micro_batch", "compute_capability",
+    )  # fmt: skip
     alike = [p for p in profiles if all(getattr(p, name) == getattr(own, name) for name in same)]
     # Under a cap that was not enough the peak says only what is too little.
     if demand.status != "fits":
