@@ -25,6 +25,7 @@ import json
 import logging
 import statistics
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,6 +65,7 @@ class Bench:
         self.base: str | None = options.base
         self.shape: str = options.shape
         self.steps: int = options.steps
+        self.ticks: list[float] = []
         self.compiles: bool = options.compile
         self.ends = time.monotonic() + 60 * options.minutes
 
@@ -154,17 +156,16 @@ def engine(bench: Bench, params: Params, out: Path, seed: int, preset: str) -> I
     """Yield the losses of the entry as a stage runs it, in a preset, batch 1."""
     catalog = default_catalog()
     numerics = bench.numerics(PRESETS[preset])
-    model, attacks, ticks = bench.model(numerics), {}, []  # type: ignore[var-annotated]
-    ctx = Context(numerics, seed, out, lambda *_: ticks.append(bench.now()), attacks, token="sks", noun="mug")
+    model, bench.ticks = bench.model(numerics), []
+    attacks: dict[str, AttackHandle] = {}
+    ctx = Context(numerics, seed, out, lambda *_: bench.ticks.append(bench.now()), attacks, token="sks", noun="mug")
     attack = catalog.attack("dreambooth")
-    handle: AttackHandle = Simulated(attack, Params(attack.params(bench.base or bench.shape)), ctx)
-    attacks["dreambooth"] = handle
+    attacks["dreambooth"] = Simulated(attack, Params(attack.params(bench.base or bench.shape)), ctx)
     own = made_up(capacity._PICTURES, numerics.resolution, "a photo of sks mug")
     (entry,) = catalog.defense("imma-dreambooth").layers
     concept = Concept("gpu", "object", "mug", "sks", own.captions[0], own)
     call_hook(entry, "protect_model", model, (concept,), params, ctx)
     ctx.check()
-    bench.ticks = ticks  # type: ignore[attr-defined]
     yield from (row["loss"] for row in ctx.rows)
 
 
@@ -187,7 +188,7 @@ def imma(bench: Bench) -> Iterator[Figures]:
             for loss in run(bench, params, Path(out), *arguments):
                 ticks.append(bench.now())
                 losses.append(loss)
-            ticks = getattr(bench, "ticks", ticks) if run is engine else ticks
+            ticks = bench.ticks if run is engine else ticks
             seconds = [b - a for a, b in zip(ticks[WARM_UP - 1 :], ticks[WARM_UP:], strict=False)]
             found |= {"seconds a step": round(statistics.median(seconds), 4), "losses": losses}
         yield {"run": name, **found}
@@ -244,9 +245,10 @@ def training_step(bench: Bench, numerics: Numerics, *, compiled: bool = False) -
     return step, float(counter.get_total_flops())
 
 
-def seconds_of(bench: Bench, step: Callable[[], None], count: int = 10) -> float:
+def seconds_of(bench: Bench, step: Callable[[], None]) -> float:
     """Median seconds of a step after a warm-up."""
-    for _ in range(3):
+    warm_up, count = (3, 10) if bench.device == "cuda" else (1, 3)
+    for _ in range(warm_up):
         step()
     taken = []
     for _ in range(count):
@@ -276,7 +278,7 @@ def shares(bench: Bench) -> Iterator[Figures]:
             continue
         took = {"first steps s": round(time.perf_counter() - start, 1)}
         achieved = counted[batch] / seconds
-        yield row | took | {"seconds a step": round(seconds, 4), "TFLOP/s": round(achieved / 1e12, 3),
+        yield row | took | {"seconds a step": round(seconds, 4), "TFLOP/s": round(achieved / 1e12, 5),
                             "share": round(achieved / rate, 3), "status": "ran"}  # fmt: skip
 
 
@@ -294,30 +296,35 @@ def guard(bench: Bench) -> Iterator[Figures]:
 # ---------------------------------------------------------------- the page
 
 
-def table(rows: list[Figures], leave_out: tuple[str, ...] = ("losses", "reason")) -> str:
+def table(rows: list[Figures], leave_out: tuple[str, ...] = ("losses", "reason", "kind", "model", "device")) -> str:
     """Lay rows out as Markdown, all their columns."""
     head = list(dict.fromkeys(name for row in rows for name in row if name not in leave_out))
     return tabulate([[row.get(name, "") for name in head] for row in rows], head, tablefmt="github")
 
 
 def plot(runs: list[Figures], title: str, path: Path) -> None:
-    """Draw the loss curves on one plot: each step faint, their running mean bold."""
+    """Draw the loss curves on one plot, and beside it how far each lies from the reference's."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    figure, (curves, apart) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    first = next((run["losses"] for run in runs if run.get("losses")), [])
     for run in runs:
         losses = run.get("losses", [])
-        line = axes.plot(losses, alpha=0.25, linewidth=1)[0]
-        window = max(1, len(losses) // 10)
-        means = [statistics.fmean(losses[max(0, i + 1 - window) : i + 1]) for i in range(len(losses))]
         style = "--" if "other" in run["run"] else "-"
-        axes.plot(means, style, color=line.get_color(), linewidth=2, label=run["run"])
-    axes.set(xlabel="step", ylabel="denoising loss", title=title)
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+        curves.plot(losses, style, alpha=0.8, label=run["run"])
+        if losses is not first:
+            apart.plot([abs(a - b) + 1e-7 for a, b in zip(losses, first, strict=False)], style, label=run["run"])
+        else:
+            apart.plot([])  # keeps the colours of the two plots alike
+    curves.set(xlabel="step", ylabel="denoising loss")
+    apart.set(xlabel="step", ylabel="distance from the reference's loss", yscale="log")
+    curves.legend(frameon=False)
+    figure.suptitle(textwrap.fill(title, 90))
+    for axes in (curves, apart):
+        axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 GIB = 1 << 30
-LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy", "pillow")
+LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy", "pillow", "bitsandbytes")
 
 
 def derive_seed(*parts: object) -> int:
