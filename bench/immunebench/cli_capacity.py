@@ -65,9 +65,19 @@ def capacity(
 
 def holding(demand: Demand, profiles: Sequence[Profile]) -> list[str]:
     """Name the profiles whose caps hold one peak; only those that compute alike, for others take other memory."""
+    from immunebench.schema import lacks_ampere
+
     own = next(p for p in profiles if p.id == demand.profile)
-    same = ("device", "frozen_dtype", "trained_dtype", "vae_dtype", "checkpointing", "attention", "optimiser_state")
-    alike = [p for p in profiles if all(getattr(p, name) == getattr(own, name) for name in same)]
+    same = (
+        "device", "frozen_dtype", "trained_dtype", "vae_dtype", "checkpointing", "attention", "optimiser_state",
+        "release_gradients", "offload", "micro_batch",
+    )  # fmt: skip
+    older = lacks_ampere(own.compute_capability)
+    alike = [
+        p
+        for p in profiles
+        if all(getattr(p, name) == getattr(own, name) for name in same) and lacks_ampere(p.compute_capability) == older
+    ]
     # Under a cap that was not enough the peak says only what is too little.
     if demand.status != "fits":
         return []

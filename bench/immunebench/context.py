@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from immunebench.adapters import DESCRIPTION, Adapter, saved_file
 from immunebench.diffusion import Batch, LatentDiffusion, Latents
+from immunebench.optim import AdamW, adamw
 from immunebench.resume import Resume
-from immunebench.runtime import derive_seed, dtype
+from immunebench.runtime import derive_seed
 from immunebench.types import Numerics, Params, Pictures, StageError
 from immunebench.wording import fill
 
@@ -40,87 +41,6 @@ class AttackHandle(Protocol):
     def attach(self, model: LatentDiffusion) -> Adapter:
         """Put what the attacker would train on the model."""
         ...
-
-
-class AdamW:
-    """AdamW with gradient clipping and, for fp16 profiles, loss scaling.
-
-    Parameters
-    ----------
-    parameters : mapping of str to Parameter
-    lr : float
-    weight_decay : float
-    numerics : Numerics
-
-    Notes
-    -----
-    Decoupled weight decay as in Loshchilov & Hutter 2019, alg. 2; beta = (0.9, 0.999), epsilon = 1e-8.
-    """
-
-    def __init__(
-        self, parameters: Mapping[str, nn.Parameter], lr: float, weight_decay: float, numerics: Numerics
-    ) -> None:
-        if numerics.optimiser_state not in ("float32", "fp32"):
-            raise StageError("error", f"profile: optimiser_state: {numerics.optimiser_state!r} is not offered")
-        self.lr = lr
-        self.parameters = list(parameters.values())
-        self._adamw = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=weight_decay, foreach=True)
-        half = numerics.device == "cuda" and dtype(numerics.frozen_dtype) is torch.float16
-        self._scaler = torch.amp.GradScaler(numerics.device, enabled=half)
-
-    def step(self, loss: Tensor, clip: float | None = 1.0) -> None:
-        """Descend `loss` by one step (pass `-loss` to ascend).
-
-        Parameters
-        ----------
-        loss : Tensor, scalar
-        clip : float or None
-            Largest norm of the gradient over all parameters together.
-        """
-        self.backward(loss)
-        self.update(clip)
-
-    def backward(self, loss: Tensor) -> None:
-        """Take the gradient of a loss."""
-        torch.autograd.backward(self._scaler.scale(loss))
-
-    def update(self, clip: float | None = 1.0) -> None:
-        """Clip the gradient, move the parameters along it and drop it."""
-        self._scaler.unscale_(self._adamw)
-        if clip is not None:
-            nn.utils.clip_grad_norm_(self.parameters, clip, foreach=True)
-        self._scaler.step(self._adamw)
-        self._scaler.update()
-        self._adamw.zero_grad(set_to_none=True)
-
-    def set_rate(self, fraction: float) -> None:
-        """Take steps of this part of the rate from now on."""
-        for group in self._adamw.param_groups:
-            group["lr"] = self.lr * fraction
-
-    def forget(self) -> None:
-        """Drop the moments, as a fresh optimiser would have none."""
-        self._adamw.state.clear()
-
-    def live(self) -> dict[str, Tensor]:
-        """Return the parameters; see `resume.Stateful`."""
-        return {str(i): parameter for i, parameter in enumerate(self.parameters)}
-
-    def rest(self) -> tuple[dict[str, Tensor], Any]:
-        """Return the moments of the parameters that have some, the rate and the loss scale."""
-        state = self._adamw.state_dict()["state"]
-        moments = {f"{i}.{name}": tensor for i, own in state.items() for name, tensor in own.items()}
-        return moments, {"lr": self._adamw.param_groups[0]["lr"], "scaler": self._scaler.state_dict()}
-
-    def take(self, tensors: Mapping[str, Tensor], value: Any) -> None:
-        """Go on from what `rest` gave."""
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            i, _, moment = name.partition(".")
-            state.setdefault(int(i), {})[moment] = tensor
-        self._adamw.load_state_dict({**self._adamw.state_dict(), "state": state})
-        self._adamw.param_groups[0]["lr"] = value["lr"]
-        self._scaler.load_state_dict(value["scaler"])
 
 
 class Orders:
@@ -211,6 +131,7 @@ class Context:
     generator: torch.Generator = field(init=False)
     rows: list[dict[str, Any]] = field(init=False, default_factory=list)
     saved: list[int] = field(init=False, default_factory=list)
+    noted: dict[str, float] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed_of("rng"))
@@ -243,7 +164,7 @@ class Context:
 
     def adamw(self, parameters: Mapping[str, nn.Parameter], lr: float, weight_decay: float = 1e-2) -> AdamW:
         """Return an optimiser under the profile's precision policy."""
-        made = AdamW(parameters, lr, weight_decay, self.numerics)
+        made = adamw(parameters, lr, weight_decay, self.numerics, self.noted.update)
         self.resume.register("adamw", made)
         return made
 
@@ -410,9 +331,12 @@ class Context:
         return self.upscaler(pixels, plain, self.seeds(len(pixels), "upscale"), **options)
 
     def log(self, step: int, **scalars: float | Tensor) -> None:
-        """Keep figures of a step; tensors are read later, so that a GPU is not made to wait."""
+        """Keep figures of a step; tensors are read later, so that a GPU is not made to wait.
+
+        Where gradients are released, how many tensors of the last update overflowed and vanished is kept beside them.
+        """
         kept = {name: v.detach() if isinstance(v, Tensor) else v for name, v in scalars.items()}
-        self.rows.append({"step": step, **kept})
+        self.rows.append({"step": step, **self.noted, **kept})
 
     def read(self) -> None:
         """Turn the logged tensors into numbers."""

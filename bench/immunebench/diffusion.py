@@ -15,9 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from immunebench import runtime
 from immunebench.bases import variant
+from immunebench.offload import Resident
+from immunebench.optim import IN_TURN
 from immunebench.text import Text
 from immunebench.types import Numerics, Pictures, StageError, Weights
 
@@ -114,8 +117,9 @@ class LatentDiffusion:
         self.schedule = dict(schedule)
         self.noising = DDPMScheduler.from_config(self.schedule)
         self.unet = unet.to(self.device).eval().requires_grad_(False)
-        self.vae = vae.to(self.device).eval().requires_grad_(False)
-        self.text = Text(text_encoder.to(self.device), tokenizer)
+        self.vae = vae.eval().requires_grad_(False)
+        self.autoencoder = Resident(self.vae, self.device, leaves=numerics.offload)
+        self.text = Text(text_encoder, tokenizer, Resident(text_encoder, self.device, leaves=numerics.offload))
         processors = {"eager": AttnProcessor, "sdpa": AttnProcessor2_0}
         if numerics.attention not in processors:
             raise StageError("error", f"profile: attention: unknown backend {numerics.attention!r}; eager or sdpa")
@@ -177,7 +181,8 @@ class LatentDiffusion:
         Tensor, shape (n, 4, height / f, width / f)
             fp32 on the model's device.
         """
-        return torch.cat([self.latents(x) for x in torch.split(self.to_images(pixels), self.numerics.batch)])
+        with self.autoencoder.needed():
+            return torch.cat([self.latents(x) for x in torch.split(self.to_images(pixels), self.numerics.batch)])
 
     def to_images(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Lay pictures out as the networks see them: fp32 of shape (n, 3, height, width) in [-1, 1]."""
@@ -185,7 +190,8 @@ class LatentDiffusion:
 
     def latents(self, images: Tensor) -> Tensor:
         """Encode images in [-1, 1], shape (b, 3, height, width), as `encode` does but with gradient to them."""
-        mean: Tensor = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mean
+        with self.autoencoder.needed():
+            mean: Tensor = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mean
         return mean.float() * float(self.vae.config.scaling_factor)
 
     @torch.no_grad()
@@ -200,7 +206,9 @@ class LatentDiffusion:
 
     def images(self, z: Tensor) -> Tensor:
         """Decode scaled latents as `decode` does, but with gradient to them and neither clipped nor rounded."""
-        x: Tensor = self.vae.decode((z / float(self.vae.config.scaling_factor)).to(self.vae.dtype)).sample
+        z = z / float(self.vae.config.scaling_factor)
+        with self.autoencoder.needed():
+            x: Tensor = self.vae.decode(z.to(self.vae.dtype)).sample
         return x.float()
 
     def condition(self, prompts: Sequence[str]) -> Tensor:
@@ -233,7 +241,10 @@ class LatentDiffusion:
     def predict(self, noised: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
         """Run the UNet on noised latents; fp32 in and out, whatever the frozen dtype."""
         half = self.dtype is not torch.float32
-        with torch.autocast(self.device.type, self.dtype, enabled=half):
+        # Trained weights are cast at each use. Under checkpointing, kept casts would outlive what needs them: a second
+        # copy of the network.
+        keep = not self.numerics.checkpointing
+        with torch.autocast(self.device.type, self.dtype, enabled=half, cache_enabled=keep):
             prediction: Tensor = self.unet(noised, timesteps, condition, return_dict=False)[0]
         return prediction.float()
 
@@ -256,10 +267,30 @@ class LatentDiffusion:
         """Predict what the denoiser should, and say what that is."""
         noised = self.noising.add_noise(batch.latents, batch.noise, batch.timesteps)
         condition = self.text.embed(batch.captions) if self.text.live else batch.condition
-        prediction = self.predict(noised, batch.timesteps, condition)
+        prediction = self._predict_in_turn(noised, batch.timesteps, condition)
         if self.noising.config.prediction_type == "v_prediction":
             return prediction, self.noising.get_velocity(batch.latents, batch.noise, batch.timesteps)
         return prediction, batch.noise
+
+    def _predict_in_turn(self, noised: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+        """Predict as `predict` does, with the activations of one micro-batch in memory at once.
+
+        Each micro-batch is computed again when its gradient is: one more forward pass for memory that does not grow
+        with the batch. The gradient is the whole batch's, for the loss is taken over all of it.
+        """
+        size = self.numerics.micro_batch or len(noised)
+        if len(noised) <= size or not torch.is_grad_enabled():
+            return self.predict(noised, timesteps, condition)
+        parts = zip(*(torch.split(x, size) for x in (noised, timesteps, condition)), strict=True)
+        again: dict[str, Any] = {
+            "use_reentrant": False,
+            "preserve_rng_state": False,
+        }  # No network draws anything: there is no dropout.
+        prediction = torch.cat([checkpoint(self.predict, *part, **again) for part in parts])
+        node: Any = prediction.grad_fn
+        if node is not None:
+            node.metadata[IN_TURN] = size
+        return prediction
 
     # ---------------------------------------------------------------- sampling
 
@@ -520,6 +551,7 @@ class LatentDiffusion:
     @torch.no_grad()
     def restore(self) -> None:
         """Return UNet and text side to the base, bit by bit, without adapters."""
+        self.autoencoder.release()
         self.text.restore()
         if any(".lora_" in name for name, _ in self.unet.named_parameters()):
             self.unet.unload_lora()

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from immunebench.schema import lacks_ampere
 from immunebench.types import Numerics, StageError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from immunebench.bookmark import Spent
 
 GIB = 1 << 30
-LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy", "pillow")
+LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy", "pillow", "bitsandbytes")
 
 
 def derive_seed(*parts: object) -> int:
@@ -63,12 +64,22 @@ def dtype(name: str) -> torch.dtype:
 
 
 def prepare_process(numerics: Numerics) -> None:
-    """Fix the threads and the deterministic kernels that the profile promises."""
+    """Fix the threads and the kernels that the profile promises.
+
+    Raises
+    ------
+    StageError
+        If the profile computes in bfloat16 and the card, or the card that it stands in for, has none.
+    """
     import torch
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # The engine reports its own progress; loading bars would tear its lines.
     torch.set_num_threads(numerics.threads)
+    # Flash attention and cuDNN's need Ampere; a newer card that stands in for an older one must not use them either.
+    torch.backends.cuda.enable_flash_sdp(not lacks_ampere(numerics.compute_capability))
+    torch.backends.cuda.enable_cudnn_sdp(not lacks_ampere(numerics.compute_capability))
+    _check_bfloat16(numerics)
     if numerics.device == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
@@ -76,6 +87,23 @@ def prepare_process(numerics: Numerics) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
+
+
+def _check_bfloat16(numerics: Numerics) -> None:
+    """Refuse bfloat16 where a card only emulates it, or stands in for one that does."""
+    import torch
+
+    fields = ("frozen_dtype", "trained_dtype", "vae_dtype")
+    asked = [name for name in fields if dtype(getattr(numerics, name)) is torch.bfloat16]
+    if numerics.device != "cuda" or not asked:
+        return
+    if numerics.compute_capability and lacks_ampere(numerics.compute_capability):
+        card = f"a card of compute capability {numerics.compute_capability}"
+    elif not torch.cuda.is_bf16_supported(including_emulation=False):
+        card = torch.cuda.get_device_name()
+    else:
+        return
+    raise StageError("error", f"profile: {asked[0]}: {card} has no bfloat16; float16 or float32")
 
 
 @dataclass(slots=True)

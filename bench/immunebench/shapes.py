@@ -7,7 +7,7 @@ Stable Diffusion 1.x's.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,6 +111,48 @@ def weights_gib(shape: Shape, numerics: Numerics) -> float:
         parts = networks(shape)
     counts = {name: sum(p.numel() for p in network.parameters()) for name, network in parts.items()}
     return bases.weights_gib(counts, numerics.frozen_dtype, numerics.vae_dtype)
+
+
+def static_gib(shape: Shape, numerics: Numerics, trained: Sequence[Sequence[str]], kept: Sequence[str] = ()) -> float:
+    """Say by arithmetic what a training step holds whatever its batch, in GiB: no measurement, and no activations.
+
+    Parameters
+    ----------
+    shape : Shape
+    numerics : Numerics
+    trained : sequence of sequence of str
+        For each optimiser, parts of the names of the UNet's tensors that it trains; an empty string is in all names.
+    kept : sequence of str
+        Parts of the names of the tensors of which a copy is kept, in the trained dtype.
+
+    Returns
+    -------
+    float
+        Weights on the device, two moments a trained value for each optimiser, and the gradient of the largest set
+        unless it is released. Eight-bit moments have a scale of four bytes for each 256 values; that tensors below
+        4,096 values keep fp32 moments is left out (less than 0.01 GiB on Stable Diffusion).
+    """
+    import torch
+
+    from immunebench.runtime import GIB, dtype
+
+    with torch.device("meta"):
+        parts = networks(shape)
+    own = {name: p.numel() for name, p in parts["unet"].named_parameters()}
+
+    def count(*needles: str) -> int:
+        return sum(n for name, n in own.items() if any(needle in name for needle in needles))
+
+    frozen, value = (dtype(name).itemsize for name in (numerics.frozen_dtype, numerics.trained_dtype))
+    moment = 1 + 4 / 256 if numerics.optimiser_state == "8bit" else 4
+    sets = [count(*needles) for needles in trained]
+    moved = count(*(needle for needles in trained for needle in needles))
+    size = frozen * (sum(own.values()) - moved) + value * (moved + count(*kept)) + 2 * moment * sum(sets)
+    size += 0 if numerics.release_gradients else value * max(sets)
+    if not numerics.offload:
+        names = {"vae": numerics.vae_dtype, "text_encoder": numerics.frozen_dtype}
+        size += sum(dtype(d).itemsize * sum(p.numel() for p in parts[n].parameters()) for n, d in names.items())
+    return float(size / GIB)
 
 
 def build(shape: Shape, numerics: Numerics, seed: int = 0) -> LatentDiffusion:

@@ -13,19 +13,24 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
+    from immunebench.offload import Resident
+
 
 class Text:
     """The text side of a model.
 
     Attributes
     ----------
+    resident : Resident
+        Where the encoder is; nobody else moves it.
     live : bool
         Whether something of the text side is being trained, or was taught: then captions are embedded at each
         step instead of once, and taught words are read as their own vectors.
     """
 
-    def __init__(self, encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
+    def __init__(self, encoder: CLIPTextModel, tokenizer: CLIPTokenizer, resident: Resident) -> None:
         self.encoder = encoder.eval().requires_grad_(False)
+        self.resident = resident
         self.live = False
         self._tokenizer = self._plain = tokenizer
         self._table: nn.Embedding = encoder.get_input_embeddings()
@@ -41,14 +46,16 @@ class Text:
             fp32.
         """
         unique = list(dict.fromkeys(prompts))
-        rows: Tensor = self.encoder(self.tokens(unique))[0].float()
+        with self.resident.needed():
+            rows: Tensor = self.encoder(self.tokens(unique))[0].float()
         return rows[[unique.index(prompt) for prompt in prompts]]
 
     @torch.no_grad()
     def condition(self, prompts: Sequence[str]) -> Tensor:
         """Embed prompts one at a time, so that the embedding of one never depends on its neighbours."""
         unique = list(dict.fromkeys(prompts))
-        rows = torch.cat([self.encoder(row[None])[0] for row in self.tokens(unique)]).float()
+        with self.resident.needed():
+            rows = torch.cat([self.encoder(row[None])[0] for row in self.tokens(unique)]).float()
         return rows[[unique.index(prompt) for prompt in prompts]]
 
     def tokens(self, prompts: Sequence[str]) -> Tensor:
@@ -58,7 +65,7 @@ class Text:
         ids: Tensor = self._tokenizer(
             heard, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         ).input_ids
-        return ids.to(self._table.weight.device)
+        return ids.to(self.resident.device)
 
     def vectors(self, word: str) -> Tensor:
         """Return the embedding rows of a word's tokens, shape (tokens, width): one where the tokenizer knows it."""
@@ -89,7 +96,8 @@ class Text:
         at = self._tokenizer.convert_tokens_to_ids(names)
         if at != list(range(first, first + len(rows))):
             raise ValueError(f"the tokenizer knows {names[0]!r} already")
-        parameter = nn.Parameter(rows.to(self._table.weight.device, torch.float32).clone(), requires_grad=False)
+        self.resident.stay()
+        parameter = nn.Parameter(rows.to(self.resident.device, torch.float32).clone(), requires_grad=False)
         self._taught[word] = (first, parameter)
         self.live = True
         return parameter
@@ -100,6 +108,7 @@ class Text:
 
     def train(self) -> dict[str, nn.Parameter]:
         """Return the encoder's own parameters for training, captions live; `restore` takes it back."""
+        self.resident.stay()
         if not self._pristine:
             self._pristine = [(p, p.detach().cpu().clone()) for p in self.encoder.parameters()]
         self.live = True
@@ -118,6 +127,7 @@ class Text:
             parameter.data = parameter.data.to(value.dtype)
             parameter.copy_(value)
         self._pristine.clear()
+        self.resident.release()
 
     def _read(self, prompt: str) -> str:
         if not self.live:

@@ -228,7 +228,16 @@ class Numerics:
     checkpointing : bool
         Gradient checkpointing of the UNet.
     optimiser_state : str
-        Precision of the optimiser's moments; only `float32` is offered.
+        Precision of the optimiser's moments: `float32` or `8bit`.
+    release_gradients : bool
+        Move each trained tensor during the backward pass and drop its gradient; see `optim.ReleasedAdamW`.
+    offload : bool
+        Keep the autoencoder and the text encoder in the host's memory while nothing needs them.
+    micro_batch : int
+        Pictures of a training batch whose activations are in memory at once; 0 is all of them.
+    compute_capability : str
+        Of the profile's card, where that leaves out what a larger card would use (`7.5`: no bfloat16, no flash
+        attention); empty where nothing is left out.
     """
 
     device: str = "cpu"
@@ -245,6 +254,10 @@ class Numerics:
     vae_dtype: str = "float32"
     checkpointing: bool = False
     optimiser_state: str = "float32"
+    release_gradients: bool = False
+    offload: bool = False
+    micro_batch: int = 0
+    compute_capability: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod

@@ -6,12 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from immunebench.types import StageError
+
+if TYPE_CHECKING:
+    from immunebench.diffusion import LatentDiffusion
 
 #: File beside the saved adapters that says what they are.
 DESCRIPTION = "adapter.json"
@@ -27,10 +30,13 @@ class Adapter(ABC):
 
     Attributes
     ----------
+    model : LatentDiffusion
+        What carries it.
     format : str
         Name of the file format that `save` writes, a key of `adapters.FORMATS`.
     """
 
+    model: LatentDiffusion
     format: ClassVar[str]
 
     @property
@@ -62,8 +68,12 @@ class Adapter(ABC):
                 self.enable(False)
 
     def snapshot(self) -> dict[str, Tensor]:
-        """Copy the present values (a copy: live tensors would follow the training)."""
-        return {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        """Copy the present values (a copy: live tensors would follow the training).
+
+        They are in the host's memory where the profile offloads what is not in use.
+        """
+        host = torch.device("cpu") if self.model.numerics.offload else None
+        return {name: p.detach().to(host or p.device, copy=True) for name, p in self.parameters.items()}
 
     @torch.no_grad()
     def reset(self, state: Mapping[str, Tensor]) -> None:
