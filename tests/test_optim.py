@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -262,3 +263,41 @@ def test_missing_or_unknown_moments_are_one_line(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(optim.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(StageError, match=r"needs bitsandbytes: pip install 'immunebench\[low-memory\]'"):
         of(Numerics(optimiser_state="8bit"))(network())
+
+
+@pytest.mark.parametrize(
+    "numerics",
+    [Numerics(), RELEASED, Numerics(optimiser_state="8bit"), Numerics(optimiser_state="8bit", release_gradients=True)],
+    ids=["usual", "released", "8bit", "8bit-released"],
+)
+def test_an_optimiser_goes_on_from_what_a_bookmark_keeps(numerics: Numerics) -> None:
+    """Wide enough for moments in eight bits; a bookmark is tensors and what JSON holds."""
+    make, width = of(numerics), 96
+    straight = network(width=width)
+    whole = make(straight)
+    for step in range(6):
+        whole.set_rate(1 - step / 10)
+        whole.step(regression(straight, step))
+
+    stopped = network(width=width)
+    first = make(stopped)
+    for step in range(3):
+        first.set_rate(1 - step / 10)
+        first.step(regression(stopped, step))
+    tensors, value = first.rest()
+    again = network(seed=1, width=width)
+    second = make(again)
+    with torch.no_grad():
+        for name, p in second.live().items():
+            p.copy_(first.live()[name])
+    second.take({name: t.clone() for name, t in tensors.items()}, json.loads(json.dumps(value)))
+    second.step(regression(again, 3))
+    # At the rate of the step before, which is part of what is kept.
+    first.step(regression(stopped, 3))
+    assert torch.equal(values(again), values(stopped))
+    for step in (4, 5):
+        for optimiser, net in ((first, stopped), (second, again)):
+            optimiser.set_rate(1 - step / 10)
+            optimiser.step(regression(net, step))
+    assert torch.equal(values(again), values(stopped))
+    assert not torch.equal(values(straight), values(stopped)), "the fourth step had another rate"
