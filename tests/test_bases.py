@@ -20,6 +20,7 @@ from immunebench import api, base_intake, bases, stages
 from immunebench.builder import Builder
 from immunebench.cli import app
 from immunebench.diffusion import LatentDiffusion
+from immunebench.doctor import Gpu
 from immunebench.entry import Catalog, load_catalog, sha256
 from immunebench.errors import UsageError
 from immunebench.metrics import stage as judging
@@ -221,6 +222,10 @@ def test_a_gpu_s_profile_is_refused_where_there_is_no_gpu(
     plan = make_plan(suite(), known, profile="t4-16g")
     monkeypatch.setattr("immunebench.doctor.cuda_devices", lambda: ())
     with pytest.raises(UsageError, match=r"profile: cannot be run here, no CUDA device \(see: immunebench doctor\)"):
+        api.measure(plan, api.open_store(tmp_path / "store"), tmp_path / "results")
+    monkeypatch.setattr("immunebench.doctor.cuda_devices", lambda: (Gpu("Card", 15.0),))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"profile: needs bitsandbytes; get it with: pip .*\[low-memory\]': 't4-16g'"):
         api.measure(plan, api.open_store(tmp_path / "store"), tmp_path / "results")
     assert not (tmp_path / "results").exists()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import signal
 import tempfile
@@ -193,7 +194,7 @@ def measure(
 
     executor = make_executor(store, workers, processes=processes, run_stage=run_stage, timeout=timeout)
     if run_stage is None:
-        require_device(plan)
+        require_machine(plan)
     require_writable(store.root, "--store")
     require_writable(folder, "--results")
     outcome = Outcome()
@@ -230,22 +231,25 @@ def measure(
     return [records[cell.key] for cell in plan.cells]
 
 
-def require_device(plan: Plan) -> None:
-    """Refuse a profile whose card this machine neither has nor can stand in for.
+def require_machine(plan: Plan) -> None:
+    """Refuse a profile whose card this machine neither has nor can stand in for, or whose optimiser is not installed.
 
     Raises
     ------
     UsageError
         With what is missing.
     """
-    needed = {cell.profile: plan.roots[cell.key].facts for cell in plan.cells}
-    for profile, facts in needed.items():
-        if facts.device == "cuda":
-            from immunebench.doctor import cuda_devices, shortfall
+    numerics = next((of for spec in plan.stages.values() if isinstance(of := spec.key.get("numerics"), dict)), {})
+    profile = plan.cells[0].profile
+    if numerics.get("device") == "cuda":
+        from immunebench.doctor import cuda_devices, shortfall
 
-            for reason in shortfall(cuda_devices(), facts.memory_gib):
-                why = f"cannot be run here, {reason} (see: immunebench doctor):"
-                raise UsageError(why, field="profile", value=profile)
+        for reason in shortfall(cuda_devices(), float(numerics["memory_gib"])):  # type: ignore[arg-type]
+            why = f"cannot be run here, {reason} (see: immunebench doctor):"
+            raise UsageError(why, field="profile", value=profile)
+    if numerics.get("optimiser_state") == "8bit" and importlib.util.find_spec("bitsandbytes") is None:
+        how = "needs bitsandbytes; get it with: pip install 'immunebench[low-memory]':"
+        raise UsageError(how, field="profile", value=profile)
 
 
 def check_limits(workers: int, timeout: float | None) -> None:

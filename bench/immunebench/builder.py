@@ -262,7 +262,6 @@ class Builder(Specs):
             perceptual_budget=entry.perceptual_budget,
             chain=tuple((attack.id, attack.version) for attack in chain),
             profile_version=self.profile.version,
-            device=self.profile.device,
             memory_gib=self.profile.memory_gib,
             captions=len(self.catalog.models.bases[task.base].unrelated_prompts),
             contents=len(set(self.contents(task).values())) if "prompt_accuracy" in self.suite.metrics else 0,

@@ -117,7 +117,6 @@ class Facts:
     perceptual_budget: float | None
     chain: tuple[tuple[str, int], ...]
     profile_version: int
-    device: str
     memory_gib: float
     captions: int
     contents: int
