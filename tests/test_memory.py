@@ -68,6 +68,7 @@ def test_a_network_that_does_not_leave_is_sent_once() -> None:
 
 def watched(numerics: Numerics) -> LatentDiffusion:
     """Return the tiny model, which fails where a network computes that is not on the device."""
+    runtime.prepare_process(numerics)
     model = LatentDiffusion.load(tiny_folder(), numerics)
 
     def check(resident: Resident) -> Any:
@@ -131,6 +132,7 @@ def test_offloading_changes_no_number_and_parts_are_there_when_used(tmp_path: Pa
 
 def test_micro_batches_have_the_gradient_of_the_whole_batch() -> None:
     """In double precision, for a batch that the micro-batch divides, one that it does not, and one smaller than it."""
+    runtime.prepare_process(Numerics())
     model = exact_model()
     data = model.prepare(tiny_pictures(5))
     theta = model.unet_tensors("all")

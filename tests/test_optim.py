@@ -17,6 +17,12 @@ from immunebench.types import Numerics, StageError
 RELEASED = Numerics(release_gradients=True)
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """As the profile `cpu` has it: several wait for each other on a busy machine."""
+    torch.set_num_threads(1)
+
+
 def network(seed: int = 0, width: int = 32) -> nn.Module:
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(8, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1))
