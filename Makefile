@@ -1,5 +1,6 @@
 PYTHON ?= python3
-PYTEST_ARGS ?=
+# One thread a process: more of them than cores wait for each other.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +16,7 @@ demo: $(INSTALLED) ## attack real defenses on the embedded base; writes results/
 	@IMMUNEBENCH_STORE="$${IMMUNEBENCH_STORE:-$(CURDIR)/.store}" $(BIN)/python -m immunebench.demo
 
 test: lint ## lint, then run the tests (PYTEST_ARGS="-k store" picks some)
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(INSTALLED) ## ruff and mypy --strict
 	@$(BIN)/ruff check .
