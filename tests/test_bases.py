@@ -391,9 +391,11 @@ def test_a_split_is_drawn_from_as_many_prompts_as_divide_it(known: Catalog, coun
     assert key["prompts"] == ["a", "b", "c", "d"][:most] and key["per_prompt"] == count // most
 
 
-@pytest.mark.parametrize("family", ["style", "object", "identity"])
+@pytest.mark.parametrize(
+    ("family", "like"), [("style", "sd14-paper"), ("object", "sd14-kettle"), ("identity", "sd14-curie")]
+)
 def test_a_folder_of_photos_becomes_a_task_on_stable_diffusion(
-    known: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+    known: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, like: str
 ) -> None:
     """With the prompts of the family's task on that base; on the smallest machine that draws its size."""
     photos = tmp_path / "mine"
@@ -404,7 +406,8 @@ def test_a_folder_of_photos_becomes_a_task_on_stable_diffusion(
     del known.profiles["cpu"]
     for name, profile in known.profiles.items():
         known.profiles[name] = profile.model_copy(update={"resolution": 64})
-    request = TaskRequest(photos, family, NAME, noun="thing" if family == "object" else None, out=tmp_path / "out")
+    noun = "thing" if family == "object" else None
+    request = TaskRequest(photos, family, NAME, noun=noun, like=like, out=tmp_path / "out")
     new_task(request, known)
     made = load_catalog(tmp_path / "out")
     task, measured = made.tasks["my-mine"], made.suites["my-mine"]

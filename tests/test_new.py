@@ -249,7 +249,7 @@ def test_a_spoiled_task_folder_is_refused_before_anything_runs(
         ({"id": "object-mug"}, "--id: is the name of another task or suite: 'object-mug'"),
         ({"id": "mini-smoke"}, "--id: is the name of another task or suite: 'mini-smoke'"),
         ({"token": "two words"}, "--token: must be one word"),
-        ({"token": "oqx"}, "must differ, not 'oqx'"),
+        ({"token": "oqx", "owner_token": "oqx"}, "must differ, not 'oqx'"),
         ({"token": "red"}, "--token: is no word that base mini keeps free for placeholders: 'red'"),
         ({"like": "style-rays"}, "--like: is no object task on base mini: 'style-rays'"),
         ({"title": "a\nb"}, "--title: must be 1 to 300 printable characters"),

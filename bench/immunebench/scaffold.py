@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import tempfile
@@ -92,7 +93,7 @@ def write_all(drafts: Mapping[Path, Draft]) -> None:
 def toml(table: Table) -> str:
     """Write strings, numbers, truth values, tables and lists of them as TOML."""
     plain = {name: value for name, value in table.items() if not isinstance(value, Mapping)}
-    return "".join(f"{name} = {_value(value)}\n" for name, value in plain.items()) + _tables(table, "")
+    return "".join(f"{_key(name)} = {_value(value)}\n" for name, value in plain.items()) + _tables(table, "")
 
 
 def command(root: Path, arguments: str) -> str:
@@ -110,15 +111,19 @@ def _tables(table: Table, above: str) -> str:
     for name, value in table.items():
         if isinstance(value, Mapping):
             inner = {n: v for n, v in value.items() if not isinstance(v, Mapping)}
-            text += f"\n[{above}{name}]\n{toml(inner)}" if inner else ""
-            text += _tables(value, f"{above}{name}.")
+            text += f"\n[{above}{_key(name)}]\n{toml(inner)}" if inner else ""
+            text += _tables(value, f"{above}{_key(name)}.")
     return text
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
 
 
 def _value(value: object) -> str:
     # TOML's basic strings are JSON's, as long as no character beyond the first plane is escaped.
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{name} = {_value(item)}" for name, item in value.items()) + " }"
+        return "{ " + ", ".join(f"{_key(name)} = {_value(item)}" for name, item in value.items()) + " }"
     text = json.dumps(value, ensure_ascii=False)
     if isinstance(value, list) and (len(text) > 100 or any(isinstance(item, Mapping) for item in value)):
         return "[\n" + "".join(f"    {_value(item)},\n" for item in value) + "]"
