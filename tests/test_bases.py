@@ -168,6 +168,7 @@ def setting(part: str, **values: object) -> Callable[[Path], None]:
         (setting("scheduler/scheduler_config.json", prediction_type="sample"), 14.5, "'sample' .*'?epsilon"),
         (lambda f: None, 1e-4, r"has 0\.0001 GiB, less than the 0\.0 GiB of the weights of the base sd14 alone: 't4"),
         (lambda f: (f / "vae" / "config.json").write_text("{"), 14.5, r"vae/config\.json: cannot be read"),
+        (setting("scheduler/scheduler_config.json", beta_end=0.02), 14.5, "beta_end: must be 0.012, .*, not 0.02"),
     ],
 )  # fmt: skip
 def test_a_base_that_cannot_run_on_a_profile_is_one_line(

@@ -179,11 +179,20 @@ def check(name: str, folder: Path, profile: Profile) -> None:
     Raises
     ------
     UsageError
-        A part or its safetensors are missing, the architecture is another than Stable Diffusion 1's or 2's, the
-        weights are of single precision alone where the profile's are of half, or they are larger than its memory.
+        A part or its safetensors are missing, the architecture or the noise schedule is another than Stable Diffusion
+        1's and 2's, the weights are of single precision alone where the profile's are of half, or they are larger than
+        its memory.
     """
+    from immunebench.shapes import SCHEDULE
+
     unet, vae = settings(folder / "unet" / "config.json"), settings(folder / "vae" / "config.json")
     prediction(folder)
+    schedule = folder / "scheduler" / "scheduler_config.json"
+    # Settings have no SHA-256 in models.toml: repositories and libraries write the same ones in other bytes.
+    for field in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule"):
+        if (given := settings(schedule).get(field)) != SCHEDULE[field]:
+            why = f"must be {SCHEDULE[field]}, as in Stable Diffusion's schedule, not"
+            raise UsageError(why, file=schedule, field=field, value=given)
     for file, field, value in (
         ("unet", "in_channels", unet.get("in_channels", _LATENTS)),
         ("unet", "out_channels", unet.get("out_channels", _LATENTS)),
