@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -120,6 +122,48 @@ def test_a_base_in_the_hub_s_cache_is_found_at_its_pinned_revision_alone(
     assert set(read) == {*spec.files, *bases.SETTINGS} - {"tokenizer/special_tokens_map.json"}
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unet/diffusion_pytorch_model.safetensors.index.json",
+        "unet/diffusion_pytorch_model.safetensors.index.fp16.json",
+        "text_encoder/adapter_config.json",
+        "tokenizer/added_tokens.json",
+    ],
+)
+def test_a_file_that_the_libraries_would_read_instead_is_refused(spec: BaseModelSpec, copy: Path, name: str) -> None:
+    """Each of them changes what is loaded, and no SHA-256 of models.toml."""
+    base_intake.add(NAME, spec, copy, lambda text: None)
+    (copy / name).write_text("{}")
+    with pytest.raises(UsageError, match="would be read beside the files of the base; remove it"):
+        catalog(spec).base_files(NAME)
+
+
+def test_a_base_that_changed_since_the_plan_is_not_loaded(
+    spec: BaseModelSpec, copy: Path, narrow: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base_intake.add(NAME, spec, copy, lambda text: None)
+    known = catalog(spec)
+    monkeypatch.setattr(stages, "default_catalog", lambda: known)
+    key = {"base": NAME, "base_files": known.base_files(NAME), "numerics": {}}
+    assert stages.load_base(key).unet is not None
+    stages._bases.clear()
+    setting("scheduler/scheduler_config.json", steps_offset=0)(copy)
+    with pytest.raises(OSError, match="base sd14: its files changed after the run was planned"):
+        stages.load_base(key)
+
+
+def test_converted_copies_are_neither_added_again_nor_taken_from_anywhere(spec: BaseModelSpec, copy: Path) -> None:
+    home = bases.home(NAME)
+    shutil.copytree(copy, home)
+    for place in (home, home / "unet"):
+        with pytest.raises(UsageError, match="is where converted copies are kept"):
+            base_intake.add(NAME, spec, place, print)
+    assert (home / "unet" / "config.json").is_file()
+    with pytest.raises(UsageError, match="was not converted from a checkpoint of the base sd14"):
+        catalog(spec).base_files(NAME)
+
+
 def test_a_folder_of_the_user_s_is_read_where_it_lies(spec: BaseModelSpec, copy: Path) -> None:
     said: list[str] = []
     assert base_intake.add(NAME, spec, copy, said.append) == copy
@@ -231,15 +275,37 @@ def test_a_gpu_s_profile_is_refused_where_there_is_no_gpu(
     assert not (tmp_path / "results").exists()
 
 
-def test_a_single_file_is_converted_once_and_draws_the_same(spec: BaseModelSpec, narrow: Path, tmp_path: Path) -> None:
+def pickled(file: Path) -> Path:
+    """The same tensors as CompVis pickled them: beside a table whose key is a class of the trainer's library."""
+    from safetensors.torch import load_file
+
+    names = ["pytorch_lightning", "pytorch_lightning.callbacks", "pytorch_lightning.callbacks.model_checkpoint"]
+    trainer = {name: ModuleType(name) for name in names}
+    callback = type("ModelCheckpoint", (), {"__module__": names[-1]})
+    trainer[names[-1]].ModelCheckpoint = callback  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, module in trainer.items():
+            patch.setitem(sys.modules, name, module)
+        state = {"state_dict": load_file(file), "global_step": 7, "callbacks": {callback: {"best": torch.tensor(1.0)}}}
+        torch.save(state, file.with_suffix(".ckpt"))
+    return file.with_suffix(".ckpt")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+def test_a_single_file_is_converted_once_and_draws_the_same(
+    spec: BaseModelSpec, narrow: Path, tmp_path: Path, suffix: str
+) -> None:
     source = LatentDiffusion.load(narrow, Numerics())
     file = original.write(source.unet, source.vae, source.text.encoder, tmp_path / "sd-v1-4.safetensors")
     with pytest.raises(UsageError, match=r"has the SHA-256 .*, no checkpoint of the base sd14 \(sd-v1-4.ckpt fe4eff"):
         base_intake.add(NAME, spec, file, print)
+    if suffix == ".ckpt":
+        file = pickled(file)
     known = spec.model_copy(update={"checkpoints": {file.name: sha256(file)}})
     folder = base_intake.add(NAME, known, file, lambda text: None)
     assert folder == catalog(known).base_folder(NAME) == bases.home(NAME)
     assert set(catalog(known).base_files(NAME)) >= set(spec.files)
+    assert catalog(known).base_revision(NAME) == f"checkpoint-{sha256(file)[:12]}"
     made = LatentDiffusion.load(folder, Numerics())
     for ours, theirs in ((made.unet, source.unet), (made.vae, source.vae), (made.text.encoder, source.text.encoder)):
         expected = theirs.state_dict()
@@ -284,7 +350,7 @@ def test_a_hub_that_gives_nothing_is_one_line_and_the_mirror_is_tried(
 ) -> None:
     asked: list[str] = []
 
-    def download(repo: str, *, revision: str, allow_patterns: list[str]) -> str:
+    def download(repo: str, *, revision: str, allow_patterns: list[str], force_download: bool) -> str:
         asked.append(repo)
         if repo != "some/mirror":
             raise _hub_error(kind)
@@ -292,6 +358,7 @@ def test_a_hub_that_gives_nothing_is_one_line_and_the_mirror_is_tried(
         return str(narrow)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr(bases, "cached", lambda source: None)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: shutil._ntuple_diskusage(9e9, 0, 9e9))  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match=rf"could not be fetched \(CompVis/stable-diffusion-v1-4: {words}"):
         base_intake.fetch(NAME, spec, lambda text: None)

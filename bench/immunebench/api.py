@@ -194,7 +194,7 @@ def measure(
 
     executor = make_executor(store, workers, processes=processes, run_stage=run_stage, timeout=timeout)
     if run_stage is None:
-        require_machine(plan)
+        require_machine(plan, store)
     require_writable(store.root, "--store")
     require_writable(folder, "--results")
     outcome = Outcome()
@@ -231,15 +231,18 @@ def measure(
     return [records[cell.key] for cell in plan.cells]
 
 
-def require_machine(plan: Plan) -> None:
+def require_machine(plan: Plan, store: Store) -> None:
     """Refuse a profile whose card this machine neither has nor can stand in for, or whose optimiser is not installed.
+
+    What the store holds already needs neither.
 
     Raises
     ------
     UsageError
         With what is missing.
     """
-    numerics = next((of for spec in plan.stages.values() if isinstance(of := spec.key.get("numerics"), dict)), {})
+    missing = (spec.key.get("numerics") for digest, spec in plan.stages.items() if not store.has(digest))
+    numerics = next((of for of in missing if isinstance(of, dict)), {})
     profile = plan.cells[0].profile
     if numerics.get("device") == "cuda":
         from immunebench.doctor import cuda_devices, shortfall

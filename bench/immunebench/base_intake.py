@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from immunebench import bases
 from immunebench.errors import UsageError
@@ -39,16 +41,19 @@ def fetch(name: str, spec: BaseModelSpec, say: Say = print) -> Path:
     """
     if not spec.hub:
         raise UsageError("is embedded, there is nothing to fetch:", field="NAME", value=name)
-    _require_room(name, spec)
+    if not any(bases.cached(source) for source in spec.hub):
+        _require_room(name, spec)
     reasons = []
     for source in spec.hub:
         say(f"{name}: {spec.size_gb:g} GB ({spec.licence}) from {source.repo} at {source.revision[:12]}")
         try:
-            folder = _download(source, [*spec.files, *bases.SETTINGS])
+            folder = _fetched(name, spec, source)
         except Exception as error:  # whatever stops one repository, the next may work
             reasons.append(f"{source.repo}: {_reason(error)}")
             continue
-        bases.verified(name, spec, folder, sha256)
+        # Or a copy that was added before would go on being read.
+        bases.home(name).with_suffix(".folder").unlink(missing_ok=True)
+        shutil.rmtree(bases.home(name), ignore_errors=True)
         say(f"{name}: {len(spec.files)} files of weights are those of models.toml")
         return folder
     raise UsageError(f"the base {name} could not be fetched ({'; '.join(reasons)})")
@@ -81,6 +86,8 @@ def add(name: str, spec: BaseModelSpec, path: Path, say: Say = print) -> Path:
     path = path.expanduser().absolute()
     home = bases.home(name)
     pointer = home.with_suffix(".folder")
+    if path.resolve().is_relative_to(home.resolve()):
+        raise UsageError("is where converted copies are kept; name the place that it came from", file=path)
     if path.is_dir():
         for part in bases.WEIGHTS:
             bases.weights_file(path, part)
@@ -96,6 +103,9 @@ def add(name: str, spec: BaseModelSpec, path: Path, say: Say = print) -> Path:
         made = Path(scratch) / "base"
         say(f"{name}: converting {path.name} to half precision")
         _convert(path, str(spec.shape), made)
+        files = {file: sha256(made / file) for file in bases.loaded_files(made)}
+        noted = {"checkpoint": sha256(path), "files": files}
+        (made / bases.ORIGIN).write_text(json.dumps(noted, indent=1) + "\n", "utf-8")
         shutil.rmtree(home, ignore_errors=True)
         made.rename(home)
     pointer.unlink(missing_ok=True)
@@ -127,10 +137,25 @@ def _require_checkpoint(name: str, spec: BaseModelSpec, path: Path) -> None:
         raise UsageError(f"has the SHA-256 {digest[:12]}..., no checkpoint of the base {name} ({known})", file=path)
 
 
-def _download(source: HubSource, patterns: list[str]) -> Path:
+def _fetched(name: str, spec: BaseModelSpec, source: HubSource) -> Path:
+    """Download a repository's files; once more from the beginning where one lies damaged in the cache."""
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(source.repo, revision=source.revision, allow_patterns=patterns))
+    patterns = [*spec.files, *bases.SETTINGS, "model_index.json"]
+    for again in (False, True):
+        folder = Path(
+            snapshot_download(
+                source.repo, revision=source.revision, allow_patterns=patterns, force_download=again
+            )
+        )  # fmt: skip
+        try:
+            bases.verified(name, spec, folder, sha256)
+        except UsageError:
+            if again:
+                raise
+        else:
+            return folder
+    raise AssertionError("the second round returns or raises")
 
 
 def _reason(error: Exception) -> str:
@@ -149,6 +174,10 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
+class _Inert:
+    """Stands in for the one class that the published checkpoints hold beside tensors; nothing of it is run."""
+
+
 def _convert(file: Path, shape: str, out: Path) -> None:
     """Convert a checkpoint in the original layout to a diffusers folder in half precision, settings from a shape."""
     import torch
@@ -158,11 +187,14 @@ def _convert(file: Path, shape: str, out: Path) -> None:
 
     with tempfile.TemporaryDirectory() as settings:
         write_settings(shape, Path(settings))
+        # A key of the table of callbacks in sd-v1-4.ckpt, whose other values are tensors and numbers.
+        known: list[Any] = [(_Inert, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")]
         try:
-            pipeline = StableDiffusionPipeline.from_single_file(
-                str(file), config=settings, local_files_only=True, torch_dtype=torch.float16, safety_checker=None,
-                feature_extractor=None, requires_safety_checker=False,
-            )  # fmt: skip
+            with torch.serialization.safe_globals(known):
+                pipeline = StableDiffusionPipeline.from_single_file(
+                    str(file), config=settings, local_files_only=True, torch_dtype=torch.float16, safety_checker=None,
+                    feature_extractor=None, requires_safety_checker=False,
+                )  # fmt: skip
         # A pickled checkpoint is read with weights_only; whatever else it holds stops it here.
         except Exception as error:
             why = " ".join(str(error).split())[:200]

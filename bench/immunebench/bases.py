@@ -21,10 +21,17 @@ from immunebench.weights import cache_folder
 #: The parts of a pipeline that are read, and the name of the weights of those that have some.
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 SETTINGS = (
-    "model_index.json", "scheduler/scheduler_config.json", "unet/config.json", "vae/config.json",
+    "scheduler/scheduler_config.json", "unet/config.json", "vae/config.json",
     "text_encoder/config.json", "tokenizer/vocab.json", "tokenizer/merges.txt", "tokenizer/tokenizer_config.json",
     "tokenizer/special_tokens_map.json", "tokenizer/tokenizer.json",
 )  # fmt: skip
+#: What a conversion notes beside the files that it made.
+ORIGIN = "origin.json"
+#: What diffusers and transformers would read instead of these files or beside them.
+_READ_TOO = (
+    *(f"{part}/{name}" for part in ("unet", "vae", "text_encoder") for name in ("*.index*.json", "adapter_*")),
+    "tokenizer/added_tokens.json",
+)
 #: The variant of half precision, as diffusers names it.
 HALF = "fp16"
 _PICKLED = (".bin", ".ckpt", ".pt", ".pth")
@@ -63,7 +70,7 @@ def find(name: str, spec: BaseModelSpec, models: Path) -> Path:
         if not folder.is_relative_to(models.parent.resolve()) or not folder.is_dir():
             raise UsageError("no such folder", file=models, field=f"bases.{name}.path", value=spec.path)
         return folder
-    found = added(name) or next(filter(None, map(_cached, spec.hub)), None)
+    found = added(name) or next(filter(None, map(cached, spec.hub)), None)
     if found is None:
         raise UsageError(missing(name, spec))
     return found
@@ -103,7 +110,7 @@ def added(name: str) -> Path | None:
     return folder
 
 
-def _cached(source: HubSource) -> Path | None:
+def cached(source: HubSource) -> Path | None:
     """Return the snapshot of a repository in the hub's cache, None where it lacks a part."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -140,33 +147,53 @@ def variant(folder: Path, part: str) -> str | None:
 
 
 def loaded_files(folder: Path) -> list[str]:
-    """Return the names, relative to the folder, of every file that a base is loaded from."""
+    """Return the names, relative to the folder, of every file that a base is loaded from.
+
+    Raises
+    ------
+    UsageError
+        Weights are missing; or a file lies there that the libraries would read instead or beside.
+    """
+    for pattern in _READ_TOO:
+        for other in sorted(folder.glob(pattern)):
+            raise UsageError("would be read beside the files of the base; remove it", file=other)
     settings = [name for name in SETTINGS if (folder / name).is_file()]
     return sorted([*settings, *(weights_file(folder, part).relative_to(folder).as_posix() for part in WEIGHTS)])
 
 
 def verified(name: str, spec: BaseModelSpec, folder: Path, sha256: Callable[[Path], str]) -> dict[str, str]:
-    """Return SHA-256 by name of a hub base's files, each held against ``models.toml``.
+    """Return SHA-256 by name of a hub base's files, its weights held against ``models.toml``.
 
-    What was converted from one of its ``checkpoints`` is the user's own copy, which no list knows.
+    What was converted from one of its ``checkpoints`` is held against what the conversion noted in `ORIGIN`.
 
     Raises
     ------
     UsageError
         A file is missing, or is another than the one of the pinned revision.
     """
-    converted = folder == home(name)
+    expected = spec.files
+    if folder == home(name):
+        noted = settings(folder / ORIGIN)
+        if noted.get("checkpoint") not in spec.checkpoints.values() or not isinstance(noted.get("files"), dict):
+            raise UsageError(f"was not converted from a checkpoint of the base {name}; {_again(name)}", file=folder)
+        expected = noted["files"]
     found = {}
     for file in loaded_files(folder):
-        if file not in spec.files and file.endswith(".safetensors") and not converted:
-            known = sorted(known for known in spec.files if known.startswith(file.split("/")[0] + "/"))
-            raise UsageError(f"is no file of the base {name}, which is {known[0]}; {_again(name)}", file=folder / file)
+        if file.endswith(".safetensors") and file not in expected:
+            (known,) = [known for known in expected if known.split("/")[0] == file.split("/")[0]]
+            raise UsageError(f"is no file of the base {name}, which is {known}; {_again(name)}", file=folder / file)
         found[file] = sha256(folder / file)
-        expected = found[file] if converted else spec.files.get(file, found[file])
-        if found[file] != expected:
-            other = f"SHA-256 {found[file][:12]}..., expected {expected[:12]}..."
+        if found[file] != expected.get(file, found[file]):
+            other = f"SHA-256 {found[file][:12]}..., expected {expected[file][:12]}..."
             raise UsageError(f"is not the file of the base {name} ({other}); {_again(name)}", file=folder / file)
     return found
+
+
+def revision(name: str, spec: BaseModelSpec) -> str:
+    """Return what records call a base's revision: the pinned one, or the checkpoint that a copy was converted from."""
+    own = home(name)
+    noted = settings(own / ORIGIN).get("checkpoint", "") if spec.hub and own.is_dir() else ""
+    return f"checkpoint-{noted[:12]}" if noted else spec.revision
 
 
 def _again(name: str) -> str:
@@ -261,7 +288,7 @@ def settings(file: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UsageError(f"cannot be read: {reason}", file=file) from error
     if not isinstance(found, dict):
@@ -284,10 +311,13 @@ def header(file: Path) -> Tensors:
                 raise ValueError(f"a header of {length} bytes")
             table = json.loads(stream.read(length))
         tensors = {name: tensor for name, tensor in table.items() if name != "__metadata__"}
-        end = max(tensor["data_offsets"][1] for tensor in tensors.values())
+        spans = [tensor["data_offsets"] for tensor in tensors.values()]
+        if any(not 0 <= first <= last for first, last in spans):
+            raise ValueError("a tensor lies outside of it")
+        end = max(last for _, last in spans)
         if file.stat().st_size < 8 + length + end:
             raise ValueError("it is cut short")
         count = sum(math.prod(tensor["shape"]) for tensor in tensors.values())
         return Tensors(count, frozenset(tensor["dtype"] for tensor in tensors.values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise UsageError(f"is no safetensors file: {error}", file=file) from error

@@ -9,6 +9,7 @@ Layout below the folder of a stage's digest::
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -17,6 +18,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -195,7 +197,7 @@ class Bookmark:
 
     def _owner(self, device: str) -> dict[str, Any]:
         # The manifest names one machine and one set of libraries, which must be those of every attempt.
-        environment = {**runtime.environment(device), "versions": versions()}
+        environment = {**runtime.environment(device), "versions": versions(), "engine": _engine()}
         return {"format": FORMAT, "digest": self.digest, "environment": json.loads(json.dumps(environment))}
 
     def _pages(self) -> list[Path]:
@@ -205,7 +207,11 @@ class Bookmark:
         found = read_json(folder / "bookmark.json")
         if found is None or not isinstance(found.get("files"), dict):
             return "it is damaged (bookmark.json)"
-        what = {"format": "of another version", "digest": "of another stage", "environment": "from another machine"}
+        what = {
+            "format": "of another version",
+            "digest": "of another stage",
+            "environment": "from another machine or version",
+        }
         for name, value in self._owner(device).items():
             if found.get(name) != value:
                 return f"it is {what[name]}"
@@ -216,6 +222,14 @@ class Bookmark:
             if sha256(folder / name) != digest:
                 return f"it is damaged ({name})"
         return None
+
+
+@cache
+def _engine() -> str:
+    """Return a digest of this package's code: half a stage by other code would be nobody's result."""
+    package = Path(__file__).parent
+    names = {file.relative_to(package).as_posix(): sha256(file) for file in sorted(package.rglob("*.py"))}
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
 def _write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -253,7 +253,7 @@ class Builder(Specs):
             concept=task.concept.name,
             concept_kind=task.concept.kind,
             base=task.base,
-            base_revision=self.catalog.models.bases[task.base].revision,
+            base_revision=self.catalog.base_revision(task.base),
             defense_title=entry.title,
             defense_kind=entry.kind_of,
             defense_version=entry.version,

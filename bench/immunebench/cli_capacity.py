@@ -47,6 +47,9 @@ def capacity(
     planned = jobs(catalog, profiles, base=base, shape=shape_of, entries=entry or (), steps=steps)
     if out is not None and not out.parent.is_dir():
         raise UsageError("no such folder", field="--out", value=str(out.parent))
+    if out is not None and out.suffix != ".md":
+        raise UsageError("is a Markdown file, with JSON of its name beside it: its name ends in .md, not",
+                         field="--out", value=out.name)  # fmt: skip
     found = []
     for number, demand in enumerate(measure(planned), 1):
         found.append(demand)

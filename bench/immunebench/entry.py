@@ -314,6 +314,10 @@ class Catalog:
         folder, spec = self.base_folder(base), self.models.bases[base]
         return digests(folder) if spec.path is not None else bases.verified(base, spec, folder, sha256)
 
+    def base_revision(self, base: str) -> str:
+        """Return the revision of a base as records name it; see `bases.revision`."""
+        return bases.revision(base, self.models.bases[base])
+
     def judge_files(self, judge: str) -> dict[str, str]:
         """Return SHA-256 by name of the files and fetched weights that a judge reads.
 

@@ -13,7 +13,7 @@ def safetensors_of(repository: str, name: str) -> bytes:
 
     No digest of these files has been published elsewhere, so none stands here. The hub is asked which commit is the
     newest and for the file's SHA-256 in it, and what arrives of that commit must have it: that rules out damage on
-    the way, not another file at the source. Records say which file was used, for keys name the SHA-256 of all weights.
+    the way, not another file at the source. The key of a score holds the SHA-256 of the weights that it read.
 
     Raises
     ------

@@ -270,6 +270,8 @@ class ReleasedAdamW(AdamW):
             raise StageError("error", f"no gradient was finite in {PATIENCE} steps in a row")
         if self._scaled and self.skipped:
             self.scale /= 2
+            if self.scale < 1:
+                raise StageError("error", "a gradient overflows at every loss scale down to 1")
         elif self._scaled and self._clean and self._clean % GROWTH_INTERVAL == 0:
             self.scale *= 2
 

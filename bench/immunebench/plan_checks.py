@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from immunebench import bases
@@ -132,7 +131,9 @@ def _check_words(catalog: Catalog, task: Task) -> None:
 def _vocabulary(catalog: Catalog, base: str) -> frozenset[str]:
     """Return the words that a base's tokenizer holds whole, without those that mean nothing to it."""
     file = catalog.base_folder(base) / "tokenizer" / "vocab.json"
-    entries = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    entries = bases.settings(file)
+    if not entries and catalog.models.bases[base].hub:
+        raise UsageError("is missing: it says which words the base knows", file=file)
     words = {word.removesuffix("</w>") for word in entries if word.endswith("</w>")}
     return frozenset(words) - set(catalog.models.bases[base].placeholders)
 

@@ -662,7 +662,8 @@ class Models(Model):
                 raise ValueError(f"bases.{base}.like is no other base: {spec.like!r}")
             other = spec if spec.like is None else self.bases[spec.like]
             words = {
-                name: getattr(spec, name) or getattr(other, name) for name in ("unrelated_prompts", "placeholders")
+                name: getattr(spec, name) or getattr(other, name)
+                for name in ("unrelated_prompts", "public_prompts", "placeholders")
             }
             if len(words["unrelated_prompts"]) < 2:
                 raise ValueError(f"bases.{base}.unrelated_prompts is missing: at least two prompts")

@@ -85,7 +85,9 @@ class Specs:
             raise UsageError("has no prompts for the concept", file=path, field="drawn", value=concept,
                              choices=task.drawn)  # fmt: skip
         most = max(several for several in range(1, len(prompts) + 1) if count % several == 0)
-        return self.generate(task, prompts[:most], {}, ["drawn", concept, split], per_prompt=count // most)
+        # By the task's own base, whatever base an owner computes on or an attacker adapts.
+        own = on_base(task, self.catalog.tasks[task.id].base)
+        return self.generate(own, prompts[:most], {}, ["drawn", concept, split], per_prompt=count // most)
 
     def hook(self, entry: Entry, hook: str, task: Task, seed: int, inputs: Mapping[str, str]) -> str:
         """Add one hook of a defense."""
@@ -368,7 +370,7 @@ class Specs:
                 raise UsageError("holds no model", file=self.catalog.base_folder(base))
             self._bases[base] = {
                 "base": base,
-                "base_revision": self.catalog.models.bases[base].revision,
+                "base_revision": self.catalog.base_revision(base),
                 "base_files": dict(files),
             }
         return self._bases[base]

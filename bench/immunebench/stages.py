@@ -93,11 +93,19 @@ def load_base(key: Key) -> LatentDiffusion:
     name = f"{key['base']} {json.dumps(key.get('base_files'), sort_keys=True)} {fixed!r}"
     if name not in _bases:
         _bases.clear()
-        _bases[name] = LatentDiffusion.load(default_catalog().base_folder(key["base"]), numerics)
+        _bases[name] = LatentDiffusion.load(_planned(key["base"], key), numerics)
     model = _bases[name]
     model.numerics = numerics
     model.restore()
     return model
+
+
+def _planned(base: str, key: Key) -> Path:
+    """Return the folder of a base; an OSError where the files of a hub's are others than those that the key names."""
+    catalog = default_catalog()
+    if catalog.models.bases[base].hub and catalog.base_files(base) != key["base_files"]:
+        raise OSError(f"base {base}: its files changed after the run was planned; start it again")
+    return catalog.base_folder(base)
 
 
 def load_distance(name: str, device: str) -> Callable[[Tensor, Tensor], Tensor]:
@@ -362,7 +370,7 @@ def _surrogate(name: str, key: Key, model: LatentDiffusion) -> Callable[[], Late
 
     if name == key["base"]:
         return lambda: model
-    return lambda: LatentDiffusion.load(default_catalog().base_folder(name), model.numerics)
+    return lambda: LatentDiffusion.load(_planned(name, key["surrogates"][name]), model.numerics)
 
 
 def _concept(view: Key, owner: Pictures) -> Concept:
