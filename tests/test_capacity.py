@@ -159,6 +159,10 @@ def test_what_was_measured_is_read_back_and_nothing_else_is(tmp_path: Path) -> N
     file.with_suffix(".json").write_text(file.with_suffix(".json").read_text().replace('"oom"', '"ok"'))
     with pytest.raises(UsageError, match=r"capacity\.json: rows\.1\.status: is not valid: 'ok'"):
         measured_capacity.read(file.with_suffix(".json"))
+    file.with_suffix(".json").write_text("{" + "x" * 500)
+    with pytest.raises(UsageError, match=r"capacity\.json: invalid JSON: ") as error:
+        measured_capacity.read(file.with_suffix(".json"))
+    assert "xxx" not in str(error.value)
 
 
 def test_the_site_has_a_page_of_it_that_escapes_what_a_card_calls_itself(tmp_path: Path) -> None:

@@ -719,6 +719,8 @@ def usage_error(path: Path, error: ValidationError, model: type[BaseModel]) -> U
         return UsageError("unknown field", file=path, value=str(first["loc"][-1]), choices=known)
     if first["type"] == "missing":
         return UsageError("is required and missing", file=path, field=field)
+    if first["type"] == "json_invalid":  # its input is the whole file
+        return UsageError(first["msg"][0].lower() + first["msg"][1:], file=path)
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
         return UsageError(message, file=path, field=field)
