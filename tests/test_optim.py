@@ -218,8 +218,8 @@ def test_two_losses_through_one_network_never_hold_a_whole_gradient() -> None:
         return (process_peak() - before) / 2**20
 
     released, usual = peak(RELEASED), peak(Numerics())
-    assert usual > 240
-    assert released < 170
+    # The allocator may find part of either in what earlier tests freed.
+    assert released < 0.75 * usual
 
 
 def test_interleaving_leaves_the_gradient_as_it_is() -> None:
