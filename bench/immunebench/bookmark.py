@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from immunebench import runtime
 from immunebench.errors import UsageError
-from immunebench.store import files_below, fsync, read_json, sha256, versions, write_json
+from immunebench.store import files_below, fsync, read_json, versions, write_json
+from immunebench.weights import sha256
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -26,7 +26,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import JsonValue
 
-from immunebench import bases, schema
+from immunebench import bases, schema, weights
 from immunebench.artefact import check_folder
 from immunebench.errors import UsageError
 from immunebench.layers import Layers, layered
@@ -432,8 +432,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 @functools.cache
 def _sha256(path: Path, size: int, changed: int) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return weights.sha256(path)
 
 
 def _roots(entries: Path | str | None) -> Iterator[Path]:

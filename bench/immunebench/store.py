@@ -14,7 +14,6 @@ Files are safetensors, PNG and JSON. Nothing is ever unpickled.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import itertools
 import json
@@ -32,6 +31,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from filelock import BaseFileLock, FileLock, Timeout
+
+from immunebench.weights import sha256
 
 MANIFEST = "manifest.json"
 _RESERVED = frozenset({"tmp", "locks", "failures", "runs", "bookmarks"})
@@ -402,12 +403,6 @@ def _size(path: Path) -> int:
         with suppress(FileNotFoundError):  # a draft may be published while it is counted
             total += file.stat().st_size
     return total
-
-
-def sha256(file: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def fsync(path: Path) -> None:
