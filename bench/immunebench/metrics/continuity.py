@@ -29,26 +29,22 @@ _MEAN, _DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258
 
 def clip_similarity(pixels: Pixels, reference: Pixels) -> Floats:
     """Mean over the reference of CLIP ViT-B/32's cosine, (n,), -1 to 1; CLIP-I (Ruiz et al. 2023, section 4.3)."""
-    network = networks.clip(asked_by="metric clip_similarity")
-    return _mean_cosine(network.embed(pixels), network.embed(reference))
+    return _mean_cosine(networks.clip(asked_by="metric clip_similarity"), pixels, reference)
 
 
 def clip_similarity_legacy(pixels: Pixels, reference: Pixels) -> Floats:
     """The same on :func:`legacy_input`, (n,)."""
-    network = networks.clip(asked_by="metric clip_similarity_legacy")
-    return _mean_cosine(network.embed(pixels, legacy_input), network.embed(reference, legacy_input))
+    return _mean_cosine(networks.clip(asked_by="metric clip_similarity_legacy"), pixels, reference, legacy_input)
 
 
 def dino_similarity(pixels: Pixels, reference: Pixels) -> Floats:
     """Mean over the reference of DINO ViT-S/16's cosine, (n,), -1 to 1; DINO (Ruiz et al. 2023, section 4.3)."""
-    network = networks.dino(asked_by="metric dino_similarity")
-    return _mean_cosine(network.embed(pixels), network.embed(reference))
+    return _mean_cosine(networks.dino(asked_by="metric dino_similarity"), pixels, reference)
 
 
 def dino_similarity_legacy(pixels: Pixels, reference: Pixels) -> Floats:
     """The same on :func:`legacy_input`, CLIP's mean and deviation included, (n,)."""
-    network = networks.dino(asked_by="metric dino_similarity_legacy")
-    return _mean_cosine(network.embed(pixels, legacy_input), network.embed(reference, legacy_input))
+    return _mean_cosine(networks.dino(asked_by="metric dino_similarity_legacy"), pixels, reference, legacy_input)
 
 
 def lpips_similarity(pixels: Pixels, reference: Pixels) -> Floats:
@@ -64,7 +60,9 @@ def lpips_similarity(pixels: Pixels, reference: Pixels) -> Floats:
             f"pictures of {_size(pixels)} have no LPIPS to a reference of {_size(reference)}",
             field="metric lpips_similarity",
         )
-    return _one_minus_lpips(_signed(pixels), _signed(reference))
+    from immunebench.diffusion import to_tensor
+
+    return _one_minus_lpips(to_tensor(pixels), to_tensor(reference))
 
 
 def lpips_similarity_legacy(pixels: Pixels, reference: Pixels) -> Floats:
@@ -99,8 +97,10 @@ def legacy_input(pixels: Pixels) -> Tensor:
     return (x - torch.tensor(_MEAN).view(3, 1, 1)) / torch.tensor(_DEVIATION).view(3, 1, 1)
 
 
-def _mean_cosine(pictures: Floats, reference: Floats) -> Floats:
-    found: Floats = pictures @ reference.mean(0)
+def _mean_cosine(
+    network: networks.Network, pixels: Pixels, reference: Pixels, prepare: networks.Prepare | None = None
+) -> Floats:
+    found: Floats = network.embed(pixels, prepare) @ network.embed(reference, prepare).mean(0)
     return found
 
 
@@ -113,12 +113,6 @@ def _one_minus_lpips(x: Tensor, reference: Tensor) -> Floats:
     with torch.inference_mode():
         means = [torch.cat([distance(one[None], other[None]) for other in reference]).mean() for one in x]
     return np.asarray(1 - torch.stack(means).numpy(), np.float32)
-
-
-def _signed(pixels: Pixels) -> Tensor:
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _size(pixels: Pixels) -> str:

@@ -35,14 +35,13 @@ def lpips_alex(a: Pixels, b: Pixels) -> Floats:
     """
     import torch
 
+    from immunebench.diffusion import to_tensor
+
     check_pair(a, b)
     distance = alex()
-
-    def tensor(pixels: Pixels) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
+    batches = [slice(i, i + _BATCH) for i in range(0, len(a), _BATCH)]
     with torch.inference_mode():
-        parts = [distance(tensor(a[i : i + _BATCH]), tensor(b[i : i + _BATCH])) for i in range(0, len(a), _BATCH)]
+        parts = [distance(to_tensor(a[rows]), to_tensor(b[rows])) for rows in batches]
     return np.asarray(torch.cat(parts).numpy())
 
 
