@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -57,8 +58,13 @@ class AdamW:
     ) -> None:
         self.lr = lr
         self.parameters = list(parameters.values())
-        self._adamw = _maker(numerics)(self.parameters, lr=lr, weight_decay=weight_decay)
-        self._scaler = torch.amp.GradScaler(numerics.device, enabled=_scales(numerics))
+        self._tell = tell
+        make = functools.partial(_maker(numerics), lr=lr, weight_decay=weight_decay)
+        self._begin(make, numerics.device, scales=_scales(numerics))
+
+    def _begin(self, make: Callable[..., torch.optim.Optimizer], device: str, *, scales: bool) -> None:
+        self._adamw = make(self.parameters)
+        self._scaler = torch.amp.GradScaler(device, enabled=scales)
 
     def step(self, loss: Tensor, clip: float | None = 1.0) -> None:
         """Descend `loss` by one step (pass `-loss` to ascend).
@@ -137,21 +143,10 @@ class ReleasedAdamW(AdamW):
 
     _KEPT = ("norm", "scale", "skipped", "zero", "_clean", "_idle")
 
-    def __init__(
-        self,
-        parameters: Mapping[str, nn.Parameter],
-        lr: float,
-        weight_decay: float,
-        numerics: Numerics,
-        tell: Tell = lambda figures: None,
-    ) -> None:
-        self.lr = lr
-        self.parameters = list(parameters.values())
-        make = _maker(numerics)
-        self._each = {p: make([p], lr=lr, weight_decay=weight_decay) for p in self.parameters}
-        self._scaled = _scales(numerics)
-        self._tell = tell
-        self.scale = FIRST_SCALE if self._scaled else 1.0
+    def _begin(self, make: Callable[..., torch.optim.Optimizer], device: str, *, scales: bool) -> None:
+        self._each = {p: make([p]) for p in self.parameters}
+        self._scaled = scales
+        self.scale = FIRST_SCALE if scales else 1.0
         self.norm = 0.0
         self.skipped = self.zero = self._clean = self._idle = 0
         self._moved: list[tuple[nn.Parameter, bool, Tensor]] = []
