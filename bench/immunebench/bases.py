@@ -214,20 +214,21 @@ def check(name: str, folder: Path, profile: Profile) -> None:
 
     unet, vae = settings(folder / "unet" / "config.json"), settings(folder / "vae" / "config.json")
     prediction(folder)
-    schedule = folder / "scheduler" / "scheduler_config.json"
+    file = folder / "scheduler" / "scheduler_config.json"
+    schedule = settings(file)
     # Settings have no SHA-256 in models.toml: repositories and libraries write the same ones in other bytes.
     for field in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule"):
-        if (given := settings(schedule).get(field)) != SCHEDULE[field]:
+        if schedule.get(field) != SCHEDULE[field]:
             why = f"must be {SCHEDULE[field]}, as in Stable Diffusion's schedule, not"
-            raise UsageError(why, file=schedule, field=field, value=given)
-    for file, field, value in (
+            raise UsageError(why, file=file, field=field, value=schedule.get(field))
+    for part, field, value in (
         ("unet", "in_channels", unet.get("in_channels", _LATENTS)),
         ("unet", "out_channels", unet.get("out_channels", _LATENTS)),
         ("vae", "latent_channels", vae.get("latent_channels", _LATENTS)),
     ):
         if value != _LATENTS:
             why = f"must be {_LATENTS}: the engine runs text-to-image models without further inputs, not"
-            raise UsageError(why, file=folder / file / "config.json", field=field, value=value)
+            raise UsageError(why, file=folder / part / "config.json", field=field, value=value)
     if unet.get("addition_embed_type") is not None or (folder / "text_encoder_2").is_dir():
         raise UsageError("has two text encoders, as Stable Diffusion XL; the engine runs one", file=folder)
     held = {part: header(weights_file(folder, part)) for part in WEIGHTS}

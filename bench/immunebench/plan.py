@@ -103,17 +103,16 @@ def _places(
 
 def _check_models(cells: Sequence[Cell], catalog: Catalog, builder: Builder) -> None:
     """Hold every base that the cells run against the profile and against the entries that run on it."""
-    pairs: dict[tuple[str, str], Entry] = {}
+    on: dict[str, dict[str, Entry]] = {}
     for name, defense, chain, setting in dict.fromkeys((c.task, c.defense, c.chain, c.setting) for c in cells):
         cleaning, attack = builder.attacks(chain)
         entries = [layer for entry in (catalog.defense(defense), *cleaning, attack) for layer in entry.layers]
         lent = [base for entry in entries for base in entry.surrogates]
         for base in filter(None, (catalog.task(name).base, setting.surrogate, setting.attacker_base, *lent)):
-            pairs |= {(base, entry.id): entry for entry in entries}
-    for base in dict.fromkeys(base for base, _ in pairs):
+            on.setdefault(base, {}).update({entry.id: entry for entry in entries})
+    for base, known in on.items():
         check_base(catalog, base, builder.profile)
-    for (base, _), entry in pairs.items():
-        check_predictions(catalog, entry, base)
+        check_predictions(catalog, known.values(), base)
 
 
 def _settled(setting: Setting, entry: Defense, task: Task) -> Setting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from immunebench import bases
@@ -74,7 +75,7 @@ def check_base(catalog: Catalog, base: str, profile: Profile) -> None:
         )  # fmt: skip
 
 
-def check_predictions(catalog: Catalog, entry: Entry, base: str) -> None:
+def check_predictions(catalog: Catalog, entries: Iterable[Entry], base: str) -> None:
     """Refuse an entry on a base whose denoiser predicts what the entry's manifest leaves out.
 
     Raises
@@ -82,12 +83,14 @@ def check_predictions(catalog: Catalog, entry: Entry, base: str) -> None:
     UsageError
         With the entry's file.
     """
-    predicted, known = bases.prediction(catalog.base_folder(base)), entry.manifest.predictions
-    if predicted not in known:
-        raise UsageError(
-            f"leaves out {predicted!r}, which the denoiser of the base {base} predicts:",
-            file=entry.path, field="predictions", value=", ".join(known),
-        )  # fmt: skip
+    predicted = bases.prediction(catalog.base_folder(base))
+    for entry in entries:
+        known = entry.manifest.predictions
+        if predicted not in known:
+            raise UsageError(
+                f"leaves out {predicted!r}, which the denoiser of the base {base} predicts:",
+                file=entry.path, field="predictions", value=", ".join(known),
+            )  # fmt: skip
 
 
 def check_setting(catalog: Catalog, entry: Defense, task: Task, setting: Setting, file: Path | None) -> None:
