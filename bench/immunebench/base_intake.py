@@ -89,22 +89,20 @@ def add(name: str, spec: BaseModelSpec, path: Path, say: Say = print) -> Path:
     if path.resolve().is_relative_to(home.resolve()):
         raise UsageError("is where converted copies are kept; name the place that it came from", file=path)
     if path.is_dir():
-        for part in bases.WEIGHTS:
-            bases.weights_file(path, part)
         bases.verified(name, spec, path, sha256)
         home.parent.mkdir(parents=True, exist_ok=True)
         pointer.write_text(f"{path}\n", "utf-8")
         shutil.rmtree(home, ignore_errors=True)
         say(f"{name}: is read from {path}")
         return path
-    _require_checkpoint(name, spec, path)
+    checkpoint = _require_checkpoint(name, spec, path)
     home.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home.parent) as scratch:
         made = Path(scratch) / "base"
         say(f"{name}: converting {path.name} to half precision")
         _convert(path, str(spec.shape), made)
         files = {file: sha256(made / file) for file in bases.loaded_files(made)}
-        noted = {"checkpoint": sha256(path), "files": files}
+        noted = {"checkpoint": checkpoint, "files": files}
         (made / bases.ORIGIN).write_text(json.dumps(noted, indent=1) + "\n", "utf-8")
         shutil.rmtree(home, ignore_errors=True)
         made.rename(home)
@@ -123,8 +121,8 @@ def _require_room(name: str, spec: BaseModelSpec) -> None:
         raise UsageError(f"has {free:.1f} GB free, the base {name} takes {spec.size_gb:g}", file=there)
 
 
-def _require_checkpoint(name: str, spec: BaseModelSpec, path: Path) -> None:
-    """Hold a single file against the checkpoints that ``models.toml`` knows of a base."""
+def _require_checkpoint(name: str, spec: BaseModelSpec, path: Path) -> str:
+    """Hold a single file against the checkpoints that ``models.toml`` knows of a base; return its SHA-256."""
     if not path.is_file():
         raise UsageError("no such file or folder", file=path)
     if path.suffix not in _SINGLE:
@@ -135,6 +133,7 @@ def _require_checkpoint(name: str, spec: BaseModelSpec, path: Path) -> None:
     if digest not in spec.checkpoints.values():
         known = ", ".join(f"{file} {expected[:12]}..." for file, expected in spec.checkpoints.items())
         raise UsageError(f"has the SHA-256 {digest[:12]}..., no checkpoint of the base {name} ({known})", file=path)
+    return digest
 
 
 def _fetched(name: str, spec: BaseModelSpec, source: HubSource) -> Path:

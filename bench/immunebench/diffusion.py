@@ -282,10 +282,8 @@ class LatentDiffusion:
         if len(noised) <= size or not torch.is_grad_enabled():
             return self.predict(noised, timesteps, condition)
         parts = zip(*(torch.split(x, size) for x in (noised, timesteps, condition)), strict=True)
-        again: dict[str, Any] = {
-            "use_reentrant": False,
-            "preserve_rng_state": False,
-        }  # No network draws anything: there is no dropout.
+        # No network draws anything: there is no dropout.
+        again: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
         prediction = torch.cat([checkpoint(self.predict, *part, **again) for part in parts])
         node: Any = prediction.grad_fn
         if node is not None:

