@@ -149,6 +149,26 @@ def test_overflow_of_everything_is_an_error_after_some_steps() -> None:
         optimiser.step((a * float("inf")).sum())
 
 
+@pytest.mark.parametrize(("frozen", "told"), [("float32", []), ("bfloat16", [(1, 1), (0, 2)])])
+def test_half_precision_counts_what_overflowed_and_what_vanished(frozen: str, told: list[tuple[int, int]]) -> None:
+    """Three tensors: one with a gradient, one with zeros, one whose gradient is infinite and then zero."""
+    a, b, c = (nn.Parameter(torch.ones(2)) for _ in range(3))
+    figures: list[dict[str, Tensor]] = []
+    optimiser = adamw({"a": a, "b": b, "c": c}, 1e-3, 0.0, Numerics(frozen_dtype=frozen), figures.append)
+    for factor in (float("inf"), 0.0):
+        optimiser.step(a.sum() + 0 * b.sum() + factor * c.sum(), clip=None)
+    assert [(int(row["skipped"]), int(row["zero"])) for row in figures] == told
+
+
+def test_half_precision_gives_up_where_nothing_is_finite_any_more() -> None:
+    a = nn.Parameter(torch.ones(2))
+    optimiser = adamw({"a": a}, 1e-3, 0.0, Numerics(frozen_dtype="bfloat16"), lambda figures: None)
+    for _ in range(optim.PATIENCE - 1):
+        optimiser.step(float("inf") * a.sum())
+    with pytest.raises(StageError, match="no gradient was finite in 20 steps in a row"):
+        optimiser.step(float("inf") * a.sum())
+
+
 def test_the_loss_scale_goes_out_of_the_gradient_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """In fp16 2^-26 is 0: without a scale it vanishes, with one it arrives; too large a scale halves until it fits."""
     monkeypatch.setattr(optim, "_scales", lambda numerics: True)

@@ -131,7 +131,7 @@ class Context:
     generator: torch.Generator = field(init=False)
     rows: list[dict[str, Any]] = field(init=False, default_factory=list)
     saved: list[int] = field(init=False, default_factory=list)
-    noted: dict[str, float] = field(init=False, default_factory=dict)
+    noted: dict[str, Any] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed_of("rng"))
@@ -333,7 +333,8 @@ class Context:
     def log(self, step: int, **scalars: float | Tensor) -> None:
         """Keep figures of a step; tensors are read later, so that a GPU is not made to wait.
 
-        Where gradients are released, how many tensors of the last update overflowed and vanished is kept beside them.
+        Where a network runs in fp16 or bf16, or gradients are released, how many tensors of the last update overflowed
+        and vanished is kept beside them.
         """
         kept = {name: v.detach() if isinstance(v, Tensor) else v for name, v in scalars.items()}
         self.rows.append({"step": step, **self.noted, **kept})

@@ -23,7 +23,7 @@ FIRST_SCALE = 65536.0
 IN_TURN = "micro-batches"
 
 
-Tell = Callable[[dict[str, float]], None]
+Tell = Callable[[dict[str, Any]], None]
 
 
 class AdamW:
@@ -36,7 +36,9 @@ class AdamW:
     weight_decay : float
     numerics : Numerics
     tell : callable
-        Is given figures of each step that the log should hold; AdamW as usual has none.
+        Is given figures of each step that the log should hold, as numbers or as tensors that nobody has to wait for:
+        where a network runs in fp16 or bf16, how many tensors had a gradient that was not finite (`skipped`: with a
+        loss scale one such leaves the step out for all) or zero everywhere (`zero`). In fp32 there are none.
 
     Raises
     ------
@@ -59,12 +61,14 @@ class AdamW:
         self.lr = lr
         self.parameters = list(parameters.values())
         self._tell = tell
+        self._counts = dtype(numerics.frozen_dtype) is not torch.float32
         make = functools.partial(_maker(numerics), lr=lr, weight_decay=weight_decay)
         self._begin(make, numerics.device, scales=_scales(numerics))
 
     def _begin(self, make: Callable[..., torch.optim.Optimizer], device: str, *, scales: bool) -> None:
         self._adamw = make(self.parameters)
         self._scaler = torch.amp.GradScaler(device, enabled=scales)
+        self._waiting: list[Tensor] = []
 
     def step(self, loss: Tensor, clip: float | None = 1.0) -> None:
         """Descend `loss` by one step (pass `-loss` to ascend).
@@ -74,6 +78,11 @@ class AdamW:
         loss : Tensor, scalar
         clip : float or None
             Largest norm of the gradient over all parameters together.
+
+        Raises
+        ------
+        StageError
+            If no tensor's gradient was finite in `PATIENCE` steps in a row; in fp32 nothing is counted.
         """
         self.backward(loss)
         self.update(clip)
@@ -85,11 +94,24 @@ class AdamW:
     def update(self, clip: float | None = 1.0) -> None:
         """Clip the gradient, move the parameters along it and drop it."""
         self._scaler.unscale_(self._adamw)
+        if self._counts:
+            self._count()
         if clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, clip, foreach=True)
         self._scaler.step(self._adamw)
         self._scaler.update()
         self._adamw.zero_grad(set_to_none=True)
+
+    def _count(self) -> None:
+        """Tell how many gradients are not finite and how many vanished; what a GPU has still to compute is not read."""
+        largest = torch.stack(torch._foreach_norm([p.grad for p in self.parameters if p.grad is not None], math.inf))
+        finite = torch.isfinite(largest)
+        self._tell({"skipped": (~finite).sum(), "zero": (largest == 0).sum()})
+        self._waiting.append(finite.any())
+        if len(self._waiting) == PATIENCE:
+            if not torch.stack(self._waiting).any():
+                raise _no_gradient()
+            self._waiting.clear()
 
     def set_rate(self, fraction: float) -> None:
         """Take steps of this part of the rate from now on."""
@@ -262,7 +284,7 @@ class ReleasedAdamW(AdamW):
         self._clean = 0 if self.skipped else self._clean + 1
         self._idle = 0 if whole else self._idle + 1
         if self._idle == PATIENCE:
-            raise StageError("error", f"no gradient was finite in {PATIENCE} steps in a row")
+            raise _no_gradient()
         if self._scaled and self.skipped:
             self.scale /= 2
             if self.scale < 1:
@@ -348,6 +370,10 @@ def _restore(
         p = parameters[int(i)]
         moved = value.to(p.device) if isinstance(value, Tensor) and own != "step" else value
         optimiser.state[p][own] = moved
+
+
+def _no_gradient() -> StageError:
+    return StageError("error", f"no gradient was finite in {PATIENCE} steps in a row")
 
 
 def _scales(numerics: Numerics) -> bool:

@@ -398,7 +398,7 @@ class Profile(Model):
     title: Text
     device: Literal["cpu", "cuda"]
     memory_gib: Annotated[float, Field(gt=0)]
-    precision: Literal["fp32", "fp16"]
+    precision: Literal["fp32", "fp16", "bf16"]
     frozen_dtype: DType
     trained_dtype: DType
     vae_dtype: DType
