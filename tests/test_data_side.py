@@ -16,6 +16,7 @@ from immunebench.board import Measurement, aggregate, measurement, rules
 from immunebench.board.checks import complaint
 from immunebench.board.data_side import DataSide, Table, tables
 from immunebench.board.tables import markdown
+from immunebench.board.writers import to_json
 from immunebench.defense_sheet import MAX_BYTES, SheetRow, defense_rows, difference, write_sheet
 from immunebench.entry import load_catalog
 from immunebench.errors import UsageError
@@ -254,11 +255,16 @@ def test_the_tables_stand_on_the_page_and_a_strangers_parameter_breaks_none() ->
         seconds_per_picture=0.25,
         peak_process_gib=1.5,
     )
-    page = markdown(aggregate(measurement(r.model_copy(update={"purified": cleaned})) for r in records), "t")
+    board = aggregate(measurement(r.model_copy(update={"purified": cleaned})) for r in records)
+    page = markdown(board, "t")
     (line,) = (line for line in page.splitlines() if line.startswith("| jpeg50 ") and "mist-8" in line)
     cells = [part.strip() for part in line.strip("|").split("|")]
     assert cells == ["jpeg50", "note a / b <script>, quality 50", "mist-8", "31.0", "-", "0.250", "1.50"]
     assert "## Protected pictures" in page and "## Faces" not in page
+    (written,) = (t for t in json.loads(to_json(board))["tables"] if t["title"] == "Cleaned pictures")
+    own = next(row for row in written["rows"] if row[0] == "jpeg50" and "mist-8" in row)
+    assert dict(zip(written["heads"], own, strict=True))["psnr to clean"] == "31.0"
+    assert own[1] == "note a / b <script>, quality 50"
 
 
 def test_the_difference_is_ten_times_the_change_about_grey() -> None:

@@ -138,6 +138,15 @@ class SettingPart(_Part):
     reason: str
 
 
+class TablePart(_Part):
+    """What was measured of pictures and enters no score: protected ones, cleaned ones, faces, mimicry that fails."""
+
+    title: str
+    note: str = Field(description="How to read it.")
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...] = Field(description="Cells as they are printed; - where nothing is known.")
+
+
 class BoardDocument(_Part):
     """A board: rows best first, controls last."""
 
@@ -153,6 +162,7 @@ class BoardDocument(_Part):
     power: tuple[PowerPart, ...]
     layers: tuple[LayerPart, ...] = ()
     settings: tuple[SettingPart, ...] = ()
+    tables: tuple[TablePart, ...] = ()
 
 
 def document(board: Board, suite: str = "") -> BoardDocument:
@@ -181,6 +191,7 @@ def document(board: Board, suite: str = "") -> BoardDocument:
             "power": power,
             "layers": [dataclasses.asdict(score) for score in board.layers],
             "settings": [_setting(score) for score in board.settings],
+            "tables": [dataclasses.asdict(table) for table in board.tables],
         }
     )
 
