@@ -1,0 +1,221 @@
+"""What the sweeps of the data side say: does P grow with the budget, beyond random pixels, in the published order?
+
+    python benchmarks/data_side.py --out docs/data-side
+
+Reads records alone. P here is P_raw: unclipped, at the attack's last step, mean over families of the mean over
+(task, chain). Differences are paired picture by picture. An interval draws the pictures of each (task, chain) again
+and adds the noise of another adaptation seed, taken from `none-replicate` of mini-budget: what its differences scatter
+by beyond their pictures. Tasks are held fixed: one a family is too few to draw. Writes `tables.md` and `measured.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from immunebench.board import Measurement, aggregate, measurement
+from immunebench.board.load import load_results
+from immunebench.board.reported import figures
+
+Array = NDArray[np.float64]
+DRAWS, SEED = 10_000, 0
+#: Entries by budget of 255.
+BUDGETS = {
+    "mist": {4: "mist-4", 8: "mist", 16: "mist-16"},
+    "aspl": {4: "aspl-4", 8: "anti-dreambooth", 16: "aspl-16"},
+    "noise": {4: "noise-4", 8: "noise", 16: "noise-16"},
+}
+#: What other studies call the methods of the entries at 8 of 255.
+PUBLISHED = {
+    "anti-dreambooth": "ASPL", "fsmg": "FSMG", "mist-semantic": "AdvDM", "mist": "Mist",
+    "mist-textural": "PhotoGuard", "simac": "SimAC", "metacloak": "MetaCloak",
+}  # fmt: skip
+STUDY = "perturbation-bench"
+
+
+@dataclass(frozen=True)
+class Place:
+    """One informative (task, chain): P_raw of each picture by defense."""
+
+    task: str
+    family: str
+    chain: str
+    p: Mapping[str, Array]
+
+
+def places(cells: Sequence[Measurement]) -> list[Place]:
+    """Turn what every defense met into P_raw a picture; the mean of these is P_raw of the cell."""
+    power = {(p.task, p.chain): p for p in aggregate(cells).power if p.informative}
+    groups: dict[tuple[str, str], dict[str, Measurement]] = defaultdict(dict)
+    for cell in cells:
+        if cell.where in power and cell.measured:
+            groups[cell.where][cell.defense] = cell
+    found = []
+    for where, group in sorted(groups.items()):
+        gate = power[where]
+        p = {
+            name: (gate.ceiling - (np.asarray(cell.m_def) - cell.m_other) / (cell.m_same - cell.m_other))
+            / (gate.ceiling - gate.floor)
+            for name, cell in group.items()
+        }
+        found.append(Place(where[0], gate.family, where[1], p))
+    return found
+
+
+def mean(values: Mapping[str, list[Any]]) -> Any:
+    """Mean over families of the mean over their (task, chain)."""
+    return np.mean([np.mean(own, axis=0) for own in values.values()], axis=0)
+
+
+def seed_variance(found: Sequence[Place]) -> float:
+    """Variance of a cell's P_raw between two adaptation seeds, beyond what its pictures explain."""
+    excess = []
+    for place in found:
+        if {"none", "none-replicate"} <= place.p.keys():
+            gaps = place.p["none-replicate"] - place.p["none"]
+            excess.append(float(gaps.mean() ** 2 - gaps.var(ddof=1) / len(gaps)))
+    return max(float(np.mean(excess)), 0.0) if excess else 0.0
+
+
+def contrast(found: Sequence[Place], one: str, other: str, variance: float, family: str = "") -> dict[str, Any]:
+    """P_raw of one entry less that of the other, with its 95 % interval."""
+    rng = np.random.default_rng(SEED)
+    points, draws = defaultdict(list), defaultdict(list)
+    for place in found:
+        if {one, other} <= place.p.keys() and family in ("", place.family):
+            gaps = place.p[one] - place.p[other]
+            drawn = gaps[rng.integers(len(gaps), size=(DRAWS, len(gaps)))].mean(1)
+            points[place.family].append(float(gaps.mean()))
+            draws[place.family].append(drawn + rng.normal(0.0, variance**0.5, DRAWS))
+    if not points:
+        return {"one": one, "other": other, "family": family or "all", "difference": None, "interval": None, "cells": 0}
+    low, high = np.quantile(mean(draws), (0.025, 0.975))
+    return {
+        "one": one, "other": other, "family": family or "all", "difference": round(float(mean(points)), 3),
+        "interval": [round(float(low), 3), round(float(high), 3)], "cells": sum(map(len, points.values())),
+    }  # fmt: skip
+
+
+def headline(found: Sequence[Place], name: str, family: str = "") -> float | None:
+    """P_raw of an entry, or None where it is not there."""
+    values = defaultdict(list)
+    for place in found:
+        if name in place.p and family in ("", place.family):
+            values[place.family].append(float(place.p[name].mean()))
+    return round(float(mean(values)), 3) if values else None
+
+
+def read(folder: Path) -> list[Measurement]:
+    """Read the usual cells of a suite's records."""
+    records, problems = load_results(folder)
+    for problem in problems:
+        print(f"{folder}: {problem}")
+    return [cell for cell in map(measurement, records) if cell.setting.usual]
+
+
+def order(cells: Sequence[Measurement], published: Path) -> dict[str, Any]:
+    """Rank correlation of P_raw and of the perturbation's size at 8 of 255 with those of another study."""
+    theirs: dict[str, dict[str, float]] = defaultdict(dict)
+    for figure in figures(published):
+        if figure.source == STUDY and figure.setting == "budget 8 of 255":
+            theirs[figure.method][figure.metric] = figure.value
+    found = places(cells)
+    fidelity: dict[str, list[float]] = defaultdict(list)
+    for cell in cells:
+        fidelity[cell.defense] += [cell.changes["perceptual"]] if "perceptual" in cell.changes else []
+    rows = []
+    for name, method in PUBLISHED.items():
+        p = headline(found, name)
+        if p is not None:
+            own = {"entry": name, "method": method, "P_raw": p, "perceptual": round(float(np.mean(fidelity[name])), 3)}
+            rows.append(own | {metric: theirs[method][metric] for metric in sorted(theirs[method])})
+    pairs = {"IMS, VGG-Face": -1, "SDS, face found": -1, "FID": 1}
+    ranks = {
+        metric: round(float(spearmanr([r["P_raw"] for r in rows], [sign * r[metric] for r in rows]).statistic), 2)
+        for metric, sign in pairs.items()
+    }
+    size = "LPIPS of the perturbation"
+    ranks[size] = round(float(spearmanr([r["perceptual"] for r in rows], [r[size] for r in rows]).statistic), 2)
+    return {"rows": rows, "spearman": ranks}
+
+
+def text(value: Any) -> str:
+    """A cell of a Markdown table."""
+    if isinstance(value, list):
+        return f"{value[0]:.2f} to {value[1]:.2f}"
+    return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Lay out a Markdown table."""
+    lines = [heads, ["---"] * len(heads), *[[text(value) for value in row] for row in rows]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def contrasts(found: Sequence[Mapping[str, Any]]) -> str:
+    """Lay out what `contrast` gives."""
+    heads = ["entry", "against", "family", "difference of P_raw", "95 %", "cells"]
+    fields = ("one", "other", "family", "difference", "interval", "cells")
+    return table(heads, [[c[field] for field in fields] for c in found])
+
+
+def main() -> None:
+    """Read the records and write both files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--reported", type=Path, default=Path("leaderboard/reported.toml"))
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    found = places(read(options.results / "mini-budget"))
+    families = sorted({place.family for place in found})
+    variance = seed_variance(found)
+    budget = [
+        [method, size, *(headline(found, name, family) for family in ("", *families))]
+        for method, names in BUDGETS.items() for size, name in names.items()
+    ]  # fmt: skip
+    trend = [
+        contrast(found, names[high], names[low], variance, family)
+        for names in BUDGETS.values() for high, low in ((16, 4), (8, 4), (16, 8)) for family in ("", *families)
+    ]  # fmt: skip
+    beyond = [
+        contrast(found, BUDGETS[method][size], BUDGETS["noise"][size], variance, family)
+        for method in ("mist", "aspl") for size in (4, 8, 16) for family in ("", *families)
+    ]  # fmt: skip
+    parts = [
+        f"Another adaptation seed moves a cell's P_raw by {variance**0.5:.2f}, its pictures' noise aside.",
+        "## P_raw by budget", table(["method", "of 255", "all", *families], budget),
+        "## A larger budget", contrasts(trend),
+        "## More than random pixels of the same budget", contrasts(beyond),
+    ]  # fmt: skip
+    made = {"seed sd": round(variance**0.5, 3), "budget": budget, "trend": trend, "beyond noise": beyond}
+    more = options.results / "mini-data-more"
+    if more.is_dir():
+        cells = read(more)
+        others = places(cells)
+        names = sorted({name for place in others for name in place.p} - {"none"})
+        made["others"] = [contrast(others, name, "noise", variance, f) for name in names for f in ("", *families)]
+        made["order"] = order(cells, options.reported)
+        columns = list(made["order"]["rows"][0]) if made["order"]["rows"] else []
+        parts += [
+            "## Other perturbations at 8 of 255, less random pixels", contrasts(made["others"]),
+            "## The published order",
+            table(columns, [[row[column] for column in columns] for row in made["order"]["rows"]]),
+            f"Spearman's rank correlation over these methods: {made['order']['spearman']}.",
+        ]  # fmt: skip
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "tables.md").write_text("\n\n".join(parts) + "\n")
+    (options.out / "measured.json").write_text(json.dumps(made, indent=1) + "\n")
+    print("\n\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()
