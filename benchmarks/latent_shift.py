@@ -1,0 +1,130 @@
+"""What a perturbation does inside the base, and what LoRA then learns from it: the reasons behind P, without a judge.
+
+    python benchmarks/latent_shift.py mini-budget --defense mist-16 --defense noise-16 --store STORE --json out.json
+
+Reads the pictures and the adapters of a run from its store. For each task and defense, means over the pictures:
+
+- shift: how far the perturbed picture's latent lies from the clean one's, as a part of the distance between the latents
+  of two different pictures of the concept;
+- kept: what the autoencoder gives back of the perturbation, root mean square of D(E(x')) - D(E(x)) over x' - x;
+- loss: the base's denoising loss on perturbed latents over that on clean ones, same noise and time steps;
+- learned: the part of the fall in the denoising loss on unseen clean pictures of the concept that LoRA still brings
+  when it was trained on the perturbed ones: 1 as without a defense, 0 none, below 0 worse than the base.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from immunebench import api
+from immunebench.adapters import install
+from immunebench.diffusion import Batch, LatentDiffusion
+from immunebench.entry import default_catalog
+from immunebench.graph import CellGraph, Plan
+from immunebench.runtime import environment, prepare_process
+from immunebench.stages import recaption
+from immunebench.store import Store
+from immunebench.types import Numerics, Pictures
+
+DRAWS, SEED = 8, 0
+
+
+def loss(model: LatentDiffusion, z: Tensor, captions: tuple[str, ...]) -> float:
+    """Mean denoising loss over `DRAWS` noises and time steps a picture, the same ones at each call."""
+    generator = torch.Generator().manual_seed(SEED)
+    steps, found = model.noising.config.num_train_timesteps, []
+    for draw in range(DRAWS):
+        # One time step of each eighth of the schedule: the loss differs by a hundred between its ends.
+        t = torch.randint(steps // DRAWS, (len(z),), generator=generator) + draw * (steps // DRAWS)
+        noise = torch.randn(z.shape, generator=generator)
+        with torch.no_grad():
+            found.append(model.losses(Batch(z, model.condition(captions), noise, t, captions)))
+    return float(torch.stack(found).mean())
+
+
+def rms(x: Tensor) -> float:
+    """Root mean square of all values."""
+    return float(x.square().mean().sqrt())
+
+
+def pictures(store: Store, digest: str) -> Pictures:
+    """Read a stage's pictures."""
+    folder = store.path(digest)
+    if folder is None:
+        raise SystemExit(f"no pictures of stage {digest[:12]} in the store: run the suite first")
+    return Pictures.load(folder)
+
+
+def learned(model: LatentDiffusion, plan: Plan, graph: CellGraph, store: Store, z: Tensor, captions: Any) -> float:
+    """Denoising loss on unseen pictures after the attack's last step."""
+    spec = plan.stages[graph.pictures[max(graph.pictures)]]
+    adapter = store.path(spec.inputs["adapter"])
+    if adapter is None:
+        raise SystemExit(f"no adapter of {graph.cell.key} in the store: run the suite first")
+    model.restore()
+    install(model, adapter, spec.key["step"])
+    value = loss(model, z, captions)
+    model.restore()
+    return value
+
+
+def main() -> None:
+    """Measure, print one row each and write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite")
+    parser.add_argument("--defense", action="append", required=True)
+    parser.add_argument("--task", action="append")
+    parser.add_argument("--attack", default="lora")
+    parser.add_argument("--store", type=Path)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    numerics, catalog, store = Numerics(), default_catalog(), api.open_store(options.store)
+    prepare_process(numerics)
+    model = LatentDiffusion.load(catalog.base_folder("mini"), numerics)
+    plan = api.plan_suite(
+        options.suite, task=options.task, defense=["none", *options.defense], attack=options.attack, seed=0
+    )
+    rows: list[dict[str, Any]] = []
+    for name in dict.fromkeys(cell.task for cell in plan.cells):
+        task = catalog.task(name)
+        graphs = {cell.defense: plan.roots[cell.key] for cell in plan.cells if cell.task == name and cell.setting.usual}
+        undefended = graphs.pop("none")
+        as_said = {"token": task.attacker.token, "noun": task.concept.noun}
+        clean = recaption(pictures(store, undefended.given[-1]), task.attacker.caption, **as_said)
+        z = model.encode(clean.pixels)
+        apart = float(torch.pdist(z.flatten(1)).mean())
+        # What nobody trained on: the reference pictures of the concept, under the attacker's caption.
+        unseen = recaption(pictures(store, undefended.reference), task.attacker.caption, **as_said)
+        z_unseen, words = model.encode(unseen.pixels), unseen.captions
+        base = loss(model, z_unseen, words)
+        best = learned(model, plan, undefended, store, z_unseen, words)
+        seen = loss(model, z, clean.captions)
+        for defense, graph in graphs.items():
+            given = pictures(store, graph.given[-1])
+            z_given = model.encode(given.pixels)
+            back = (model.decode(z_given).astype(np.float32), model.decode(z).astype(np.float32))
+            change = given.pixels.astype(np.float32) - clean.pixels
+            row = {
+                "task": name, "defense": defense,
+                "shift": float((z_given - z).flatten(1).norm(dim=1).mean()) / apart,
+                "kept": rms(torch.from_numpy(back[0] - back[1])) / rms(torch.from_numpy(change)),
+                "loss": loss(model, z_given, clean.captions) / seen,
+                "learned": (base - learned(model, plan, graph, store, z_unseen, words)) / (base - best),
+            }  # fmt: skip
+            rows.append({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()})
+            print(json.dumps(rows[-1]), flush=True)
+    if options.json:
+        made = {"suite": options.suite, "attack": options.attack, "rows": rows, "environment": environment()}
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(made, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
