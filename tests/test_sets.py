@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.linalg import sqrtm
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
+from immunebench.cli import app
 from immunebench.errors import UsageError
 from immunebench.metrics import sets
 from immunebench.metrics.sets import fid, kid
@@ -27,6 +31,15 @@ class Corners(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         red = x[:, 0].flatten(1).float() / 255
         return torch.cat([red, red[:, 1:2] * red[:, 2:3]], 1)
+
+
+class Quarters(nn.Module):
+    """Mean red of each quarter of a picture of any size."""
+
+    num_features = 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.adaptive_avg_pool2d(x[:, :1].float() / 255, 2).flatten(1)
 
 
 def pictures(seed: int, count: int = N, spread: float = 40, mean: float = 120) -> Pixels:
@@ -134,3 +147,30 @@ def test_inception_answers_with_the_weights_of_the_file(monkeypatch: pytest.Monk
     kept = found.state_dict()
     assert all(torch.equal(kept[name], value) for name, value in network.state_dict().items())
     sets.inception.cache_clear()
+
+
+@pytest.mark.usefixtures("few")
+def test_the_command_measures_two_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small network and small sets in the place of Inception and thousands; each pixel enlarged to a quarter."""
+    monkeypatch.setattr(sets, "LEAST", 20)
+    monkeypatch.setattr(sets, "_SUBSET", 20)
+    monkeypatch.setattr(sets, "inception", Quarters)
+    shown = {"drawn": pictures(0, 20, mean=150), "real": pictures(1, 20)}
+    for name, pixels in shown.items():
+        (tmp_path / name).mkdir()
+        for i, picture in enumerate(pixels.repeat(4, 1).repeat(4, 2)):
+            Image.fromarray(picture).save(tmp_path / name / f"{i:03d}.png")
+    command = ["fid", str(tmp_path / "drawn"), str(tmp_path / "real"), "--side", "8"]
+    result = CliRunner().invoke(app, [*command, "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["pictures"] == [20, 20]
+    assert found["fid"] == pytest.approx(fid(*shown.values(), Quarters()), rel=1e-6)
+    assert found["kid"] == pytest.approx(kid(*shown.values(), Quarters())[0], rel=1e-6)
+
+
+def test_the_command_refuses_small_sets_before_it_reads_any_picture(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    result = CliRunner().invoke(app, ["fid", str(tmp_path), str(tmp_path)])
+    assert result.exit_code != 0
+    assert str(result.exception) == "DRAWN: needs at least 1,000 pictures in each set, not 1"

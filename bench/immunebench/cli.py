@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from immunebench import cli_board, cli_capacity, cli_sheet
+from immunebench import cli_board, cli_capacity, cli_sets, cli_sheet
 from immunebench.cli_export import export_app
 from immunebench.cli_new import new_app
 from immunebench.errors import UsageError
@@ -268,6 +268,7 @@ def board(
 cli_board.register(app)
 cli_sheet.register(app)
 cli_capacity.register(app)
+cli_sets.register(app)
 
 
 def _write_boards(results: Path, site: Path, leaderboard: Path) -> None:

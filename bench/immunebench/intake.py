@@ -100,10 +100,10 @@ def read_folder(folder: Path, side: int) -> Intake:
     return Intake(kept, tuple(file.name for file in files), (*notes, *doubles))
 
 
-def picture_files(folder: Path) -> tuple[list[Path], list[str]]:
+def picture_files(folder: Path, *, most: int = MAX_FILES, field: str = "--images") -> tuple[list[Path], list[str]]:
     """List the pictures that lie directly in a folder, and what else lies there, a line each; see `read_folder`."""
     if not folder.is_dir():
-        raise UsageError("no such folder", field="--images", value=str(folder))
+        raise UsageError("no such folder", field=field, value=str(folder))
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
@@ -123,8 +123,8 @@ def picture_files(folder: Path) -> tuple[list[Path], list[str]]:
             notes.append(f"{shown(path.name)}: {'a folder' if path.is_dir() else 'no picture'}")
     if not files:
         raise UsageError(f"holds no picture ({', '.join(sorted(SUFFIXES))})", file=folder)
-    if len(files) > MAX_FILES:
-        raise UsageError(f"holds {len(files)} pictures; at most {MAX_FILES} are read", file=folder)
+    if len(files) > most:
+        raise UsageError(f"holds {len(files)} pictures; at most {most} are read", file=folder)
     return files, notes
 
 

@@ -42,7 +42,7 @@ def fid(pixels: Pixels, reference: Pixels, feature: Module | None = None) -> flo
     """
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    _enough("fid", pixels, reference)
+    require_enough("fid", len(pixels), len(reference))
     metric = FrechetInceptionDistance(feature=feature or inception(), input_img_size=_shape(pixels))
     return float(_updated(metric, pixels, reference).compute())
 
@@ -57,7 +57,7 @@ def kid(pixels: Pixels, reference: Pixels, feature: Module | None = None, *, see
     import torch
     from torchmetrics.image.kid import KernelInceptionDistance
 
-    _enough("kid", pixels, reference)
+    require_enough("kid", len(pixels), len(reference))
     metric = KernelInceptionDistance(feature=feature or inception(), subsets=_SUBSETS, subset_size=_SUBSET)
     _updated(metric, pixels, reference)
     with torch.random.fork_rng(devices=[]):
@@ -92,10 +92,17 @@ def inception() -> Module:
     return network
 
 
-def _enough(metric: str, *sets: Pixels) -> None:
-    for pixels in sets:
-        if len(pixels) < LEAST:
-            raise UsageError(f"needs at least {LEAST:,} pictures in each set", field=metric, value=len(pixels))
+def require_enough(field: str, *counts: int) -> None:
+    """Refuse sets that are too small for the bias of FID to be alike.
+
+    Raises
+    ------
+    UsageError
+        A set has fewer than `LEAST` pictures.
+    """
+    for count in counts:
+        if count < LEAST:
+            raise UsageError(f"needs at least {LEAST:,} pictures in each set, not", field=field, value=count)
 
 
 def _updated(metric: Metric, pixels: Pixels, reference: Pixels) -> Metric:
