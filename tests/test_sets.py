@@ -104,7 +104,7 @@ def test_kid_draws_the_same_subsets_for_a_seed_and_leaves_the_callers_draws_alon
 @pytest.mark.parametrize(("made", "real"), [(N - 1, N), (N, 12)])
 def test_small_sets_are_refused_in_one_line_before_any_network_is_asked(metric: object, made: int, real: int) -> None:
     name, short = metric.__name__, min(made, real)  # type: ignore[attr-defined]
-    with pytest.raises(UsageError, match=rf"{name}: needs at least 1,000 pictures in each set {short}") as caught:
+    with pytest.raises(UsageError, match=rf"{name}: needs at least 1,000 pictures in each set, not {short}") as caught:
         metric(pictures(0, made), pictures(1, real))  # type: ignore[operator]
     assert "\n" not in str(caught.value)
 
