@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from immunebench import cli_board, cli_capacity, cli_sets, cli_sheet
+from immunebench.cli_data import data_app
 from immunebench.cli_export import export_app
 from immunebench.cli_new import new_app
 from immunebench.errors import UsageError
@@ -34,6 +35,7 @@ store_app = typer.Typer(
 weights_app = typer.Typer()
 app.add_typer(store_app, name="store")
 app.add_typer(weights_app, name="weights")
+app.add_typer(data_app, name="data")
 app.add_typer(new_app, name="new")
 app.add_typer(export_app, name="export")
 

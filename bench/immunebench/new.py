@@ -13,6 +13,7 @@ from immunebench.entry import folders_to_write
 from immunebench.errors import UsageError
 from immunebench.scaffold import Created, Draft, checked_id, command, toml, write_all
 from immunebench.schema import Suite, Task, TaskPictures
+from immunebench.wording import CONTENT
 
 if TYPE_CHECKING:
     from immunebench.entry import Catalog
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 Table = dict[str, object]
 
 FAMILIES = ("style", "object", "identity")
-CONTENT = {"style": "a picture", "object": "a {subject}", "identity": "a portrait of {subject}"}
 SOURCE = "folder"
 #: Pictures are dealt out in this order, so that each split has its share of few and its full size of many.
 DEALT = ("published", "reference", "owner", "extra")
@@ -147,14 +147,19 @@ def _like(request: TaskRequest, catalog: Catalog) -> Task:
     catalog.find("base", catalog.models.bases, request.base, field="--base")
 
     def fits(task: Task) -> bool:
-        return (task.family, task.base) == (request.family, request.base) and task.concept.source != SOURCE
+        own = task.concept.source == SOURCE or task.dataset is not None
+        return (task.family, task.base) == (request.family, request.base) and not own
 
     if request.like is not None:
         task = catalog.task(request.like, field="--like")
         if not fits(task):
             raise UsageError(f"is no {request.family} task on base {request.base}:", field="--like", value=task.id)
         return task
-    known = sorted((task for task in catalog.tasks.values() if fits(task)), key=lambda t: (t.split != "suite", t.id))
+    # What a base knows by name is held against other names: of no use to pictures that it never saw.
+    known = sorted(
+        (task for task in catalog.tasks.values() if fits(task)),
+        key=lambda task: (task.concept.kind == "known", task.split != "suite", task.id),
+    )
     if not known:
         message = f"no {request.family} task on this base could lend its prompts and benign concept:"
         raise UsageError(message, field="--base", value=request.base)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from immunebench.board.rules import TRACK
 from immunebench.builder import Builder
+from immunebench.dataset_source import require
 from immunebench.entry import Catalog, Defense, Entry
 from immunebench.errors import UsageError
 from immunebench.graph import Cell, Plan
@@ -68,6 +69,8 @@ def make_plan(
         raise UsageError("has no cell of this selection", file=file)
     for name in dict.fromkeys(cell.task for cell in cells):
         check_task(catalog, catalog.task(name))
+    # All of them in one line, before the first is read.
+    require(catalog, [catalog.task(name) for name in dict.fromkeys(cell.task for cell in cells)])
     for name, entry_id, setting in dict.fromkeys((cell.task, cell.defense, cell.setting) for cell in cells):
         check_defense(catalog, catalog.defense(entry_id), catalog.task(name), file)
         check_setting(catalog, catalog.defense(entry_id), catalog.task(name), setting, file)

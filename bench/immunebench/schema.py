@@ -39,7 +39,14 @@ Count = Annotated[int, Field(ge=1, le=10_000)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 #: A plain name, so that no path leads out of the folder that it stands in.
 PictureFile = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*\.png$", max_length=128)]
+#: A repository as GitHub and the Hugging Face hub name it, and a commit: a branch or a tag may move.
+Repository = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
+Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Values = dict[str, JsonValue]
+#: The source of pictures that a task's table ``[dataset]`` describes.
+DATASET = "dataset"
+#: A data set's pictures are dealt out in this order, in consecutive runs, so that none is in two splits.
+SPLITS = ("owner", "published", "extra", "reference")
 
 
 class Model(BaseModel):
@@ -301,6 +308,11 @@ class TaskPictures(Model):
     extra: Count = 16
     reference: Count = 32
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Return the number of pictures of each split, in the order of `SPLITS`."""
+        return {split: getattr(self, split) for split in SPLITS}
+
 
 class Wording(Model):
     """A caption and the placeholder that stands for ``{token}``; ``{content}`` is a picture's own words."""
@@ -341,6 +353,60 @@ class Anchors(Model):
     others: tuple[ConceptName, ...] = Field(min_length=1)
 
 
+def _inside_repository(path: str) -> str:
+    if any(part in ("", ".", "..") for part in path.split("/")) or "\\" in path or not path.isprintable():
+        raise ValueError(f"must be a path inside the repository, not {path!r}")
+    return path
+
+
+#: A picture's path in a repository.
+RepositoryFile = Annotated[
+    str,
+    Field(pattern=r"(?i)\.(png|jpe?g|webp|tiff?|bmp|gif)$", max_length=512),
+    AfterValidator(_inside_repository),
+]
+
+
+class TaskDataset(Model):
+    """Where the pictures of a task's concept are published: they are fetched by whoever measures, never shipped.
+
+    On the host ``github`` they are the ``files`` of a repository; on ``huggingface`` the rows of a data set's
+    ``config`` and ``split`` whose columns have the values of ``where``, with the picture in the column ``image``. Both
+    are pinned to a commit, and both have an order, in which pictures are dealt to `SPLITS`.
+
+    ``licence`` and ``size_mb`` are said before anything is fetched; a data set with ``terms`` is fetched only after
+    the user accepted them. ``sha256`` holds the digests of the picture files in order, where they are known.
+    """
+
+    host: Literal["github", "huggingface"]
+    repo: Repository
+    revision: Revision
+    files: tuple[RepositoryFile, ...] = ()
+    config: Text | None = None
+    split: Text | None = None
+    image: Text | None = None
+    where: dict[Text, str | int | bool] = {}
+    licence: Text
+    size_mb: Annotated[float, Field(gt=0)]
+    terms: Annotated[str, Field(pattern=r"^https://\S+$")] | None = None
+    sha256: tuple[Sha256, ...] = ()
+
+    @model_validator(mode="after")
+    def _of_its_host(self) -> TaskDataset:
+        needed = {"github": ("files",), "huggingface": ("split", "image")}[self.host]
+        foreign = {"github": ("config", "split", "image", "where"), "huggingface": ("files",)}[self.host]
+        for name in needed:
+            if not getattr(self, name):
+                raise ValueError(f"{name} is required on the host {self.host!r}")
+        for name in foreign:
+            if getattr(self, name):
+                raise ValueError(f"{name} means nothing on the host {self.host!r}")
+        twice = [file for file in self.files if self.files.count(file) > 1]
+        if twice:
+            raise ValueError(f"files holds {twice[0]!r} twice: each picture belongs to one split")
+        return self
+
+
 class Task(Model):
     """``tasks/<family>/<id>.toml``: one concept to protect on one base."""
 
@@ -361,6 +427,25 @@ class Task(Model):
     prior: Prior | None = None
     #: By concept, what the base is asked to draw its pictures from, where their source is drawn.
     drawn: dict[ConceptName, Annotated[tuple[Text, ...], Field(min_length=1)]] = {}
+    dataset: TaskDataset | None = None
+
+    @model_validator(mode="after")
+    def _a_data_set_holds_the_task_s_own_concept(self) -> Task:
+        if (self.concept.source == DATASET) != (self.dataset is not None):
+            raise ValueError(f"concept.source {DATASET!r} and the table [dataset] belong together")
+        for part, source in {"benign": self.benign.source, "anchors": self.anchors.source}.items():
+            if (source or self.concept.source) == DATASET:
+                raise ValueError(f"{part}.source is needed: the data set holds the task's own concept alone")
+        if self.dataset is None:
+            return self
+        if self.concept.name != f"{self.family}/{self.id}":
+            raise ValueError(f"concept.name of a data set's task must be '{self.family}/{self.id}'")
+        needed = sum(self.pictures.sizes.values())
+        for name in ("files", "sha256"):
+            listed = len(getattr(self.dataset, name))
+            if listed not in (0, needed):
+                raise ValueError(f"dataset.{name} lists {listed} pictures, the splits take {needed}")
+        return self
 
     @model_validator(mode="after")
     def _sides_differ(self) -> Task:
@@ -545,8 +630,8 @@ class Suite(Model):
 class HubSource(Model):
     """A repository of a model hub at one commit."""
 
-    repo: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
-    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    repo: Repository
+    revision: Revision
 
 
 class BaseModelSpec(Model):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from immunebench import artefact
+from immunebench import artefact, dataset_source
 from immunebench.board.rules import BESIDE_FAMILY, TARGET_METRIC
 from immunebench.entry import Catalog, Entry, sha256
 from immunebench.errors import UsageError
@@ -13,7 +13,7 @@ from immunebench.folder_source import split_files
 from immunebench.graph import StageSpec
 from immunebench.metrics import METRICS, Metric
 from immunebench.runtime import derive_seed
-from immunebench.schema import Suite, Task, Values, Wording
+from immunebench.schema import DATASET, Suite, Task, Values, Wording
 from immunebench.weights import require
 from immunebench.wording import content
 
@@ -65,7 +65,8 @@ class Specs:
             "count": count,
         }
         if spec.files:
-            key["files"] = dict(split_files(self.catalog, task, concept, split, count))
+            read = dataset_source.split_files if source == DATASET else split_files
+            key["files"] = dict(read(self.catalog, task, concept, split, count))
         return self.add("pictures", key, {})
 
     def drawn(self, task: Task, concept: str, split: str, count: int) -> str:

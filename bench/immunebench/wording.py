@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+#: What a picture of somebody's own shows where nobody captioned it, by family; see `fill`.
+CONTENT = {"style": "a picture", "object": "a {subject}", "identity": "a portrait of {subject}"}
 _STYLE = re.compile(r",? in (the )?\{token\} style")
 _VOWELS = frozenset("aeiou")
 
