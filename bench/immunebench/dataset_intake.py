@@ -159,7 +159,7 @@ def _download(dataset: TaskDataset, file: str) -> bytes:
 def _rows(dataset: TaskDataset, place: str, needed: int) -> list[Source]:
     """Return the first rows of a data set that have the values asked for, in its own order.
 
-    It is read from its beginning and no further than needed.
+    It is read from its beginning and no further than needed, and the library keeps no copy of it.
 
     Parameters
     ----------
@@ -171,37 +171,49 @@ def _rows(dataset: TaskDataset, place: str, needed: int) -> list[Source]:
     import datasets
 
     where = f"{dataset.repo} at {dataset.revision[:12]}"
-    found = []
     try:
-        builder = datasets.load_dataset_builder(place, dataset.config, revision=dataset.revision)
-        kind = type(builder).__module__
-        if not kind.startswith(_PARQUET):
-            message = "must be a data set of Parquet files, which hold the pictures' bytes, not of kind"
-            raise UsageError(message, file=where, value=kind.split(".")[-1])
-        rows = builder.as_streaming_dataset(split=dataset.split)
-        known: Mapping[str, Any] = rows.features or next(iter(rows), {})
-        for field, column in {"image": dataset.image, **{f"where.{name}": name for name in dataset.where}}.items():
-            if column not in known:
-                raise UsageError("has no such column:", file=where, field=f"dataset.{field}", value=column,
-                                 choices=[str(name) for name in known])  # fmt: skip
-        wanted = {name: _stored(rows.features, name, value, where) for name, value in dataset.where.items()}
-        if rows.features is not None:
-            rows = rows.select_columns([dataset.image, *wanted])
-            # Decoded here it would be by whatever plug-in of Pillow fits, before its size is known.
-            if isinstance(rows.features[dataset.image], datasets.Image):
-                rows = rows.cast_column(dataset.image, datasets.Image(decode=False))
-        for number, row in enumerate(rows):
-            if all(row[name] == value for name, value in wanted.items()):
-                found.append(Source(f"row {number}", _bytes(row[dataset.image], f"{where}: row {number}")))
-            if len(found) == needed:
-                return found
+        with tempfile.TemporaryDirectory() as cache:
+            builder = datasets.load_dataset_builder(place, dataset.config, revision=dataset.revision, cache_dir=cache)
+            kind = type(builder).__module__
+            if not kind.startswith(_PARQUET):
+                message = "must be a data set of Parquet files, which hold the pictures' bytes, not of kind"
+                raise UsageError(message, file=where, value=kind.split(".")[-1])
+            found = _chosen(builder.as_streaming_dataset(split=dataset.split), dataset, where, needed)
     except UsageError:
         raise
     except Exception as error:  # whatever stops the library, the user needs one line
         raise UsageError(f"could not be read: {_reason(error)}", file=where) from error
-    asked = ", ".join(f"{name} = {value!r}" for name, value in dataset.where.items()) or "no condition"
-    message = f"holds {len(found)} pictures ({asked}), the splits take {needed}"
-    raise UsageError(message, file=where, field="dataset.where")
+    if len(found) < needed:
+        asked = ", ".join(f"{name} = {value!r}" for name, value in dataset.where.items()) or "no condition"
+        message = f"holds {len(found)} pictures ({asked}), the splits take {needed}"
+        raise UsageError(message, file=where, field="dataset.where")
+    return found
+
+
+def _chosen(rows: Any, dataset: TaskDataset, where: str, needed: int) -> list[Source]:
+    """Return the pictures of at most ``needed`` rows of a stream; see `_rows`."""
+    import datasets
+
+    # A stream may know its columns only by its first row.
+    features: Mapping[str, Any] | None = rows.features
+    known = list(features or next(iter(rows), {}))
+    for field, column in {"image": dataset.image, **{f"where.{name}": name for name in dataset.where}}.items():
+        if column not in known:
+            message = "has no such column:"
+            raise UsageError(message, file=where, field=f"dataset.{field}", value=column, choices=known)
+    wanted = {name: _stored(features, name, value, where) for name, value in dataset.where.items()}
+    if features is not None:
+        rows = rows.select_columns(list(dict.fromkeys([dataset.image, *wanted])))
+        # Decoded here it would be by whatever plug-in of Pillow fits, before its size is known.
+        if isinstance(features[dataset.image or ""], datasets.Image):
+            rows = rows.cast_column(dataset.image, datasets.Image(decode=False))
+    found = []
+    for number, row in enumerate(rows):
+        if all(row[name] == value for name, value in wanted.items()):
+            found.append(Source(f"row {number}", _bytes(row[dataset.image], f"{where}: row {number}")))
+        if len(found) == needed:
+            break
+    return found
 
 
 def _stored(features: Mapping[str, Any] | None, column: str, value: object, where: str) -> object:
