@@ -18,7 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import original
-from immunebench import api, base_intake, bases, stages
+from immunebench import api, base_intake, bases, dataset_intake, stages
 from immunebench.builder import Builder
 from immunebench.cli import app
 from immunebench.diffusion import LatentDiffusion
@@ -31,6 +31,7 @@ from immunebench.plan import make_plan
 from immunebench.schema import BaseModelSpec, Suite, Task
 from immunebench.shapes import SHAPES, build, write_settings
 from immunebench.types import Numerics, Pictures
+from photos import photo
 
 NAME = "sd14"
 REVISION = "133a221b8aa7292a167afc5127cb63fb5005638b"
@@ -475,26 +476,75 @@ def test_a_folder_of_photos_becomes_a_task_on_stable_diffusion(
     for name, profile in known.profiles.items():
         known.profiles[name] = profile.model_copy(update={"resolution": 64})
     noun = "thing" if family == "object" else None
-    request = TaskRequest(photos, family, NAME, noun=noun, like=like, out=tmp_path / "out")
+    # Without a name it is the dev task as well, and none of a data set or of a name that the base knows.
+    named = like if family == "style" else None
+    request = TaskRequest(photos, family, NAME, noun=noun, like=named, out=tmp_path / "out")
     new_task(request, known)
     made = load_catalog(tmp_path / "out")
     task, measured = made.tasks["my-mine"], made.suites["my-mine"]
     assert (task.base, measured.profile) == (NAME, "t4-16g")
     assert set(task.drawn) == {task.benign.concept, *task.anchors.others}
+    assert known.tasks[like].concept.name in task.anchors.others
     known.tasks["my-mine"] = task
     known.paths["task", "my-mine"] = made.paths["task", "my-mine"]
     assert len(make_plan(measured, known).cells) == 4
 
 
 @pytest.mark.parametrize("name", ["sd14-lite", "sd14-full"])
-def test_the_suites_of_stable_diffusion_plan_whole(known: Catalog, name: str) -> None:
+def test_the_suites_of_stable_diffusion_plan_whole(
+    known: Catalog, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the size of picture and the judge of the narrow base; which cells and how many adaptations, by hand."""
+    monkeypatch.setenv("IMMUNEBENCH_DATA", str(tmp_path / "data"))
     for profile in ("a10-24g", "a100-40g"):
         known.profiles[profile] = known.profiles[profile].model_copy(update={"resolution": 64})
     for task in known.tasks.values():
         assert task.base != NAME or task.family != "relearn" or task.start_from == "esd"
-    plan = make_plan(known.suite(name), known)
-    assert len(plan.cells) == {"sd14-lite": 4 * (2 * 3 + 2), "sd14-full": 3 * 6 * (4 * 6 + 2)}[name]
-    split = {task.id: task.split for task in known.tasks.values() if task.base == NAME and task.family == "relearn"}
-    assert sorted(task for task, kind in split.items() if kind == "dev") == ["sd14-garbage-truck", "sd14-picasso"]
+    suite = known.suite(name)
+    lacking = [task for task in suite.names("tasks") if known.tasks[task].dataset is not None]
+    assert len(lacking) == {"sd14-lite": 1, "sd14-full": 6}[name]
+    with pytest.raises(UsageError, match=f"are not there .*immunebench data fetch {' '.join(lacking)}"):
+        make_plan(suite, known)
+    for task in (known.tasks[task] for task in lacking):
+        assert task.dataset is not None
+        for number, file in enumerate(task.dataset.files):
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            photo(number).save(tmp_path / file)
+        dataset_intake.add(task, known, tmp_path, say=lambda text: None)
+    plan = make_plan(suite, known)
+    cells = {"sd14-lite": 7 * (2 * 3 + 2), "sd14-full": 3 * (6 * (4 * 6 + 2) + 13 * (3 * 6 + 2))}
+    assert len(plan.cells) == cells[name]
+    split = {task.id: task.split for task in known.tasks.values() if task.id.startswith("sd14-")}
+    assert {task for task, kind in split.items() if kind == "dev"} == {
+        "sd14-garbage-truck", "sd14-picasso", "sd14-paper", "sd14-kettle", "sd14-curie",
+    }  # fmt: skip
     assert {cell.task for cell in plan.cells} <= {task for task, kind in split.items() if kind == "suite"}
+    families = {known.tasks[cell.task].family for cell in plan.cells}
+    assert families == {"relearn", "style", "object", "identity"}
+
+
+def test_the_task_with_terms_plans_by_itself(known: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anti-DreamBooth's sets A, B and C are owner, published, and extra with reference."""
+    monkeypatch.setenv("IMMUNEBENCH_DATA", str(tmp_path / "data"))
+    task = known.tasks["sd14-vggface2"]
+    assert task.dataset is not None
+    for number, file in enumerate(task.dataset.files):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        photo(number).save(tmp_path / file)
+    dataset_intake.add(task, known, tmp_path, accept_terms=True, say=lambda text: None)
+    lock = json.loads((tmp_path / "data/sd14-vggface2/lock.json").read_text())
+    sets = {"owner": "A", "published": "B", "extra": "C", "reference": "C"}
+    assert all(f"/set_{sets[picture['split']]}/" in picture["name"] for picture in lock["pictures"])
+    assert len(make_plan(suite(tasks=[task.id]), known).cells) == 1
+
+
+@pytest.mark.parametrize("name", ["sd14-lite", "sd14-full"])
+def test_what_the_base_draws_needs_no_pictures(known: Catalog, name: str) -> None:
+    """The tasks without a data set run by themselves; each draws its concept, the benign one and the others."""
+    for profile in ("a10-24g", "a100-40g"):
+        known.profiles[profile] = known.profiles[profile].model_copy(update={"resolution": 64})
+    suite = known.suite(name)
+    plan = make_plan(suite, known, task=[task for task in suite.names("tasks") if not known.tasks[task].dataset])
+    for task in (known.tasks[task] for task in {cell.task for cell in plan.cells}):
+        drawn = {spec.key["noise_key"][1] for spec in plan.stages.values() if "drawn" in spec.key.get("noise_key", ())}  # type: ignore[index, operator]
+        assert {task.concept.name, task.benign.concept, *task.anchors.others} <= drawn

@@ -352,7 +352,7 @@ def test_a_path_in_the_place_of_a_pictures_bytes_is_not_followed(root: Path, tmp
         (FILES[3], "things/weights.pkl", "dataset.files.3: string should match pattern"),
         ('"some/things"', '"../things"', "dataset.repo: string should match pattern"),
         (f', "{FILES[7]}"', "", "dataset.files lists 7 pictures, the splits take 8"),
-        ("size_mb = 1.5", f'size_mb = 1.5\nsha256 = ["{"0" * 64}"]', "dataset.sha256 lists 1 pictures, the splits take"),
+        ("size_mb = 1.5", f'size_mb = 1.5\nsha256 = ["{"0" * 64}"]', "dataset.sha256 lists 1 pictures, the splits"),
         ("size_mb = 1.5", 'size_mb = 1.5\nterms = "http://x.org/"', "dataset.terms: string should match pattern"),
         ("size_mb = 1.5", 'size_mb = 1.5\nimage = "x"', "dataset: image means nothing on the host 'github'"),
         ('name = "object/mug-x"', 'name = "object/mug"', "concept.name of a data set's task must be 'object/mug-x'"),

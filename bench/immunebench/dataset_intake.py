@@ -246,7 +246,8 @@ def _reason(error: Exception) -> str:
         (errors.RevisionNotFoundError, "no longer has the pinned revision"),
         (errors.OfflineModeIsEnabled, "the hub is switched off by HF_HUB_OFFLINE"),
     )
-    said = next((words for kind, words in known if isinstance(error, kind)), None)
+    # The library wraps what its client of the hub raises.
+    said = next((words for kind, words in known if isinstance(error, kind) or isinstance(error.__cause__, kind)), None)
     return said or " ".join(str(error).split())[:200] or type(error).__name__
 
 
