@@ -483,6 +483,14 @@ def test_what_a_host_lacks_or_sends_too_much_of_is_one_line(
         fetched()
 
 
+def test_a_place_that_cannot_be_written_is_one_line(root: Path, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(root, GITHUB)
+    monkeypatch.setenv("IMMUNEBENCH_DATA", str(root / "pyproject.toml"))
+    (root / "pyproject.toml").write_text("")
+    with pytest.raises(UsageError, match=r"pyproject\.toml.*: cannot be (read|written)"):
+        fetched()
+
+
 def test_terms_must_be_accepted_and_their_address_is_said(root: Path, host: Host) -> None:
     write(root, f'{GITHUB}\nterms = "https://example.org/terms"')
     runner = CliRunner()

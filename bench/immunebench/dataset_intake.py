@@ -289,8 +289,6 @@ def _read(folder: Path, name: str) -> bytes:
 
 def _keep(task: Task, dataset: TaskDataset, catalog: Catalog, sources: Sequence[Source], say: Say) -> Path:
     """Turn pictures into squares and put them, with their lock, in the place of what was there."""
-    from PIL import Image
-
     for source, expected in zip(sources, dataset.sha256, strict=False):
         if source.digest != expected:
             raise UsageError(f"has the SHA-256 {source.digest[:12]}..., not the task's", file=source.name,
@@ -301,6 +299,28 @@ def _keep(task: Task, dataset: TaskDataset, catalog: Catalog, sources: Sequence[
     before = read_lock(task)
     if before is not None and before.reference == origin:
         _check_lock(task, before, sources)
+    try:
+        _write(target, task, sources, squares, lambda pictures: Lock(
+            reference=origin, side=side, terms=dataset.terms, pictures=pictures,
+        ))  # fmt: skip
+    except OSError as error:
+        raise UsageError(f"cannot be written: {error.strerror}", file=error.filename or target) from error
+    sizes = ", ".join(f"{split} {size}" for split, size in task.pictures.sizes.items())
+    done = "as locked before" if before is not None and before.reference == origin else "locked"
+    say(f"{task.id}: {len(sources)} pictures of {side} x {side} pixels ({sizes}), {done}, in {target}")
+    return target
+
+
+def _write(
+    target: Path,
+    task: Task,
+    sources: Sequence[Source],
+    squares: Sequence[Square],
+    lock: Callable[[tuple[LockedPicture, ...]], Lock],
+) -> None:
+    """Write squares and lock beside the target, then move them there: a stopped fetch leaves what was there before."""
+    from PIL import Image
+
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         made = Path(scratch) / task.id
@@ -315,14 +335,9 @@ def _keep(task: Task, dataset: TaskDataset, catalog: Catalog, sources: Sequence[
                     square=hashlib.sha256(square.tobytes()).hexdigest(), png=sha256(file),
                 )
             )  # fmt: skip
-        lock = Lock(reference=origin, side=side, terms=dataset.terms, pictures=tuple(locked))
-        (made / LOCK).write_text(lock.model_dump_json(indent=1) + "\n", "utf-8")
+        (made / LOCK).write_text(lock(tuple(locked)).model_dump_json(indent=1) + "\n", "utf-8")
         shutil.rmtree(target, ignore_errors=True)
         made.rename(target)
-    sizes = ", ".join(f"{split} {size}" for split, size in task.pictures.sizes.items())
-    done = "as locked before" if before is not None and before.reference == origin else "locked"
-    say(f"{task.id}: {len(sources)} pictures of {side} x {side} pixels ({sizes}), {done}, in {target}")
-    return target
 
 
 def _places(task: Task) -> Iterator[tuple[Any, int]]:
