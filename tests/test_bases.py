@@ -472,7 +472,7 @@ def test_a_folder_of_photos_becomes_a_task_on_stable_diffusion(
     for i in range(10):
         Image.new("RGB", (80, 70 + i), (20 * i, 90, 200 - 9 * i)).save(photos / f"{i}.png")
     monkeypatch.setattr("immunebench.folder_source.default_catalog", lambda: known)
-    del known.profiles["cpu"]
+    del known.profiles["cpu"], known.profiles["cpu-bf16"]
     for name, profile in known.profiles.items():
         known.profiles[name] = profile.model_copy(update={"resolution": 64})
     noun = "thing" if family == "object" else None

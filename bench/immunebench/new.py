@@ -247,11 +247,14 @@ def _title(request: TaskRequest, noun: str) -> str:
 
 
 def _profile(catalog: Catalog, side: int) -> str:
-    """Return the smallest machine that draws pictures of a size: any larger one can stand in for it."""
+    """Return the smallest machine that draws pictures of a size: any larger one can stand in for it.
+
+    Of machines alike it is the one that computes in full precision.
+    """
     fitting = [profile for profile in catalog.profiles.values() if profile.resolution == side]
     if not fitting:
         raise UsageError("no profile has pictures of the size that the base draws:", field="--base", value=side)
-    return min(fitting, key=lambda profile: (profile.device != "cpu", profile.memory_gib)).id
+    return min(fitting, key=lambda p: (p.device != "cpu", p.memory_gib, p.precision != "fp32")).id
 
 
 def _suite(name: str, title: str, task: Table, catalog: Catalog, profile: str) -> Table:
