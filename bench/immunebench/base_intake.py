@@ -140,7 +140,7 @@ def _fetched(name: str, spec: BaseModelSpec, source: HubSource) -> Path:
     """Download a repository's files; once more from the beginning where one lies damaged in the cache."""
     from huggingface_hub import snapshot_download
 
-    patterns = [*spec.files, *bases.SETTINGS, "model_index.json"]
+    patterns = [*spec.files, *bases.SETTINGS, *bases.SECOND_SETTINGS, "model_index.json"]
     for again in (False, True):
         folder = Path(
             snapshot_download(
@@ -180,23 +180,28 @@ class _Inert:
 def _convert(file: Path, shape: str, out: Path) -> None:
     """Convert a checkpoint in the original layout to a diffusers folder in half precision, settings from a shape."""
     import torch
-    from diffusers import StableDiffusionPipeline
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
-    from immunebench.shapes import write_settings
+    from immunebench.shapes import SHAPES, write_settings
 
+    two = SHAPES[shape].text_2 is not None
+    kind: Any = StableDiffusionXLPipeline if two else StableDiffusionPipeline
+    # No watermark is made: pictures are the engine's.
+    parts = {"add_watermarker": False} if two else {"safety_checker": None, "requires_safety_checker": False}
     with tempfile.TemporaryDirectory() as settings:
         write_settings(shape, Path(settings))
         # A key of the table of callbacks in sd-v1-4.ckpt, whose other values are tensors and numbers.
         known: list[Any] = [(_Inert, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")]
         try:
             with torch.serialization.safe_globals(known):
-                pipeline = StableDiffusionPipeline.from_single_file(
-                    str(file), config=settings, local_files_only=True, torch_dtype=torch.float16, safety_checker=None,
-                    feature_extractor=None, requires_safety_checker=False,
+                pipeline = kind.from_single_file(
+                    str(file), config=settings, local_files_only=True, torch_dtype=torch.float16,
+                    feature_extractor=None, **parts,
                 )  # fmt: skip
         # A pickled checkpoint is read with weights_only; whatever else it holds stops it here.
         except Exception as error:
             why = " ".join(str(error).split())[:200]
             raise UsageError(f"cannot be converted: {type(error).__name__}: {why}", file=file) from error
         pipeline.save_pretrained(out, safe_serialization=True, variant=bases.HALF)
-        shutil.copytree(Path(settings) / "tokenizer", out / "tokenizer", dirs_exist_ok=True)
+        for words in ("tokenizer", "tokenizer_2") if two else ("tokenizer",):
+            shutil.copytree(Path(settings) / words, out / words, dirs_exist_ok=True)

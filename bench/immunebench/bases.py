@@ -25,18 +25,26 @@ SETTINGS = (
     "text_encoder/config.json", "tokenizer/vocab.json", "tokenizer/merges.txt", "tokenizer/tokenizer_config.json",
     "tokenizer/special_tokens_map.json", "tokenizer/tokenizer.json",
 )  # fmt: skip
+#: What Stable Diffusion XL has beside them: a second text encoder.
+SECOND_WEIGHTS = {"text_encoder_2": "model"}
+SECOND_SETTINGS = (
+    "text_encoder_2/config.json", "tokenizer_2/vocab.json", "tokenizer_2/merges.txt",
+    "tokenizer_2/tokenizer_config.json", "tokenizer_2/special_tokens_map.json", "tokenizer_2/tokenizer.json",
+)  # fmt: skip
 #: What a conversion notes beside the files that it made.
 ORIGIN = "origin.json"
 #: What diffusers and transformers would read instead of these files or beside them.
 _READ_TOO = (
-    *(f"{part}/{name}" for part in ("unet", "vae", "text_encoder") for name in ("*.index*.json", "adapter_*")),
-    "tokenizer/added_tokens.json",
-)
+    *(f"{part}/{name}" for part in (*WEIGHTS, *SECOND_WEIGHTS) for name in ("*.index*.json", "adapter_*")),
+    "tokenizer/added_tokens.json", "tokenizer_2/added_tokens.json",
+)  # fmt: skip
 #: The variant of half precision, as diffusers names it.
 HALF = "fp16"
 _PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 _LATENTS = 4
 _PREDICTIONS = ("epsilon", "v_prediction")
+#: The denoiser of Stable Diffusion XL reads a pooled text and the pictures' sizes beside the words.
+_POOLED = "text_time"
 _LARGEST_HEADER = 100 << 20
 _GIB = 1 << 30
 _SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -119,7 +127,13 @@ def cached(source: HubSource) -> Path | None:
         folder = Path(snapshot_download(source.repo, revision=source.revision, local_files_only=True))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError):
         return None
-    return folder if all((folder / part).is_dir() for part in WEIGHTS) else None
+    return folder if all((folder / part).is_dir() for part in parts(folder)) else None
+
+
+def parts(folder: Path) -> dict[str, str]:
+    """Return the parts of a base that have weights and the names of their files: its denoiser says which those are."""
+    kind = settings(folder / "unet" / "config.json").get("addition_embed_type")
+    return {**WEIGHTS, **SECOND_WEIGHTS} if kind == _POOLED else WEIGHTS
 
 
 def weights_file(folder: Path, part: str) -> Path:
@@ -130,7 +144,7 @@ def weights_file(folder: Path, part: str) -> Path:
     UsageError
         There is none in safetensors; pickled weights are never read.
     """
-    stem = WEIGHTS[part]
+    stem = {**WEIGHTS, **SECOND_WEIGHTS}[part]
     for file in (folder / part / f"{stem}.{HALF}.safetensors", folder / part / f"{stem}.safetensors"):
         if file.is_file():
             return file
@@ -157,8 +171,10 @@ def loaded_files(folder: Path) -> list[str]:
     for pattern in _READ_TOO:
         for other in sorted(folder.glob(pattern)):
             raise UsageError("would be read beside the files of the base; remove it", file=other)
-    settings = [name for name in SETTINGS if (folder / name).is_file()]
-    return sorted([*settings, *(weights_file(folder, part).relative_to(folder).as_posix() for part in WEIGHTS)])
+    weights = parts(folder)
+    names = [*SETTINGS, *(SECOND_SETTINGS if len(weights) > len(WEIGHTS) else ())]
+    found = [name for name in names if (folder / name).is_file()]
+    return sorted([*found, *(weights_file(folder, part).relative_to(folder).as_posix() for part in weights)])
 
 
 def verified(name: str, spec: BaseModelSpec, folder: Path, sha256: Callable[[Path], str]) -> dict[str, str]:
@@ -207,8 +223,8 @@ def check(name: str, folder: Path, profile: Profile) -> None:
     ------
     UsageError
         A part or its safetensors are missing, the architecture or the noise schedule is another than Stable Diffusion
-        1's and 2's, the weights are of single precision alone where the profile's are of half, or they are larger than
-        its memory.
+        1's, 2's and XL's, the weights are of single precision alone where the profile's are of half, or they are larger
+        than its memory; or the autoencoder of Stable Diffusion XL would run in fp16.
     """
     from immunebench.shapes import SCHEDULE
 
@@ -229,11 +245,10 @@ def check(name: str, folder: Path, profile: Profile) -> None:
         if value != _LATENTS:
             why = f"must be {_LATENTS}: the engine runs text-to-image models without further inputs, not"
             raise UsageError(why, file=folder / part / "config.json", field=field, value=value)
-    if unet.get("addition_embed_type") is not None or (folder / "text_encoder_2").is_dir():
-        raise UsageError("has two text encoders, as Stable Diffusion XL; the engine runs one", file=folder)
-    held = {part: header(weights_file(folder, part)) for part in WEIGHTS}
+    _check_encoders(name, folder, unet, profile)
+    held = {part: header(weights_file(folder, part)) for part in parts(folder)}
     if profile.frozen_dtype != "float32":
-        for part in ("unet", "text_encoder"):
+        for part in (part for part in held if part != "vae"):
             if held[part].formats == {"F32"}:
                 raise UsageError(
                     f"is of single precision, and the profile {profile.id} is {profile.precision}; get the files of "
@@ -246,6 +261,29 @@ def check(name: str, folder: Path, profile: Profile) -> None:
         raise UsageError(
             f"has {profile.memory_gib:g} GiB, less than the {size:.1f} GiB of the weights of the base {name} alone:",
             field="profile", value=profile.id,
+        )  # fmt: skip
+
+
+def _check_encoders(name: str, folder: Path, unet: Mapping[str, Any], profile: Profile) -> None:
+    """Refuse a denoiser that reads another text than the folder's encoders give, and what XL's parts cannot do."""
+    two = (folder / "text_encoder_2").is_dir() or "text_encoder_2" in parts(folder)
+    expected, kind = _POOLED if two else None, unet.get("addition_embed_type")
+    if kind != expected:
+        why = f"must be {expected!r} where there are two text encoders, not" if two else "asks for more than one text:"
+        raise UsageError(why, file=folder / "unet" / "config.json", field="addition_embed_type", value=kind)
+    if not two:
+        return
+    words = folder / "tokenizer_2" / "vocab.json"
+    if not words.is_file():
+        raise UsageError("no such file", file=words)
+    index = folder / "model_index.json"
+    if settings(index).get("force_zeros_for_empty_prompt", True) is not True:
+        why = "must be true, as in Stable Diffusion XL: the engine has zeros for the empty prompt, not"
+        raise UsageError(why, file=index, field="force_zeros_for_empty_prompt", value=False)
+    if profile.vae_dtype == "float16":
+        raise UsageError(
+            f"of the profile {profile.id}: the autoencoder of the base {name} overflows in",
+            field="vae_dtype", value=profile.vae_dtype, choices=["float32"],
         )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ def capacity(
     profiles: Annotated[list[str], typer.Argument(metavar="PROFILE...", help="Profiles of `list profiles`.")],
     base: Annotated[str | None, typer.Option("--base", help="A base of `list bases`, with its weights.")] = None,
     shape_of: Annotated[
-        str | None, typer.Option("--shape-of", help="sd14, sd21-base or sd14-narrow, with random weights.")
+        str | None, typer.Option("--shape-of", help="sd14, sd21-base, sdxl, or a narrow one; random weights.")
     ] = None,
     entry: Annotated[
         list[str] | None, typer.Option("--entry", help="Only this attack or defense; may be repeated.")

@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from immunebench import runtime
-from immunebench.bases import variant
+from immunebench.bases import parts, variant
 from immunebench.offload import Resident
 from immunebench.optim import IN_TURN
-from immunebench.text import Text
+from immunebench.text import PairedText, Text
 from immunebench.types import Numerics, Pictures, StageError, Weights
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 TENSORS = ("attention", "cross-attention", "no-cross-attention", "all")
 ATTENTION_PROJECTIONS = (".to_q.", ".to_k.", ".to_v.", ".to_out.")
@@ -93,6 +93,8 @@ class LatentDiffusion:
         The noise schedule, as in `scheduler_config.json`.
     numerics : Numerics
         Device, dtypes, attention, sampler.
+    text_encoder_2, tokenizer_2 : optional
+        Those of Stable Diffusion XL; see `immunebench.text.PairedText`.
 
     Notes
     -----
@@ -107,6 +109,8 @@ class LatentDiffusion:
         tokenizer: CLIPTokenizer,
         schedule: Mapping[str, Any],
         numerics: Numerics,
+        text_encoder_2: CLIPTextModelWithProjection | None = None,
+        tokenizer_2: CLIPTokenizer | None = None,
     ) -> None:
         from diffusers import DDPMScheduler
         from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
@@ -119,7 +123,13 @@ class LatentDiffusion:
         self.unet = unet.to(self.device).eval().requires_grad_(False)
         self.vae = vae.eval().requires_grad_(False)
         self.autoencoder = Resident(self.vae, self.device, leaves=numerics.offload)
-        self.text = Text(text_encoder, tokenizer, Resident(text_encoder, self.device, leaves=numerics.offload))
+        resident = Resident(text_encoder, self.device, leaves=numerics.offload)
+        if text_encoder_2 is None or tokenizer_2 is None:
+            self.text = Text(text_encoder, tokenizer, resident)
+        else:
+            beside = Resident(text_encoder_2, self.device, leaves=numerics.offload)
+            second = Text(text_encoder_2, tokenizer_2, beside)
+            self.text = PairedText(text_encoder, tokenizer, resident, second)
         processors = {"eager": AttnProcessor, "sdpa": AttnProcessor2_0}
         if numerics.attention not in processors:
             raise StageError("error", f"profile: attention: unknown backend {numerics.attention!r}; eager or sdpa")
@@ -135,7 +145,8 @@ class LatentDiffusion:
         Parameters
         ----------
         folder : Path
-            Holds `unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler`; nothing is downloaded or unpickled.
+            Holds `unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler`, and for Stable Diffusion XL
+            `text_encoder_2` and `tokenizer_2`; nothing is downloaded or unpickled.
         numerics : Numerics
             Where and how it runs.
 
@@ -145,9 +156,11 @@ class LatentDiffusion:
             If the folder or one of its parts is missing.
         """
         from diffusers import AutoencoderKL, UNet2DConditionModel
-        from transformers import CLIPTextModel, CLIPTokenizer
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-        for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+        two = "text_encoder_2" in parts(folder)
+        beside = ("text_encoder_2", "tokenizer_2") if two else ()
+        for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler", *beside):
             if not (folder / part).is_dir():
                 raise StageError("error", f"base {folder.name}: no folder {part!r} in {folder}")
         local: dict[str, Any] = {"local_files_only": True}
@@ -157,6 +170,12 @@ class LatentDiffusion:
         def weights(part: str) -> dict[str, Any]:
             return {"variant": variant(folder, part), "use_safetensors": True, **local}
 
+        second: dict[str, Any] = {}
+        if two:
+            second["text_encoder_2"] = CLIPTextModelWithProjection.from_pretrained(
+                folder / "text_encoder_2", dtype=frozen, **weights("text_encoder_2")
+            )
+            second["tokenizer_2"] = CLIPTokenizer.from_pretrained(folder / "tokenizer_2", **local)
         return cls(
             UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=frozen, **weights("unet")),
             AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=vae, **weights("vae")),
@@ -164,6 +183,7 @@ class LatentDiffusion:
             CLIPTokenizer.from_pretrained(folder / "tokenizer", **local),
             json.loads((folder / "scheduler" / "scheduler_config.json").read_text()),
             numerics,
+            **second,
         )
 
     # ---------------------------------------------------------------- pictures and words
@@ -239,14 +259,36 @@ class LatentDiffusion:
         return Batch(latents, data.condition[rows], noise.to(self.device), steps.to(self.device), captions)
 
     def predict(self, noised: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
-        """Run the UNet on noised latents; fp32 in and out, whatever the frozen dtype."""
+        """Run the UNet on noised latents; fp32 in and out, whatever the frozen dtype.
+
+        Parameters
+        ----------
+        noised : Tensor, shape (b, 4, h, w)
+        timesteps : Tensor of int64, shape (b,)
+        condition : Tensor, shape (b, length, width)
+
+        Returns
+        -------
+        Tensor, shape (b, 4, h, w)
+        """
+        words, pooled = self.text.apart(condition)
+        added = {} if pooled is None else {"added_cond_kwargs": self._added(noised, pooled)}
         half = self.dtype is not torch.float32
         # Trained weights are cast at each use. Under checkpointing, kept casts would outlive what needs them: a second
         # copy of the network.
         keep = not self.numerics.checkpointing
         with torch.autocast(self.device.type, self.dtype, enabled=half, cache_enabled=keep):
-            prediction: Tensor = self.unet(noised, timesteps, condition, return_dict=False)[0]
+            prediction: Tensor = self.unet(noised, timesteps, words, return_dict=False, **added)[0]
         return prediction.float()
+
+    def _added(self, noised: Tensor, pooled: Tensor) -> dict[str, Tensor]:
+        """Say what Stable Diffusion XL's UNet reads beside the words: the pooled vector and the pictures' sizes.
+
+        Sizes are those of a picture that was neither enlarged nor cropped: original size, corner at 0, 0, target size.
+        """
+        size = [side * self._factor() for side in noised.shape[-2:]]
+        sizes = torch.tensor([*size, 0, 0, *size], dtype=pooled.dtype, device=pooled.device)
+        return {"text_embeds": pooled, "time_ids": sizes.expand(len(noised), -1)}
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean squared error of the denoiser (Ho et al. 2020, eq. 14); of v where the base predicts v.
@@ -469,8 +511,12 @@ class LatentDiffusion:
         return x
 
     def _latent_shape(self) -> tuple[int, int, int]:
-        side = self.numerics.resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
+        side = self.numerics.resolution // self._factor()
         return int(self.unet.config.in_channels), side, side
+
+    def _factor(self) -> int:
+        """Return f, the pixels of a picture's side for each of its latents'."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     def _sampler(self) -> Any:
         import diffusers

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from immunebench import bases
 from immunebench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 LORA = "pytorch_lora_weights.safetensors"
 WORDS = "learned_embeds.safetensors"
 #: What the tensors' file of a network is called in diffusers' folder format.
-_NETWORKS = {"unet": "diffusion_pytorch_model", "text_encoder": "model"}
+_NETWORKS = {**bases.WEIGHTS, **bases.SECOND_WEIGHTS}
 _HOW = """# {key}
 
 The model that a measurement of ImmuneBench ended with, as plain diffusers and peft files: base `{base}`
@@ -34,9 +35,9 @@ The model that a measurement of ImmuneBench ended with, as plain diffusers and p
 {files}
 ```python
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, {pipeline}
 
-pipe = StableDiffusionPipeline.from_pretrained("model", safety_checker=None)
+pipe = {pipeline}.from_pretrained("model", {option})
 pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
 {load}pictures = pipe(
     {prompt},
@@ -56,6 +57,11 @@ class _Written:
     load: str = ""
     note: str = ""
     token: str | None = None
+
+
+#: The pipeline that reads a model, and what it is told not to add.
+_ONE = ("StableDiffusionPipeline", "safety_checker=None")
+_TWO = ("StableDiffusionXLPipeline", "add_watermarker=False")
 
 
 def export(key: str, plan: Plan, catalog: Catalog, store: Store, folder: Path) -> Path:
@@ -100,7 +106,8 @@ def export(key: str, plan: Plan, catalog: Catalog, store: Store, folder: Path) -
             _overlay(folder / "model", "unet", _load(weights / "weights.safetensors"))
         released = "the base with the UNet tensors that the defense changed" if weights else "the base itself"
         written = _WRITERS[str(described["format"])](folder, saved, step, released, described)
-        (folder / "README.md").write_text(_readme(graph, drawn, written), encoding="utf-8")
+        reads = _TWO if _two(folder) else _ONE
+        (folder / "README.md").write_text(_readme(graph, drawn, written, reads), encoding="utf-8")
         origin = {"cell": key, "defense": drawn.inputs.get("weights"), "adapter": drawn.inputs["adapter"]}
         (folder / "provenance.json").write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
@@ -143,16 +150,45 @@ def _dense(folder: Path, saved: Path, step: int, released: str, described: Mappi
 
 
 def _words(folder: Path, saved: Path, step: int, released: str, described: Mapping[str, Any]) -> _Written:
-    shutil.copyfile(saved, folder / WORDS)
+    load = f'pipe.load_textual_inversion("{WORDS}", token="<{described["token"]}>")\n'
+    if _two(folder):
+        load = _paired_words(folder, saved, described["token"])
+    else:
+        shutil.copyfile(saved, folder / WORDS)
     token, count = described["token"], described["num_vectors"]
     vectors = "1 vector" if count == 1 else f"{count} vectors"
     return _Written(
         model=f"`model/`: the released model, {released}",
         files=f"- `{WORDS}`: the word that the attacker learned, {vectors} for `<{token}>`, saved at step {step}\n",
-        load=f'pipe.load_textual_inversion("{WORDS}", token="<{token}>")\n',
+        load=load,
         note=f"\nWithout `load_textual_inversion` the released model does not know what `<{token}>` means.\n",
         token=token,
     )
+
+
+def _paired_words(folder: Path, saved: Path, token: str) -> str:
+    """Write a word's vectors for each of two encoders; return the lines that load them."""
+    from safetensors.numpy import save_file
+
+    (rows,) = _load(saved).values()
+    width = bases.settings(folder / "model" / "text_encoder" / "config.json")["hidden_size"]
+    save_file({"clip_l": rows[:, :width].copy(), "clip_g": rows[:, width:].copy()}, folder / WORDS)
+    # The published settings look for the largest token at the end of the text, which the new word would be.
+    file = folder / "model" / "text_encoder_2" / "config.json"
+    vocabulary = bases.settings(folder / "model" / "tokenizer_2" / "vocab.json")
+    settings = {**bases.settings(file), "eos_token_id": vocabulary["<|endoftext|>"]}
+    file.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+    sides = {"clip_l": "", "clip_g": "_2"}
+    lines = (
+        f'pipe.load_textual_inversion(words["{name}"], token="<{token}>", text_encoder=pipe.text_encoder{side}, '
+        f"tokenizer=pipe.tokenizer{side})\n"
+        for name, side in sides.items()
+    )
+    return f'from safetensors.torch import load_file\n\nwords = load_file("{WORDS}")\n{"".join(lines)}'
+
+
+def _two(folder: Path) -> bool:
+    return "text_encoder_2" in bases.parts(folder / "model")
 
 
 _WRITERS: Mapping[str, Callable[[Path, Path, int, str, Mapping[str, Any]], _Written]] = {
@@ -191,7 +227,7 @@ def _single(tensor: NDArray[Any]) -> NDArray[Any]:
     return tensor.astype("float32") if tensor.dtype.kind == "f" else tensor
 
 
-def _readme(graph: CellGraph, drawn: StageSpec, written: _Written) -> str:
+def _readme(graph: CellGraph, drawn: StageSpec, written: _Written, reads: tuple[str, str]) -> str:
     numerics, prompts = drawn.key["numerics"], drawn.key["prompts"]
     assert isinstance(numerics, dict) and isinstance(prompts, list)
     cell, prompt = graph.cell, str(prompts[0])
@@ -208,6 +244,8 @@ def _readme(graph: CellGraph, drawn: StageSpec, written: _Written) -> str:
         seed=cell.seed,
         model=written.model,
         files=written.files,
+        pipeline=reads[0],
+        option=reads[1],
         load=written.load,
         note=written.note,
         prompt=json.dumps(prompt),

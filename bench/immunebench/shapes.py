@@ -29,12 +29,22 @@ _VAE = {
     "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 4, "sample_size": 512,
     "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
 }  # fmt: skip
+#: What Stable Diffusion XL's denoiser has of its own kind, at any width.
+_UNET_XL = {
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10), "use_linear_projection": True, "addition_embed_type": "text_time",
+}  # fmt: skip
 _WORDS = {"vocab_size": 49408, "max_position_embeddings": 77, "bos_token_id": 49406, "eos_token_id": 49407}
+
+
+#: What the second tokenizer of Stable Diffusion XL fills prompts up with.
+_SECOND_PAD = "!"
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Configurations of a pipeline's three networks, over the defaults of diffusers and transformers.
+    """Configurations of a pipeline's networks, over the defaults of diffusers and transformers.
 
     Attributes
     ----------
@@ -42,6 +52,8 @@ class Shape:
         Whose published configuration it is.
     resolution
         Side of the pictures that the base was trained on, in pixels.
+    text_2
+        The second text encoder, of Stable Diffusion XL.
     """
 
     source: str
@@ -49,6 +61,7 @@ class Shape:
     text: Mapping[str, Any]
     vae: Mapping[str, Any] = field(default_factory=lambda: _VAE)
     resolution: int = 512
+    text_2: Mapping[str, Any] | None = None
 
 
 SHAPES: dict[str, Shape] = {
@@ -85,22 +98,66 @@ SHAPES: dict[str, Shape] = {
         vae={**_VAE, "block_out_channels": (8, 16, 16, 16), "norm_num_groups": 4, "sample_size": 64},
         resolution=64,
     ),
+    "sdxl": Shape(
+        "stabilityai/stable-diffusion-xl-base-1.0",
+        unet={
+            **_UNET_XL, "sample_size": 128, "cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20),
+            "block_out_channels": (320, 640, 1280), "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+        },
+        text={
+            **_WORDS, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+            "hidden_act": "quick_gelu", "projection_dim": 768,
+        },
+        vae={**_VAE, "sample_size": 1024, "scaling_factor": 0.13025},
+        resolution=1024,
+        text_2={
+            **_WORDS, "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32,
+            "num_attention_heads": 20, "hidden_act": "gelu", "projection_dim": 1280,
+        },
+    ),
+    # As `sd14-narrow`. The encoders differ in width: a single file's are told apart by it.
+    "sdxl-narrow": Shape(
+        "stabilityai/stable-diffusion-xl-base-1.0, fewer channels",
+        unet={
+            **_UNET_XL, "sample_size": 8, "cross_attention_dim": 72, "attention_head_dim": 2,
+            "block_out_channels": (16, 32, 32), "norm_num_groups": 8, "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 88,
+        },
+        text={
+            **_WORDS, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "hidden_act": "quick_gelu", "projection_dim": 32,
+        },
+        vae={
+            **_VAE, "block_out_channels": (8, 16, 16, 16), "norm_num_groups": 4, "sample_size": 64,
+            "scaling_factor": 0.13025,
+        },
+        resolution=64,
+        text_2={
+            **_WORDS, "hidden_size": 40, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "hidden_act": "gelu", "projection_dim": 40,
+        },
+    ),
 }  # fmt: skip
 
 
 def networks(shape: Shape) -> dict[str, Any]:
-    """Return untrained networks of a shape by the names of a pipeline's parts: ``unet``, ``vae``, ``text_encoder``.
+    """Return untrained networks of a shape by the names of a pipeline's parts.
 
-    Under ``torch.device("meta")`` they take no memory.
+    These are ``unet``, ``vae`` and ``text_encoder``, and ``text_encoder_2`` where the shape has one. Under
+    ``torch.device("meta")`` they take no memory.
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    return {
+    made = {
         "unet": UNet2DConditionModel(**shape.unet),
         "vae": AutoencoderKL(**shape.vae),
         "text_encoder": CLIPTextModel(CLIPTextConfig(**shape.text)),
     }
+    if shape.text_2 is not None:
+        made["text_encoder_2"] = CLIPTextModelWithProjection(CLIPTextConfig(**shape.text_2))
+    return made
 
 
 def weights_gib(shape: Shape, numerics: Numerics) -> float:
@@ -150,8 +207,8 @@ def static_gib(shape: Shape, numerics: Numerics, trained: Sequence[Sequence[str]
     size = frozen * (sum(own.values()) - moved) + value * (moved + count(*kept)) + 2 * moment * sum(sets)
     size += 0 if numerics.release_gradients else value * max(sets)
     if not numerics.offload:
-        names = {"vae": numerics.vae_dtype, "text_encoder": numerics.frozen_dtype}
-        size += sum(dtype(d).itemsize * sum(p.numel() for p in parts[n].parameters()) for n, d in names.items())
+        dtypes = {n: numerics.vae_dtype if n == "vae" else numerics.frozen_dtype for n in parts if n != "unet"}
+        size += sum(dtype(d).itemsize * sum(p.numel() for p in parts[n].parameters()) for n, d in dtypes.items())
     return float(size / GIB)
 
 
@@ -170,7 +227,8 @@ def build(shape: Shape, numerics: Numerics, seed: int = 0) -> LatentDiffusion:
             torch.nn.Module.to(network, dtype(numerics.vae_dtype if name == "vae" else numerics.frozen_dtype))
             network.to_empty(device=numerics.device)
             _fill(network)
-    return LatentDiffusion(**parts, tokenizer=tokenizer(), schedule=SCHEDULE, numerics=numerics)
+    beside = {} if shape.text_2 is None else {"tokenizer_2": tokenizer(_SECOND_PAD)}
+    return LatentDiffusion(**parts, **beside, tokenizer=tokenizer(), schedule=SCHEDULE, numerics=numerics)
 
 
 def _fill(network: Any) -> None:
@@ -199,24 +257,32 @@ def write_settings(name: str, folder: Path) -> None:
     with torch.device("meta"):
         parts = networks(SHAPES[name])
     index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.30.0"}
+    tokenizers = {"tokenizer": tokenizer()}
+    if "text_encoder_2" in parts:
+        index |= {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True}
+        tokenizers["tokenizer_2"] = tokenizer(_SECOND_PAD)
     for part, network in parts.items():
-        library = "transformers" if part == "text_encoder" else "diffusers"
+        library = "transformers" if part.startswith("text_encoder") else "diffusers"
         index[part] = [library, type(network).__name__]
         if library == "transformers":
             network.config.save_pretrained(folder / part)
         else:
             network.save_config(folder / part)
-    words = tokenizer()
-    words.save_pretrained(folder / "tokenizer")
-    # In the form of the published pipelines too, which is where the words that a base knows are looked up.
-    words.backend_tokenizer.model.save(str(folder / "tokenizer"))
+    for part, words in tokenizers.items():
+        words.save_pretrained(folder / part)
+        # In the form of the published pipelines too, which is where the words that a base knows are looked up.
+        words.backend_tokenizer.model.save(str(folder / part))
+        index[part] = ["transformers", "CLIPTokenizer"]
     DDPMScheduler.from_config(SCHEDULE).save_pretrained(folder / "scheduler")
-    index |= {"tokenizer": ["transformers", "CLIPTokenizer"], "scheduler": ["diffusers", "DDPMScheduler"]}
+    index["scheduler"] = ["diffusers", "DDPMScheduler"]
     (folder / "model_index.json").write_text(json.dumps(index, indent=1) + "\n", "utf-8")
 
 
-def tokenizer() -> CLIPTokenizer:
-    """Return CLIP's own tokenizer, 49,408 words, from the list of merges that open_clip carries."""
+def tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
+    """Return CLIP's own tokenizer, 49,408 words, from the list of merges that open_clip carries.
+
+    Prompts are filled up with the word `pad`.
+    """
     import gzip
     from importlib.resources import files
 
@@ -230,4 +296,4 @@ def tokenizer() -> CLIPTokenizer:
     words += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {word: place for place, word in enumerate(words)}
     pairs = [tuple(merge.split()) for merge in merges]
-    return CLIPTokenizer(vocab=vocabulary, merges=pairs, pad_token="<|endoftext|>", model_max_length=77)
+    return CLIPTokenizer(vocab=vocabulary, merges=pairs, pad_token=pad, model_max_length=77)

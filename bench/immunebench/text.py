@@ -1,17 +1,23 @@
-"""`Text`: captions to embeddings, by the base's tokenizer and text encoder and by words that it is taught."""
+"""`Text`: captions to embeddings, by the base's tokenizer and text encoder and by words that it is taught.
+
+`PairedText` is that of Stable Diffusion XL, with two encoders.
+"""
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from immunebench.types import StageError
+
 if TYPE_CHECKING:
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     from immunebench.offload import Resident
 
@@ -28,14 +34,22 @@ class Text:
         step instead of once, and taught words are read as their own vectors.
     """
 
-    def __init__(self, encoder: CLIPTextModel, tokenizer: CLIPTokenizer, resident: Resident) -> None:
+    def __init__(
+        self, encoder: CLIPTextModel | CLIPTextModelWithProjection, tokenizer: CLIPTokenizer, resident: Resident
+    ) -> None:
         self.encoder = encoder.eval().requires_grad_(False)
         self.resident = resident
         self.live = False
         self._tokenizer = self._plain = tokenizer
         self._table: nn.Embedding = encoder.get_input_embeddings()
         self._taught: dict[str, tuple[int, nn.Parameter]] = {}
+        self._columns = slice(None)
         self._pristine: list[tuple[nn.Parameter, Tensor]] = []
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The encoders by the names of their parts in the pipeline's folder."""
+        return {"text_encoder": self.encoder}
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Embed prompts, with gradient for what `training` switched on; equal prompts are computed once.
@@ -46,17 +60,34 @@ class Text:
             fp32.
         """
         unique = list(dict.fromkeys(prompts))
-        with self.resident.needed():
-            rows: Tensor = self.encoder(self.tokens(unique))[0].float()
+        with self._needed():
+            rows = self._encoded(unique).float()
         return rows[[unique.index(prompt) for prompt in prompts]]
 
     @torch.no_grad()
     def condition(self, prompts: Sequence[str]) -> Tensor:
         """Embed prompts one at a time, so that the embedding of one never depends on its neighbours."""
         unique = list(dict.fromkeys(prompts))
-        with self.resident.needed():
-            rows = torch.cat([self.encoder(row[None])[0] for row in self.tokens(unique)]).float()
+        with self._needed():
+            rows = torch.cat([self._encoded([prompt]) for prompt in unique]).float()
         return rows[[unique.index(prompt) for prompt in prompts]]
+
+    def apart(self, condition: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Take a condition apart as the denoiser reads it.
+
+        Parameters
+        ----------
+        condition : Tensor, shape (n, length, width)
+            From `embed` or `condition`.
+
+        Returns
+        -------
+        words : Tensor, shape (n, words, width)
+            For the cross-attentions.
+        pooled : Tensor, shape (n, projection), or None
+            One vector for the whole prompt, where the denoiser asks for one.
+        """
+        return condition, None
 
     def tokens(self, prompts: Sequence[str]) -> Tensor:
         """Return token ids, shape (n, length): padded and cut to the encoder's length."""
@@ -85,11 +116,17 @@ class Text:
         Parameter, shape (num_vectors, width)
             The live vectors; every row of the base's own table stays as it is.
         """
+        parameter = nn.Parameter(rows.to(self.resident.device, torch.float32).clone(), requires_grad=False)
+        self._learn(word, parameter)
+        return parameter
+
+    def _learn(self, word: str, rows: nn.Parameter) -> None:
+        """Add a word to the tokenizer, and its vectors to the table."""
         from transformers import AddedToken
 
         if not self._taught:
             self._tokenizer = copy.deepcopy(self._plain)
-            self.encoder.set_input_embeddings(_Taught(self._table, self._taught))
+            self.encoder.set_input_embeddings(_Taught(self._table, self._taught, self._columns))
         first = max([self._table.num_embeddings, *(at + len(rows) for at, rows in self._taught.values())])
         names = _names(word, len(rows))
         self._tokenizer.add_tokens([AddedToken(name, normalized=False) for name in names])
@@ -97,22 +134,30 @@ class Text:
         if at != list(range(first, first + len(rows))):
             raise ValueError(f"the tokenizer knows {names[0]!r} already")
         self.resident.stay()
-        parameter = nn.Parameter(rows.to(self.resident.device, torch.float32).clone(), requires_grad=False)
-        self._taught[word] = (first, parameter)
+        self._taught[word] = (first, rows)
         self.live = True
-        return parameter
 
     def listen(self, on: bool) -> None:
         """Embed captions live, taught words included, or once, as the base does."""
         self.live = on
 
     def train(self) -> dict[str, nn.Parameter]:
-        """Return the encoder's own parameters for training, captions live; `restore` takes it back."""
+        """Return the encoders' own parameters for training, captions live; `restore` takes it back.
+
+        Returns
+        -------
+        dict of str to Parameter
+            Each name begins with that of its network, as in ``text_encoder.final_layer_norm.weight``.
+        """
         self.resident.stay()
         if not self._pristine:
             self._pristine = [(p, p.detach().cpu().clone()) for p in self.encoder.parameters()]
         self.live = True
-        return dict(self.encoder.named_parameters())
+        return self.parameters()
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Return the encoders' own parameters under the names of `train`."""
+        return {f"{part}.{name}": p for part, net in self.networks.items() for name, p in net.named_parameters()}
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -129,6 +174,17 @@ class Text:
         self._pristine.clear()
         self.resident.release()
 
+    @contextmanager
+    def _needed(self) -> Iterator[None]:
+        """Have what encodes on the device while the block runs."""
+        with self.resident.needed():
+            yield
+
+    def _encoded(self, prompts: Sequence[str]) -> Tensor:
+        """Embed prompts in one pass, in the encoder's dtype."""
+        rows: Tensor = self.encoder(self.tokens(prompts))[0]
+        return rows
+
     def _read(self, prompt: str) -> str:
         if not self.live:
             return prompt
@@ -137,13 +193,101 @@ class Text:
         return prompt
 
 
-class _Taught(nn.Module):
-    """A table of embeddings with further rows; gradients reach the further rows, each its own parameter."""
+class PairedText(Text):
+    """The text side of Stable Diffusion XL: two encoders, each with its own tokenizer.
 
-    def __init__(self, table: nn.Embedding, taught: dict[str, tuple[int, nn.Parameter]]) -> None:
+    Parameters
+    ----------
+    encoder, tokenizer, resident
+        The first, of width a.
+    second : Text
+        The second, of width b, with a projection; nobody else holds it.
+
+    Notes
+    -----
+    A condition is one tensor of shape (n, length + 1, a + b), so that methods index, join and expand it by rows as they
+    do that of one encoder. Its first `length` rows are the penultimate hidden states of both encoders, side by side
+    (Podell et al. 2024, sec. 2.1); the last row is the pooled projection of the second one, filled up with zeros to
+    a + b. `apart` separates them again.
+
+    The empty prompt is all zeros, words and pooled vector alike: it is what the methods call no prompt, and what the
+    base was trained on in its place (``force_zeros_for_empty_prompt`` in diffusers).
+
+    The vectors of a taught word have a + b columns, a for the first encoder's table and b for the second's. A word that
+    is taught keeps the pooled vector at the end of the text, where a plain prompt has it: the published settings look
+    for the largest token, which a new word would be.
+    """
+
+    def __init__(self, encoder: CLIPTextModel, tokenizer: CLIPTokenizer, resident: Resident, second: Text) -> None:
+        super().__init__(encoder, tokenizer, resident)
+        self.second = second
+        width = self._table.embedding_dim
+        self._columns, second._columns = slice(width), slice(width, None)
+        settings: Any = second.encoder.config
+        self._projection = int(settings.projection_dim)
+        if self._projection > width + second._table.embedding_dim:
+            raise StageError("error", f"text_encoder_2: projection_dim {self._projection} is wider than both encoders")
+        # Only the transformer within looks for the end of the text.
+        transformer: Any = second.encoder.text_model
+        transformer.eos_token_id = second._plain.eos_token_id
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The encoders by the names of their parts in the pipeline's folder."""
+        return {**super().networks, "text_encoder_2": self.second.encoder}
+
+    def apart(self, condition: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Take the pooled vector, the last row of a condition, from its words; see `Text.apart`."""
+        return condition[:, :-1], condition[:, -1, : self._projection]
+
+    def vectors(self, word: str) -> Tensor:
+        """Return the embedding rows of a word's tokens in both tables side by side, shape (tokens, a + b)."""
+        return torch.cat([super().vectors(word), self.second.vectors(word)], dim=1)
+
+    def listen(self, on: bool) -> None:
+        """Embed captions live, taught words included, or once, as the base does."""
+        super().listen(on)
+        self.second.listen(on)
+
+    def train(self) -> dict[str, nn.Parameter]:
+        """Return both encoders' own parameters for training, captions live; see `Text.train`."""
+        self.second.train()
+        return super().train()
+
+    def restore(self) -> None:
+        """Forget what was taught and return both encoders to the base, bit by bit."""
+        self.second.restore()
+        super().restore()
+
+    def _learn(self, word: str, rows: nn.Parameter) -> None:
+        super()._learn(word, rows)
+        self.second._learn(word, rows)
+
+    @contextmanager
+    def _needed(self) -> Iterator[None]:
+        with super()._needed(), self.second._needed():
+            yield
+
+    def _encoded(self, prompts: Sequence[str]) -> Tensor:
+        first = self.encoder(self.tokens(prompts), output_hidden_states=True)
+        second = self.second.encoder(self.second.tokens(prompts), output_hidden_states=True)
+        words = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=2)
+        pooled = nn.functional.pad(second.text_embeds, (0, words.shape[2] - self._projection))
+        empty = torch.tensor([not prompt for prompt in prompts], device=words.device)
+        return torch.cat([words, pooled[:, None]], dim=1).masked_fill(empty[:, None, None], 0)
+
+
+class _Taught(nn.Module):
+    """A table of embeddings with further rows; gradients reach the further rows, each its own parameter.
+
+    Only these columns of a word's rows belong to the table.
+    """
+
+    def __init__(self, table: nn.Embedding, taught: Mapping[str, tuple[int, nn.Parameter]], columns: slice) -> None:
         super().__init__()
         self.table = table
         self.taught = taught
+        self.columns = columns
         self.num_embeddings = table.num_embeddings
 
     @property
@@ -156,7 +300,8 @@ class _Taught(nn.Module):
         for first, rows in self.taught.values():
             at = ids - first
             mine = (at >= 0) & (at < len(rows))
-            known = torch.where(mine[..., None], rows[at.clamp(0, len(rows) - 1)].to(known.dtype), known)
+            own = rows[:, self.columns]
+            known = torch.where(mine[..., None], own[at.clamp(0, len(rows) - 1)].to(known.dtype), known)
         return known
 
 

@@ -13,18 +13,16 @@ from immunebench.adapters.base import Adapter
 from immunebench.diffusion import LatentDiffusion
 from immunebench.types import StageError
 
-_TEXT = "text_encoder."
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dense(Adapter):
-    """The whole UNet and, if wanted, the text encoder; the model's own tensors, not copies of them.
+    """The whole UNet and, if wanted, the text encoders; the model's own tensors, not copies of them.
 
     Parameters
     ----------
     model : LatentDiffusion
     text : bool
-        Whether the text encoder is trained too.
+        Whether the text encoder is trained too; both of Stable Diffusion XL's.
     """
 
     format: ClassVar[str] = "diffusers-dense"
@@ -42,23 +40,23 @@ class Dense(Adapter):
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        """The UNet's tensors by their own names, the text encoder's after ``text_encoder.``."""
-        text = self.model.text.encoder.named_parameters() if self.text else ()
-        return self.model.unet_tensors("all") | {f"{_TEXT}{name}": p for name, p in text}
+        """The UNet's tensors by their own names, a text encoder's after ``text_encoder.`` or ``text_encoder_2.``."""
+        return self.model.unet_tensors("all") | (self.model.text.parameters() if self.text else {})
 
     def enable(self, on: bool) -> None:
         """Do nothing: a network cannot be left out."""
 
     def save(self, path: Path) -> None:
-        """Write the tensors under diffusers' names, ``unet.`` or ``text_encoder.`` before them."""
+        """Write the tensors under diffusers' names, ``unet.`` or the text encoder's part before them."""
         from safetensors.torch import save_file
 
-        named = {n if n.startswith(_TEXT) else f"unet.{n}": t for n, t in self.parameters.items()}
+        named = {f"unet.{n}": t for n, t in self.model.unet_tensors("all").items()}
+        named |= self.model.text.parameters() if self.text else {}
         save_file(self._finite(named), path, metadata={"format": "pt"})
 
     def describe(self) -> dict[str, Any]:
         """Return the format and which networks the files hold."""
-        return {"format": self.format, "networks": ["unet", *(["text_encoder"] if self.text else [])]}
+        return {"format": self.format, "networks": ["unet", *(self.model.text.networks if self.text else ())]}
 
 
 @torch.no_grad()
@@ -69,8 +67,8 @@ def load(model: LatentDiffusion, path: Path) -> None:
     model.trainable(model.unet_tensors("all"))
     own = {f"unet.{name}": p for name, p in model.unet_tensors("all").items()}
     saved = load_file(path)
-    if any(name.startswith(_TEXT) for name in saved):
-        own |= {f"{_TEXT}{name}": p for name, p in model.trainable(model.text.train()).items()}
+    if any(name.startswith("text_encoder") for name in saved):
+        own |= model.trainable(model.text.train())
     for name, tensor in saved.items():
         if name not in own or own[name].shape != tensor.shape:
             raise StageError("error", f"{path.name}: {name} is no tensor of the base")
