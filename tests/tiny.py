@@ -79,6 +79,58 @@ def random_base(
     return folder
 
 
+def tiny_xl_base(folder: Path) -> Path:
+    """Write a seeded random pipeline of Stable Diffusion XL's form for 32x32 pictures into a folder.
+
+    As in the published one the end of a text is the largest token, the second encoder's settings do not name it, and
+    the second tokenizer fills up with an exclamation mark.
+    """
+    from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    letters = [chr(c) for c in range(97, 123)]
+    words = ["!", *letters, "!</w>", *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer, tokenizer_2 = (
+        CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16, pad_token=pad)
+        for pad in ("<|endoftext|>", "!")
+    )
+
+    def encoder(width: int, end: int, projection: int) -> CLIPTextConfig:
+        return CLIPTextConfig(
+            vocab_size=len(words), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
+            num_attention_heads=2, max_position_embeddings=16, projection_dim=projection,
+            bos_token_id=len(words) - 2, eos_token_id=end, pad_token_id=1,
+        )  # fmt: skip
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        pipeline = StableDiffusionXLPipeline(
+            vae=AutoencoderKL(
+                in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(8, 8, 16), layers_per_block=1,
+                down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+                norm_num_groups=4, sample_size=32, scaling_factor=0.13,
+            ),
+            text_encoder=CLIPTextModel(encoder(16, len(words) - 1, 16)),
+            text_encoder_2=CLIPTextModelWithProjection(encoder(24, 2, 20)),
+            tokenizer=tokenizer,
+            tokenizer_2=tokenizer_2,
+            unet=UNet2DConditionModel(
+                sample_size=8, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1,
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+                up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), transformer_layers_per_block=(1, 2),
+                cross_attention_dim=40, attention_head_dim=2, norm_num_groups=8, use_linear_projection=True,
+                addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=68,
+            ),
+            scheduler=DDPMScheduler.from_config(SCHEDULE),
+            add_watermarker=False,
+        )  # fmt: skip
+    pipeline.save_pretrained(folder)
+    return folder
+
+
 def tiny_pictures(count: int, caption: str = "a picture of sks", *, seed: int = 0, side: int = 32) -> Pictures:
     """Seeded smooth colour gradients."""
     rng = np.random.default_rng(seed)
@@ -93,6 +145,26 @@ def tiny_folder() -> Path:
     scratch = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
     return tiny_base(Path(scratch) / "base")
+
+
+@functools.cache
+def tiny_xl_folder() -> Path:
+    """Return a folder with the tiny base of Stable Diffusion XL's form, made once a process."""
+    scratch = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    return tiny_xl_base(Path(scratch) / "base")
+
+
+@functools.cache
+def _tiny_xl_model() -> LatentDiffusion:
+    return LatentDiffusion.load(tiny_xl_folder(), Numerics(resolution=32, sampling_steps=3))
+
+
+def tiny_xl_model() -> LatentDiffusion:
+    """Return the tiny model of Stable Diffusion XL's form in its untouched state."""
+    model = _tiny_xl_model()
+    model.restore()
+    return model
 
 
 @functools.cache

@@ -1,0 +1,258 @@
+"""Stable Diffusion XL: the engine against diffusers' own pipeline, and what trains on two text encoders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from immunebench.adapters import Dense, LowRank, Words, install
+from immunebench.context import Context
+from immunebench.diffusion import LatentDiffusion, training
+from immunebench.entry import load_catalog
+from immunebench.stages import Simulated
+from immunebench.types import Concept, Numerics, Params, StageError
+from tiny import tiny_context, tiny_pictures, tiny_xl_base, tiny_xl_folder, tiny_xl_model
+
+PROMPTS = ["a q m", "the m!", "q q q q q q q q q q q q q q q q q q q q"]
+#: Of the two encoders and of the pooled vector.
+WIDTHS, PROJECTION, LENGTH = (16, 24), 20, 16
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Any:
+    """The same folder, read by diffusers."""
+    from diffusers import DDIMScheduler, StableDiffusionXLPipeline
+
+    found = StableDiffusionXLPipeline.from_pretrained(tiny_xl_folder(), add_watermarker=False)
+    found.scheduler = DDIMScheduler.from_config(found.scheduler.config, clip_sample=False)
+    found.set_progress_bar_config(disable=True)
+    return found
+
+
+def state(model: LatentDiffusion) -> dict[str, Tensor]:
+    networks = {"unet": model.unet, **model.text.networks}
+    return {f"{part}.{name}": t.clone() for part, net in networks.items() for name, t in net.state_dict().items()}
+
+
+def changed(model: LatentDiffusion, before: dict[str, Tensor]) -> set[str]:
+    return {name for name, t in state(model).items() if not torch.equal(t, before[name])}
+
+
+@torch.no_grad()
+def test_conditions_are_those_of_the_pipeline(pipeline: Any) -> None:
+    model = tiny_xl_model()
+    words, nothing, pooled, none = pipeline.encode_prompt(PROMPTS, device="cpu", do_classifier_free_guidance=True)
+    found = model.condition(PROMPTS)
+    assert found.shape == (3, LENGTH + 1, sum(WIDTHS))
+    ours, vector = model.text.apart(found)
+    torch.testing.assert_close(ours, words, rtol=0, atol=1e-5)
+    torch.testing.assert_close(vector, pooled, rtol=0, atol=1e-5)
+    assert not torch.equal(ours[0], ours[1]) and ours.abs().max() > 0.1
+    assert not found[:, -1, PROJECTION:].any()
+    # No prompt at all is zeros, and diffusers' too.
+    ours, vector = model.text.apart(model.condition(["", "a"]))
+    assert not nothing.any() and not none.any()
+    assert not ours[0].any() and vector is not None and not vector[0].any() and vector[1].any()
+
+
+@torch.no_grad()
+def test_predictions_are_those_of_the_unet_with_pooled_text_and_sizes(pipeline: Any) -> None:
+    model = tiny_xl_model()
+    generator = torch.Generator().manual_seed(1)
+    words, _, pooled, _ = pipeline.encode_prompt(PROMPTS, device="cpu", do_classifier_free_guidance=True)
+    times = torch.tensor([3, 500, 999])
+    for height, width in ((32, 32), (64, 32)):
+        z = torch.randn(3, 4, height // 4, width // 4, generator=generator)
+        sizes = torch.tensor([[height, width, 0, 0, height, width]] * 3)
+        expected = pipeline.unet(z, times, words, added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes}).sample
+        found = model.predict(z, times, model.condition(PROMPTS))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        for text, size in ((pooled.flip(0), sizes), (pooled, sizes + 8)):
+            added = {"text_embeds": text, "time_ids": size}
+            differs = pipeline.unet(z, times, words, added_cond_kwargs=added).sample
+            assert (differs - expected).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("negative", ["", "a q"])
+def test_pictures_are_those_of_the_pipeline(pipeline: Any, negative: str) -> None:
+    model = tiny_xl_model()
+    seeds = [5, 6]
+    noise = torch.stack([torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    expected = pipeline(
+        PROMPTS[:2], negative_prompt=[negative] * 2 if negative else None, latents=noise, num_inference_steps=4,
+        guidance_scale=6.0, height=32, width=32, output_type="np",
+    ).images  # fmt: skip
+    found = model.sample(PROMPTS[:2], seeds, steps=4, guidance=6.0, negative=negative).pixels
+    assert np.abs(found - expected * 255).max() <= 0.6
+    other = model.sample(PROMPTS[:2], seeds, steps=4, guidance=6.0, negative="m q" if negative else "a").pixels
+    assert (other != found).any()
+
+
+def test_a_caption_s_embedding_has_no_neighbours_and_live_is_the_same() -> None:
+    model = tiny_xl_model()
+    many = model.condition(PROMPTS)
+    assert torch.equal(many[1], model.condition([PROMPTS[1]])[0])
+    torch.testing.assert_close(model.text.embed(PROMPTS), many, rtol=1e-5, atol=1e-6)
+
+
+def context(model: LatentDiffusion, out: Path) -> Context:
+    ctx = tiny_context(model, out, seed=4)
+    ctx.token, ctx.noun = "q", "m"
+    ctx.prior = tiny_pictures(4, "a m", seed=1)
+    ctx.public = tiny_pictures(4, "a z", seed=2)
+    return ctx
+
+
+def params(name: str, kind: str, **values: Any) -> Params:
+    entry: Any = getattr(load_catalog(), kind)(name)
+    entry = entry if kind == "attack" else entry.layers[0]
+    own: dict[str, Any] = {**entry.params("mini"), "steps": 2, **values}
+    return Params({**own, "saves": [2]} if "saves" in own else own)
+
+
+ATTACKS = {
+    "lora": {},
+    "dreambooth": {"prior_weight": 0.5},
+    "dreambooth with text": {"prior_weight": 0.0, "text_encoder": True, "lr": 1e-3},
+    "textual-inversion": {"num_vectors": 2},
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attacks_train_what_they_say_and_are_installed_as_they_were(tmp_path: Path, name: str) -> None:
+    model, entry = tiny_xl_model(), name.split()[0]
+    before = state(model)
+    ctx = context(model, tmp_path)
+    attack = load_catalog().attack(entry).function("adapt")
+    attack(model, tiny_pictures(4, "a q"), params(entry, "attack", **ATTACKS[name]), ctx)
+    parts = {n.split(".")[0] for n in changed_base(model, before)}
+    assert parts == {"dreambooth": {"unet"}, "dreambooth with text": {"unet", "text_encoder", "text_encoder_2"}}.get(
+        name, set()
+    )
+    trained = model.sample(["a q"], [1], steps=2).pixels
+    model.restore()
+    assert not changed(model, before)
+    plain = model.sample(["a q"], [1], steps=2).pixels
+    install(model, tmp_path, 2)
+    installed = model.sample(["a q"], [1], steps=2).pixels
+    assert np.abs(installed.astype(int) - trained).max() <= 1
+    assert (installed != plain).any()
+    model.restore()
+
+
+def changed_base(model: LatentDiffusion, before: dict[str, Tensor]) -> set[str]:
+    """Tensors of the base that are others now, under whatever name an adapter gives them."""
+    now = {n.replace(".base_layer.", ".").replace(".table.", "."): t for n, t in state(model).items()}
+    return {name for name, t in before.items() if not torch.equal(now[name], t)}
+
+
+def test_a_word_is_taught_to_both_encoders_and_the_text_still_ends_where_it_did() -> None:
+    model = tiny_xl_model()
+    text: Any = model.text
+    rows = torch.arange(80.0).reshape(2, 40) / 80
+    plain = model.condition(["a m"])
+    parameter = text.teach("q", rows)
+    for side, columns in ((text, slice(16)), (text.second, slice(16, None))):
+        ids = side.tokens(["a q m"])
+        assert torch.equal(side.encoder.get_input_embeddings()(ids)[0, 2:4], rows[:, columns])
+        assert len(side._table.weight) == 56
+    ids = text.second.tokens(["a q m"])
+    # The new words are larger than the end of the text, which the pooled vector is read at.
+    end = int((ids[0] == 55).int().argmax())
+    assert ids[0].argmax() != end
+    hidden = text.second.encoder.text_model(ids).last_hidden_state
+    pooled = text.second.encoder.text_projection(hidden[0, end])
+    _, vector = text.apart(model.condition(["a q m"]))
+    torch.testing.assert_close(vector[0], pooled, rtol=1e-5, atol=1e-6)
+    assert torch.equal(model.condition(["a m"]), plain)
+    parameter.requires_grad_(True)
+    text.embed(["a q m"]).square().sum().backward()
+    assert (parameter.grad[:, :16].abs().sum() > 0) and (parameter.grad[:, 16:].abs().sum() > 0)
+    text.listen(False)
+    assert text.second.tokens(["a q"]).max() == 55 and text.tokens(["a q"]).max() == 55
+    assert text.vectors("m").shape == (1, 40)
+    model.restore()
+
+
+@pytest.mark.parametrize("name", ["imma-lora", "imma-dreambooth", "imma-ti"])
+def test_imma_moves_its_tensors_against_every_attack(tmp_path: Path, name: str) -> None:
+    model = tiny_xl_model()
+    before = state(model)
+    catalog = load_catalog()
+    (entry,) = catalog.defense(name).layers
+    ctx = context(model, tmp_path)
+    values = Params({**entry.params("mini"), "steps": 2})
+    for other in entry.against:
+        attack = catalog.attack(other)
+        own = {**attack.params("mini"), "prior_weight": 0.0} if "dreambooth" in other else attack.params("mini")
+        ctx.attacks[attack.id] = Simulated(attack, Params(own), ctx)  # type: ignore[index]
+    # Two batches, for an attacker that is reset with each epoch takes the first of them.
+    concept = Concept("object-mug", "object", "m", "q", "a q", tiny_pictures(2 * values.batch, "a q"))
+    weights = entry.function("protect_model")(model, (concept,), values, ctx)
+    model.check(weights)
+    # One step of the attacker, one of the publisher.
+    assert weights.tensors and all(".attn" in n for n in weights.tensors)
+    still = {n for n, t in weights.tensors.items() if torch.equal(t, before[f"unet.{n}"])}
+    assert len(still) < len(weights.tensors) / 4, still
+    model.restore()
+    assert not changed(model, before)
+
+
+@pytest.mark.parametrize("name", ["esd", "mist", "noise"])
+def test_other_defenses_run(tmp_path: Path, name: str) -> None:
+    model = tiny_xl_model()
+    before = state(model)
+    (entry,) = load_catalog().defense(name).layers
+    pictures = tiny_pictures(2, "a q")
+    concept = Concept("object-mug", "object", "m", "q", "a q", pictures)
+    values = Params({**entry.params("mini"), "steps": 2, "budget": entry.budget})
+    ctx = context(model, tmp_path)
+    if name == "esd":
+        weights = entry.function("protect_model")(model, (concept,), values, ctx)
+        assert any(not torch.equal(t, before[f"unet.{n}"]) for n, t in weights.tensors.items())
+    else:
+        protected = entry.function("protect_images")(model, concept, pictures, values, ctx)
+        assert (protected.pixels != pictures.pixels).any()
+        assert not changed(model, before)
+
+
+def test_micro_batches_and_offloading_change_no_number(tmp_path: Path) -> None:
+    """Conditions are split and joined by rows, and both encoders leave the device and come back."""
+    usual = tiny_xl_model()
+    numerics = Numerics(resolution=32, sampling_steps=3, micro_batch=1, offload=True)
+    sparing = LatentDiffusion.load(tiny_xl_folder(), numerics)
+    second: Any = sparing.text
+    second = second.second
+    assert not second.resident.here
+    for attach in (
+        lambda m: LowRank.attach(m, rank=2, seed=0),
+        lambda m: Dense.attach(m, text=True),
+        lambda m: Words.attach(m, token="q", initializer="m"),
+    ):
+        found = []
+        for model in (usual, sparing):
+            phi: Any = attach(model)
+            data = model.prepare(tiny_pictures(3, "a q"))
+            batch = model.draw(data, [0, 1, 2], torch.Generator().manual_seed(2))
+            with training(phi.parameters):
+                loss = model.loss(batch)
+                loss.backward()
+            found.append((loss.item(), {n: p.grad for n, p in phi.parameters.items() if p.grad is not None}))
+            model.restore()
+        assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
+        assert found[0][1].keys() == found[1][1].keys() and found[0][1]
+        for name, gradient in found[0][1].items():
+            torch.testing.assert_close(gradient, found[1][1][name], rtol=1e-3, atol=1e-6)
+        assert not second.resident.here
+
+
+def test_a_pipeline_without_its_second_tokenizer_is_refused(tmp_path: Path) -> None:
+    folder = tiny_xl_base(tmp_path / "base")
+    (folder / "tokenizer_2").rename(tmp_path / "gone")
+    with pytest.raises(StageError, match="base base: no folder 'tokenizer_2'"):
+        LatentDiffusion.load(folder, Numerics())
