@@ -85,10 +85,11 @@ def suite(**more: Any) -> Suite:
 
 def test_the_published_bases_are_pinned_to_commits_and_digests() -> None:
     found = {name: base for name, base in load_catalog().models.bases.items() if base.hub}
-    assert set(found) == {"sd14", "sd15", "sd21-base"}
-    for base in found.values():
+    assert set(found) == {"sd14", "sd15", "sd21-base", "sdxl"}
+    for name, base in found.items():
         assert base.revision == base.hub[0].revision
-        assert {name.split("/")[0] for name in base.files} == set(bases.WEIGHTS)
+        second = bases.SECOND_WEIGHTS if name == "sdxl" else {}
+        assert {name.split("/")[0] for name in base.files} == {*bases.WEIGHTS, *second}
         assert base.shape in SHAPES and base.licence is not None and "OpenRAIL" in base.licence.replace(" ", "")
     # The publisher of SD 1.5 changed neither the autoencoder nor the text encoder of SD 1.4.
     assert {n for n in found["sd14"].files if found["sd14"].files[n] != found["sd15"].files[n]} == {
@@ -209,7 +210,9 @@ def setting(part: str, **values: object) -> Callable[[Path], None]:
         (lambda f: rename_unet(f, "diffusion_pytorch_model.bin"), 14.5, "holds pickled weights alone, which are never"),
         (setting("unet/config.json", in_channels=9), 14.5, r"unet/config\.json: in_channels: must be 4: .*, not 9"),
         (setting("vae/config.json", latent_channels=16), 14.5, "latent_channels: must be 4: .*, not 16"),
-        (setting("unet/config.json", addition_embed_type="text_time"), 14.5, "has two text encoders, as .* XL"),
+        (setting("unet/config.json", addition_embed_type="text_time"), 14.5, r"no such file$|tokenizer_2/vocab\.json"),
+        (setting("unet/config.json", addition_embed_type="text"), 14.5, "_type: asks for more than one text: 'text'"),
+        (lambda f: (f / "text_encoder_2").mkdir(), 14.5, "must be 'text_time' where there are two text encoders$"),
         (setting("scheduler/scheduler_config.json", prediction_type="sample"), 14.5, "'sample' .*'?epsilon"),
         (lambda f: None, 1e-4, r"has 0\.0001 GiB, less than the 0\.0 GiB of the weights of the base sd14 alone: 't4"),
         (lambda f: (f / "vae" / "config.json").write_text("{"), 14.5, r"vae/config\.json: cannot be read"),
@@ -375,7 +378,7 @@ def test_a_hub_that_gives_nothing_is_one_line_and_the_mirror_is_tried(
 def test_the_command_line_knows_bases_beside_weights() -> None:
     said = CliRunner().invoke(app, ["weights", "--json"])
     states = {row["name"]: row["state"] for row in json.loads(said.output)}
-    assert states.keys() >= {"lpips-alex", "sd14", "sd15", "sd21-base"}
+    assert states.keys() >= {"lpips-alex", "sd14", "sd15", "sd21-base", "sdxl"}
 
 
 def few_steps(known: Catalog) -> None:

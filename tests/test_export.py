@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from immunebench.errors import UsageError
 from immunebench.export import export
 from immunebench.graph import Cell, StageSpec
 from immunebench.types import Weights
-from tiny import tiny_context, tiny_folder, tiny_model
+from tiny import tiny_context, tiny_folder, tiny_model, tiny_xl_folder, tiny_xl_model
 
 CELL = Cell("object-mug", "shield", "lora", "cpu", 0)
 PROMPT = 'a q m and "q"'
@@ -31,9 +32,9 @@ ATTACKS: dict[str, Callable[[LatentDiffusion], Adapter]] = {
 }
 
 
-def measured(root: Path, attack: str, *, defended: bool) -> tuple[Any, LatentDiffusion]:
+def measured(root: Path, attack: str, *, defended: bool, xl: bool = False) -> tuple[Any, LatentDiffusion]:
     """Make the artifacts of a cell by hand; return what export asks of the engine, and the attacked model."""
-    model = tiny_model()
+    model = tiny_xl_model() if xl else tiny_model()
     inputs = {"adapter": "a"}
     (root / "a").mkdir()
     (root / "w").mkdir()
@@ -53,7 +54,7 @@ def measured(root: Path, attack: str, *, defended: bool) -> tuple[Any, LatentDif
     graph = SimpleNamespace(cell=CELL, pictures={9: "p"}, facts=SimpleNamespace(base="tiny", base_revision="r1"))
     engine = SimpleNamespace(
         plan=SimpleNamespace(roots={CELL.key: graph}, stages={"p": drawn}),
-        catalog=SimpleNamespace(base_folder=lambda base: tiny_folder()),
+        catalog=SimpleNamespace(base_folder=lambda base: tiny_xl_folder() if xl else tiny_folder()),
         store=SimpleNamespace(get=lambda digest: root / digest if (root / digest).is_dir() else None),
     )
     return engine, model
@@ -63,24 +64,42 @@ def write(engine: Any, folder: Path) -> Path:
     return export(CELL.key, engine.plan, engine.catalog, engine.store, folder)
 
 
-@pytest.mark.parametrize("defended", [False, True])
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_the_readme_s_lines_draw_the_attacked_model_s_picture(tmp_path: Path, attack: str, defended: bool) -> None:
-    engine, model = measured(tmp_path, attack, defended=defended)
-    # The seed of the README, drawn by the engine in the shape that the pipeline draws.
-    expected = model.sample([PROMPT], [0], steps=3, guidance=4.0).pixels[0]
-    folder = write(engine, tmp_path / "out")
+def followed(folder: Path) -> Any:
+    """Run the lines of the README; return the picture that they draw."""
     (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     assert "immunebench" not in code
     names: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         exec(code, names)
-    found = np.asarray(names["pictures"][0])
+    return np.asarray(names["pictures"][0])
+
+
+@pytest.mark.parametrize(("xl", "defended"), [(False, False), (False, True), (True, True)])
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_the_readme_s_lines_draw_the_attacked_model_s_picture(
+    tmp_path: Path, attack: str, xl: bool, defended: bool
+) -> None:
+    engine, model = measured(tmp_path, attack, defended=defended, xl=xl)
+    # The seed of the README, drawn by the engine in the shape that the pipeline draws.
+    expected = model.sample([PROMPT], [0], steps=3, guidance=4.0).pixels[0]
+    found = followed(write(engine, tmp_path / "out"))
     assert np.abs(found.astype(int) - expected).max() <= 2
     model.restore()
     plain = model.sample([PROMPT], [0], steps=3, guidance=4.0).pixels[0]
     assert np.abs(plain.astype(int) - expected).max() > 2
+
+
+def test_a_base_in_half_precision_s_variant_is_read_by_the_same_lines(tmp_path: Path) -> None:
+    engine, model = measured(tmp_path, "lora", defended=False, xl=True)
+    expected = model.sample([PROMPT], [0], steps=3, guidance=4.0).pixels[0]
+    hub = Path(shutil.copytree(tiny_xl_folder(), tmp_path / "hub"))
+    for file in hub.glob("*/*.safetensors"):
+        file.rename(file.with_suffix(".fp16.safetensors"))
+        file.write_bytes(b"of single precision: the engine reads the other")
+    engine.catalog.base_folder = lambda base: hub
+    found = followed(write(engine, tmp_path / "out"))
+    assert np.abs(found.astype(int) - expected).max() <= 2
 
 
 def test_words_are_written_in_brackets_and_nothing_else_is(tmp_path: Path) -> None:

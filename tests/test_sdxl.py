@@ -191,7 +191,7 @@ def test_imma_moves_its_tensors_against_every_attack(tmp_path: Path, name: str) 
         attack = catalog.attack(other)
         own = {**attack.params("mini"), "prior_weight": 0.0} if "dreambooth" in other else attack.params("mini")
         ctx.attacks[attack.id] = Simulated(attack, Params(own), ctx)  # type: ignore[index]
-    # Two batches, for an attacker that is reset with each epoch takes the first of them.
+    # Two batches an epoch: some variants begin each with the attacker's step.
     concept = Concept("object-mug", "object", "m", "q", "a q", tiny_pictures(2 * values.batch, "a q"))
     weights = entry.function("protect_model")(model, (concept,), values, ctx)
     model.check(weights)

@@ -9,10 +9,11 @@ import torch
 from immunebench.shapes import SHAPES, build, networks, tokenizer, weights_gib
 from immunebench.types import Numerics
 
-#: Parameters of the published checkpoints: UNet, autoencoder, text encoder.
+#: Parameters of the published checkpoints: UNet, autoencoder, text encoder, and the second one of Stable Diffusion XL.
 PUBLISHED = {
     "sd14": (859_520_964, 83_653_863, 123_060_480),
     "sd21-base": (865_910_724, 83_653_863, 340_387_840),
+    "sdxl": (2_567_463_684, 83_653_863, 123_060_480, 694_659_840),
 }
 
 
@@ -20,7 +21,8 @@ PUBLISHED = {
 def test_a_shape_has_the_published_number_of_parameters(name: str) -> None:
     with torch.device("meta"):
         parts = networks(SHAPES[name])
-    counted = [sum(p.numel() for p in parts[part].parameters()) for part in ("unet", "vae", "text_encoder")]
+    names = ("unet", "vae", "text_encoder", "text_encoder_2")
+    counted = [sum(p.numel() for p in parts[part].parameters()) for part in names if part in parts]
     assert tuple(counted) == PUBLISHED[name]
 
 
@@ -44,19 +46,25 @@ def test_weights_are_costed_under_the_precision_policy() -> None:
     half = Numerics(frozen_dtype="float16", vae_dtype="float32")
     unet, vae, text = PUBLISHED["sd14"]
     assert weights_gib(SHAPES["sd14"], half) == pytest.approx((2 * unet + 2 * text + 4 * vae) / 2**30)
+    unet, vae, text, second = PUBLISHED["sdxl"]
+    assert weights_gib(SHAPES["sdxl"], half) == pytest.approx((2 * (unet + text + second) + 4 * vae) / 2**30)
 
 
 def test_the_tokenizer_is_that_of_clip() -> None:
     ids = tokenizer()("a photo of sks dog").input_ids
     assert ids == [49406, 320, 1125, 539, 48136, 1929, 49407]
+    for pad, number in (("<|endoftext|>", 49407), ("!", 0)):
+        ids = tokenizer(pad)("dog", padding="max_length", max_length=5).input_ids
+        assert ids == [49406, 1929, 49407, number, number]
 
 
-def test_a_narrow_model_draws_and_its_selection_of_tensors_is_complete() -> None:
-    model = build(SHAPES["sd14-narrow"], Numerics(resolution=64, batch=1, sampling_steps=2))
+@pytest.mark.parametrize(("name", "tensors"), [("sd14-narrow", 160), ("sdxl-narrow", 700)])
+def test_a_narrow_model_draws_and_its_selection_of_tensors_is_complete(name: str, tensors: int) -> None:
+    model = build(SHAPES[name], Numerics(resolution=64, batch=1, sampling_steps=2))
     drawn = model.sample(["a dog", "a dog"], [1, 2])
     assert drawn.pixels.shape == (2, 64, 64, 3)
     assert not np.array_equal(drawn.pixels[0], drawn.pixels[1])
-    assert len(model.unet_tensors("attention")) == 160
+    assert len(model.unet_tensors("attention")) == tensors
 
 
 def test_one_seed_gives_one_model() -> None:

@@ -269,7 +269,8 @@ def _check_encoders(name: str, folder: Path, unet: Mapping[str, Any], profile: P
     two = (folder / "text_encoder_2").is_dir() or "text_encoder_2" in parts(folder)
     expected, kind = _POOLED if two else None, unet.get("addition_embed_type")
     if kind != expected:
-        why = f"must be {expected!r} where there are two text encoders, not" if two else "asks for more than one text:"
+        why = f"must be {expected!r} where there are two text encoders" if two else "asks for more than one text:"
+        why += ", not" if two and kind is not None else ""
         raise UsageError(why, file=folder / "unet" / "config.json", field="addition_embed_type", value=kind)
     if not two:
         return

@@ -102,6 +102,7 @@ def export(key: str, plan: Plan, catalog: Catalog, store: Store, folder: Path) -
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copytree(catalog.base_folder(graph.facts.base), folder / "model")
+        _without_variants(folder / "model")
         if weights is not None:
             _overlay(folder / "model", "unet", _load(weights / "weights.safetensors"))
         released = "the base with the UNet tensors that the defense changed" if weights else "the base itself"
@@ -169,14 +170,15 @@ def _words(folder: Path, saved: Path, step: int, released: str, described: Mappi
 def _paired_words(folder: Path, saved: Path, token: str) -> str:
     """Write a word's vectors for each of two encoders; return the lines that load them."""
     from safetensors.numpy import save_file
+    from transformers import CLIPTokenizer
 
     (rows,) = _load(saved).values()
     width = bases.settings(folder / "model" / "text_encoder" / "config.json")["hidden_size"]
     save_file({"clip_l": rows[:, :width].copy(), "clip_g": rows[:, width:].copy()}, folder / WORDS)
     # The published settings look for the largest token at the end of the text, which the new word would be.
     file = folder / "model" / "text_encoder_2" / "config.json"
-    vocabulary = bases.settings(folder / "model" / "tokenizer_2" / "vocab.json")
-    settings = {**bases.settings(file), "eos_token_id": vocabulary["<|endoftext|>"]}
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "model" / "tokenizer_2", local_files_only=True)
+    settings = {**bases.settings(file), "eos_token_id": tokenizer.eos_token_id}
     file.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
     sides = {"clip_l": "", "clip_g": "_2"}
     lines = (
@@ -203,6 +205,12 @@ def _load(file: Path) -> Tensors:
 
     found: Tensors = load_file(file)
     return found
+
+
+def _without_variants(model: Path) -> None:
+    """Give the files that the engine reads the names that diffusers looks for unasked."""
+    for part, stem in bases.parts(model).items():
+        bases.weights_file(model, part).replace(model / part / f"{stem}.safetensors")
 
 
 def _overlay(model: Path, network: str, released: Tensors) -> None:
