@@ -220,7 +220,7 @@ def _overlay(model: Path, network: str, released: Tensors) -> None:
     # that the attacker began from.
     stem, folder = _NETWORKS[network], model / network
     variants = sorted(folder.glob(f"{stem}*.safetensors"))
-    tensors = _load(variants[0])
+    tensors = _load(bases.weights_file(model, network))
     unknown = released.keys() - tensors.keys()
     if unknown:
         raise UsageError("released tensor is none of the base's:", value=sorted(unknown)[0], choices=tensors)
