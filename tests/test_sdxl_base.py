@@ -5,22 +5,27 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import original
-from immunebench import base_intake, bases
+from immunebench import api, base_intake, bases, stages
 from immunebench.capacity import Job, run
 from immunebench.diffusion import LatentDiffusion
 from immunebench.entry import Catalog, load_catalog, sha256
 from immunebench.errors import UsageError
+from immunebench.metrics import stage as judging
+from immunebench.plan import make_plan
 from immunebench.plan_checks import check_base
-from immunebench.schema import BaseModelSpec
+from immunebench.schema import BaseModelSpec, Suite
 from immunebench.shapes import SHAPES, build, write_settings
 from immunebench.text import PairedText
 from immunebench.types import Numerics
+from tiny import tiny_xl_folder
 
 NAME = "sdxl"
 REVISION = "462165984030d82259a11f4367a4eed129e94a7b"
@@ -148,3 +153,49 @@ def test_the_single_file_is_converted_once_and_is_the_same(spec: BaseModelSpec, 
 def test_entries_take_their_steps_on_its_blocks(entry: str, kind: str) -> None:
     demand = run(Job(entry, kind, "cpu", None, "sdxl-narrow", 3))  # type: ignore[arg-type]
     assert (demand.status, demand.reason) == ("fits", "")
+
+
+def test_it_runs_from_pictures_to_a_record(
+    spec: BaseModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole path on a shallow base, under the names of the published files, with few steps."""
+    from safetensors.torch import load_file
+
+    folder = Path(shutil.copytree(tiny_xl_folder(), tmp_path / "base"))
+    for file in folder.glob("*/*.safetensors"):
+        file.rename(file.with_suffix(".fp16.safetensors"))
+    for part in ("tokenizer", "tokenizer_2"):
+        shutil.copy(folder / "vocab.json", folder / part)
+    edit("unet/config.json", sample_size=16)(folder)
+    spec = spec.model_copy(update={"files": {name: sha256(folder / name) for name in spec.files}})
+    base_intake.add(NAME, spec, folder, lambda text: None)
+    prompts = {"unrelated_prompts": ("a red house", "a green tree"), "public_prompts": ("a blue car",)}
+    mini = {"judge": "mini", "perceptual": "mini", "upscaler": "mini"}
+    known = catalog(spec.model_copy(update={**prompts, **mini}))
+    known.tasks["style-brandt"] = known.tasks["style-brandt"].model_copy(update={"base": NAME})
+    known.profiles["cpu"] = known.profiles["cpu"].model_copy(update={"sampling_steps": 2})
+    presets: dict[str, dict[str, Any]] = {
+        "textual-inversion": {"steps": 2, "batch": 2, "saves": [2], "initializer": "m"},
+        # What the honest user trains, and the controls.
+        "lora": {"steps": 2, "batch": 2, "saves": [2], "lr": 1e-3},
+        "imma-lora": {"steps": 2, "batch": 2, "lr_out": 1e-3},
+    }
+    for name, preset in presets.items():
+        table: dict[str, Any] = known.attacks if name in known.attacks else known.defenses
+        manifest = table[name].manifest.model_copy(update={"presets": {NAME: preset}})
+        table[name] = replace(table[name], manifest=manifest)
+    monkeypatch.setattr(stages, "default_catalog", lambda: known)
+    monkeypatch.setattr(judging, "default_catalog", lambda: known)
+    judging.load_judge.cache_clear()
+    suite = Suite.model_validate_json(json.dumps({
+        "id": "narrow", "version": "1.0", "title": "Narrow", "profile": "cpu", "seeds": [0], "tasks": ["style-brandt"],
+        "defenses": ["imma-lora"], "chains": ["textual-inversion"], "prompts": 1, "pictures": 1, "curve_pictures": 0,
+    }))  # fmt: skip
+    store = api.open_store(tmp_path / "store")
+    plan = make_plan(suite, known)
+    (record,) = api.measure(plan, store, tmp_path / "results", processes=False)
+    assert record.status == "ok", record
+    assert (record.cell.base, record.cell.base_revision) == (NAME, REVISION)
+    (digest,) = [digest for digest, stage in plan.stages.items() if stage.stage == "protect"]
+    kept = load_file(str(store.path(digest)) + "/weights.safetensors")
+    assert len(kept) == 80 and all(".attn" in name for name in kept)
