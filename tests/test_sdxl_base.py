@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import original
 from immunebench import api, base_intake, bases, stages
@@ -19,6 +20,7 @@ from immunebench.diffusion import LatentDiffusion
 from immunebench.entry import Catalog, load_catalog, sha256
 from immunebench.errors import UsageError
 from immunebench.metrics import stage as judging
+from immunebench.new import TaskRequest, new_task
 from immunebench.plan import make_plan
 from immunebench.plan_checks import check_base
 from immunebench.schema import BaseModelSpec, Suite
@@ -199,3 +201,28 @@ def test_it_runs_from_pictures_to_a_record(
     (digest,) = [digest for digest, stage in plan.stages.items() if stage.stage == "protect"]
     kept = load_file(str(store.path(digest)) + "/weights.safetensors")
     assert len(kept) == 80 and all(".attn" in name for name in kept)
+
+
+def test_a_folder_of_photos_becomes_a_task_with_the_words_of_the_base_that_it_is_like(
+    spec: BaseModelSpec, narrow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = tmp_path / "mine"
+    photos.mkdir()
+    for i in range(10):
+        Image.new("RGB", (80, 70 + i), (20 * i, 90, 200 - 9 * i)).save(photos / f"{i}.png")
+    base_intake.add(NAME, spec, narrow, lambda text: None)
+    known = catalog(spec.model_copy(update={"judge": "mini", "perceptual": "mini", "upscaler": "mini"}))
+    monkeypatch.setattr("immunebench.folder_source.default_catalog", lambda: known)
+    known.profiles = {"a100-80g-1024": known.profiles["a100-80g-1024"].model_copy(update={"resolution": 64})}
+    request = TaskRequest(photos, "style", NAME, out=tmp_path / "out")
+    with pytest.raises(UsageError, match="--like: is no style task on base sdxl: 'style-brandt'"):
+        new_task(replace(request, like="style-brandt"), known)
+    new_task(request, known)
+    made = load_catalog(tmp_path / "out")
+    task, measured = made.tasks["my-mine"], made.suites["my-mine"]
+    lent = known.tasks["sd14-paper"]
+    assert (task.base, measured.profile) == (NAME, "a100-80g-1024")
+    assert (task.evaluation.prompts, task.benign.concept) == (lent.evaluation.prompts, lent.benign.concept)
+    known.tasks["my-mine"] = task
+    known.paths["task", "my-mine"] = made.paths["task", "my-mine"]
+    assert {stage.key["base"] for stage in make_plan(measured, known).stages.values() if "base" in stage.key} == {NAME}

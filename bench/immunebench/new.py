@@ -146,9 +146,12 @@ def _like(request: TaskRequest, catalog: Catalog) -> Task:
                          choices=FAMILIES)  # fmt: skip
     catalog.find("base", catalog.models.bases, request.base, field="--base")
 
+    # A base without tasks of its own takes the words of those on the base that lends it its presets.
+    lender = catalog.models.bases[request.base].like or request.base
+
     def fits(task: Task) -> bool:
         own = task.concept.source == SOURCE or task.dataset is not None
-        return (task.family, task.base) == (request.family, request.base) and not own
+        return task.family == request.family and task.base in (request.base, lender) and not own
 
     if request.like is not None:
         task = catalog.task(request.like, field="--like")
@@ -158,8 +161,10 @@ def _like(request: TaskRequest, catalog: Catalog) -> Task:
     # What a base knows by name is held against other names: of no use to pictures that it never saw.
     known = sorted(
         (task for task in catalog.tasks.values() if fits(task)),
-        key=lambda task: (task.concept.kind == "known", task.split != "suite", task.id),
-    )
+        key=lambda task: (
+            task.base != request.base, task.concept.kind == "known", task.split != "suite", task.id,
+        ),
+    )  # fmt: skip
     if not known:
         message = f"no {request.family} task on this base could lend its prompts and benign concept:"
         raise UsageError(message, field="--base", value=request.base)
