@@ -33,9 +33,10 @@ from immunebench.graph import StageSpec
 from immunebench.mini.judges import OBJECTS, STYLES, MiniJudge
 from immunebench.mini.world import OBJECT_NAMES, STYLE_NAMES
 from immunebench.runtime import environment
-from immunebench.schema import Suite, Task
 from immunebench.specs import stream
 from immunebench.store import Store
+from immunebench.suite import Suite
+from immunebench.task import Task
 from immunebench.types import Pictures
 
 FALL, HARM, BACK = 60.0, 10.0, 50.0

@@ -26,10 +26,12 @@ from immunebench.doctor import Gpu
 from immunebench.entry import Catalog, load_catalog, sha256
 from immunebench.errors import UsageError
 from immunebench.metrics import stage as judging
+from immunebench.models import BaseModelSpec
 from immunebench.new import TaskRequest, new_task
 from immunebench.plan import make_plan
-from immunebench.schema import BaseModelSpec, Suite, Task
 from immunebench.shapes import SHAPES, build, write_settings
+from immunebench.suite import Suite
+from immunebench.task import Task
 from immunebench.types import Numerics, Pictures
 from photos import photo
 

@@ -25,7 +25,8 @@ from immunebench.entry import Catalog, load_catalog
 from immunebench.errors import UsageError
 from immunebench.intake import read_picture
 from immunebench.plan import make_plan
-from immunebench.schema import SPLITS, Suite, Task
+from immunebench.suite import Suite
+from immunebench.task import SPLITS, Task
 from photos import photo
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"

@@ -19,7 +19,8 @@ from immunebench.diffusion import Batch, LatentDiffusion, training
 from immunebench.entry import load_catalog
 from immunebench.errors import UsageError
 from immunebench.offload import Resident
-from immunebench.schema import Profile, load
+from immunebench.profile import Profile
+from immunebench.schema import load
 from immunebench.shapes import SHAPES, static_gib
 from immunebench.types import Numerics, StageError
 from tiny import tiny_folder, tiny_pictures

@@ -15,6 +15,7 @@ from immunebench.bound import distances, within
 from immunebench.context import Context
 from immunebench.entry import Catalog, load_catalog
 from immunebench.errors import UsageError
+from immunebench.manifest import DefenseManifest
 from immunebench.plan import make_plan
 from immunebench.types import Pictures, StageError
 from tiny import tiny_context, tiny_model, tiny_pictures
@@ -111,7 +112,7 @@ def test_what_a_distance_reads_must_be_there_before_anything_runs(tmp_path: Path
 def test_a_wrong_bound_breaks_the_entry_when_it_is_listed(tmp_path: Path, more: str, wrong: str) -> None:
     folder = house.defense(tmp_path, "veil", "protect_images", more, kind="data")
     with pytest.raises(UsageError, match=wrong):
-        schema.load(folder / "defense.toml", schema.DefenseManifest)
+        schema.load(folder / "defense.toml", DefenseManifest)
 
 
 def test_an_entry_that_asks_for_no_distance_gets_none(tmp_path: Path) -> None:

@@ -7,7 +7,10 @@ import pytest
 import house
 from immunebench import schema
 from immunebench.errors import UsageError
-from immunebench.schema import AttackManifest, DefenseManifest, Profile, Suite, Task
+from immunebench.manifest import AttackManifest, DefenseManifest
+from immunebench.profile import Profile
+from immunebench.suite import Suite
+from immunebench.task import Task
 
 GOOD = house.DEFENSE.format(id="foo", kind="control", hooks="[]")
 

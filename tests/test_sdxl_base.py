@@ -20,11 +20,12 @@ from immunebench.diffusion import LatentDiffusion
 from immunebench.entry import Catalog, load_catalog, sha256
 from immunebench.errors import UsageError
 from immunebench.metrics import stage as judging
+from immunebench.models import BaseModelSpec
 from immunebench.new import TaskRequest, new_task
 from immunebench.plan import make_plan
 from immunebench.plan_checks import check_base
-from immunebench.schema import BaseModelSpec, Suite
 from immunebench.shapes import SHAPES, build, write_settings
+from immunebench.suite import Suite
 from immunebench.text import PairedText
 from immunebench.types import Numerics
 from tiny import tiny_xl_folder

@@ -15,7 +15,7 @@ from immunebench.errors import UsageError
 from immunebench.graph import CellGraph, Plan, StageSpec
 from immunebench.plan import make_plan
 from immunebench.records import CellNames
-from immunebench.schema import Setting
+from immunebench.suite import Setting
 from immunebench.types import Pictures
 
 BLOCK = '[[cells]]\ntasks = ["style-a"]\nchains = ["lora"]\ndefenses = ["none", "noise"]\n'

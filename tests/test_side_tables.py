@@ -11,7 +11,7 @@ import pytest
 from immunebench.board import BoardError, Measurement, aggregate
 from immunebench.board.tables import markdown
 from immunebench.board.writers import to_json
-from immunebench.schema import Setting
+from immunebench.suite import Setting
 
 PAIR = "imma+mist"
 # In a world where anchors are 0 and 1, floor 0.1 and ceiling 0.9: P_raw = (0.9 - m) / 0.8.

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from immunebench.entry import Entry
-    from immunebench.schema import Artefact, Values
+    from immunebench.manifest import Artefact
+    from immunebench.schema import Values
     from immunebench.types import Pictures
 
 #: What may lie in the folder beside the listed pictures.

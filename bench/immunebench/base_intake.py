@@ -11,7 +11,7 @@ from typing import Any
 
 from immunebench import bases
 from immunebench.errors import UsageError
-from immunebench.schema import BaseModelSpec, HubSource
+from immunebench.models import BaseModelSpec, HubSource
 from immunebench.weights import sha256
 
 Say = Callable[[str], None]

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from immunebench.errors import UsageError
-from immunebench.schema import BaseModelSpec, HubSource, Profile
+from immunebench.models import BaseModelSpec, HubSource
+from immunebench.profile import Profile
 from immunebench.weights import cache_folder
 
 #: The parts of a pipeline that are read, and the name of the weights of those that have some.

@@ -11,8 +11,11 @@ from immunebench.board.rules import TARGET_METRIC
 from immunebench.entry import Catalog, Defense, Entry
 from immunebench.errors import UsageError
 from immunebench.graph import Cell, CellGraph, Facts, UtilityGraph
-from immunebench.schema import Prompt, Suite, Task, Values, Wording, save_steps
+from immunebench.manifest import save_steps
+from immunebench.schema import Values
 from immunebench.specs import PUBLIC, Model, Specs, on_base, stream
+from immunebench.suite import Suite
+from immunebench.task import Prompt, Task, Wording
 from immunebench.wording import fill, whole
 
 #: How many innocent pictures a defense is given.

@@ -20,7 +20,7 @@ from immunebench import bases
 from immunebench.doctor import Gpu, cuda_devices, shortfall
 from immunebench.entry import Catalog, Entry, default_catalog
 from immunebench.errors import UsageError
-from immunebench.schema import Profile
+from immunebench.profile import Profile
 from immunebench.shapes import SHAPES, Shape, weights_gib
 from immunebench.types import Concept, Numerics, Params, Pictures, StageError
 

@@ -14,7 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from immunebench.capacity import Demand
-    from immunebench.schema import Profile
+    from immunebench.profile import Profile
 
 
 def capacity(
@@ -68,7 +68,7 @@ def capacity(
 
 def holding(demand: Demand, profiles: Sequence[Profile]) -> list[str]:
     """Name the profiles whose caps hold one peak; only those that compute alike, for others take other memory."""
-    from immunebench.schema import lacks_ampere
+    from immunebench.profile import lacks_ampere
 
     own = next(p for p in profiles if p.id == demand.profile)
     same = (

@@ -10,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from immunebench.entry import Catalog
-    from immunebench.schema import Task
+    from immunebench.task import Task
 
 data_app = typer.Typer(
     no_args_is_help=True,

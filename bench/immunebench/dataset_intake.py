@@ -21,7 +21,7 @@ from immunebench import bases
 from immunebench.dataset_source import LOCK, Lock, LockedPicture, home, read_lock, reference
 from immunebench.entry import sha256
 from immunebench.errors import UsageError
-from immunebench.schema import SPLITS, Task, TaskDataset
+from immunebench.task import SPLITS, Task, TaskDataset
 
 if TYPE_CHECKING:
     from immunebench.entry import Catalog

@@ -18,7 +18,8 @@ from pydantic import Field, JsonValue, ValidationError
 from immunebench import bases
 from immunebench.entry import sha256
 from immunebench.errors import UsageError
-from immunebench.schema import Model, PictureFile, Sha256, Task
+from immunebench.schema import Model, PictureFile, Sha256
+from immunebench.task import Task
 from immunebench.wording import CONTENT
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from immunebench.entry import Catalog
-    from immunebench.schema import TaskDataset
+    from immunebench.task import TaskDataset
 
 LOCK = "lock.json"
 State = Literal["fetched", "missing", "outdated"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from immunebench import bases
 from immunebench.entry import Catalog
-from immunebench.schema import Profile
+from immunebench.profile import Profile
 from immunebench.store import versions
 
 _GIB = 1 << 30

@@ -30,7 +30,12 @@ from immunebench import bases, schema, weights
 from immunebench.artefact import check_folder
 from immunebench.errors import UsageError
 from immunebench.layers import Layers, layered
-from immunebench.schema import Artefact, AttackManifest, DefenseManifest, Models, Profile, Suite, Task, Values
+from immunebench.manifest import Artefact, AttackManifest, DefenseManifest
+from immunebench.models import Models
+from immunebench.profile import Profile
+from immunebench.schema import Values
+from immunebench.suite import Suite
+from immunebench.task import Task
 from immunebench.weights import require, require_folder
 
 PACKAGE = Path(__file__).resolve().parent

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from immunebench.entry import Catalog
-    from immunebench.schema import Task
+    from immunebench.task import Task
 
 CAPTIONS = "captions.json"
 MAX_SIDE = 4096

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from immunebench.schema import USUAL, Setting, Suite, Values
+from immunebench.schema import Values
+from immunebench.suite import USUAL, Setting, Suite
 
 if TYPE_CHECKING:
     from immunebench.estimate import Estimate, Measured

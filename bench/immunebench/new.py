@@ -12,7 +12,8 @@ from immunebench import bases, captions, schema
 from immunebench.entry import folders_to_write
 from immunebench.errors import UsageError
 from immunebench.scaffold import Created, Draft, checked_id, command, toml, write_all
-from immunebench.schema import Suite, Task, TaskPictures
+from immunebench.suite import Suite
+from immunebench.task import Task, TaskPictures
 from immunebench.wording import CONTENT
 
 if TYPE_CHECKING:

@@ -15,10 +15,12 @@ from immunebench import artefact, schema
 from immunebench.entry import folders_to_write
 from immunebench.errors import UsageError, shown
 from immunebench.intake import picture_files, read_picture
+from immunebench.manifest import DefenseManifest
 from immunebench.metrics.pixels import linf
 from immunebench.published import published_pictures
 from immunebench.scaffold import Created, Draft, checked_id, command, toml, write_all
-from immunebench.schema import DefenseManifest, Suite, Task
+from immunebench.suite import Suite
+from immunebench.task import Task
 from immunebench.templates import CITE, DEV_SUITE
 from immunebench.types import Pictures
 

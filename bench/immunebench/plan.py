@@ -13,7 +13,8 @@ from immunebench.entry import Catalog, Defense, Entry
 from immunebench.errors import UsageError
 from immunebench.graph import Cell, Plan
 from immunebench.plan_checks import check_base, check_defense, check_predictions, check_setting, check_task
-from immunebench.schema import Setting, Suite, Task
+from immunebench.suite import Setting, Suite
+from immunebench.task import Task
 
 
 def make_plan(

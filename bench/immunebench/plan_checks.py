@@ -8,8 +8,10 @@ from pathlib import Path
 from immunebench import bases
 from immunebench.entry import Catalog, Defense, Entry
 from immunebench.errors import UsageError
-from immunebench.schema import Profile, Setting, Task
+from immunebench.profile import Profile
 from immunebench.specs import on_base
+from immunebench.suite import Setting
+from immunebench.task import Task
 
 
 def check_task(catalog: Catalog, task: Task) -> None:

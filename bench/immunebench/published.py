@@ -13,7 +13,7 @@ from immunebench.scaffold import write_all
 
 if TYPE_CHECKING:
     from immunebench.entry import Catalog
-    from immunebench.schema import Task
+    from immunebench.task import Task
     from immunebench.types import Pictures
 
 INDEX = "published.json"

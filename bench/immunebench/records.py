@@ -16,7 +16,8 @@ from pydantic import Field, JsonValue, ValidationError
 from immunebench import __version__
 from immunebench.errors import UsageError
 from immunebench.graph import Cell, CellGraph, canonical_json
-from immunebench.schema import USUAL, DefenseName, Id, Model, Setting, Values, usage_error
+from immunebench.schema import DefenseName, Id, Model, Values, usage_error
+from immunebench.suite import USUAL, Setting
 
 #: `invalidated` is set by hand, on a record that turned out wrong: it then counts as missing.
 Status = Literal["ok", "oom", "over_memory", "timeout", "error", "skipped", "invalidated"]

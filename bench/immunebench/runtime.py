@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from immunebench.schema import lacks_ampere
+from immunebench.profile import lacks_ampere
 from immunebench.types import Numerics, StageError
 
 if TYPE_CHECKING:

@@ -13,7 +13,9 @@ from immunebench.folder_source import split_files
 from immunebench.graph import StageSpec
 from immunebench.metrics import METRICS, Metric
 from immunebench.runtime import derive_seed
-from immunebench.schema import DATASET, Suite, Task, Values, Wording
+from immunebench.schema import Values
+from immunebench.suite import Suite
+from immunebench.task import DATASET, Task, Wording
 from immunebench.weights import require
 from immunebench.wording import content
 

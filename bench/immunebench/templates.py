@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal
 from immunebench import schema
 from immunebench.entry import folders_to_write
 from immunebench.errors import UsageError
+from immunebench.manifest import AttackManifest, DefenseManifest
 from immunebench.scaffold import Created, Draft, Table, checked_id, command, toml, write_all
-from immunebench.schema import AttackManifest, DefenseManifest, Suite
+from immunebench.suite import Suite
 
 if TYPE_CHECKING:
     from immunebench.entry import Catalog

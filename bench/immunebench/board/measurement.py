@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from immunebench.board import rules
 from immunebench.board.beside import Beside, beside
 from immunebench.board.data_side import DataSide, data_side
-from immunebench.schema import USUAL, Setting
+from immunebench.suite import USUAL, Setting
 
 if TYPE_CHECKING:
     from immunebench.records import Baseline, Record, Score

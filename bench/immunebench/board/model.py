@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from immunebench.board.beside import Beside
 from immunebench.board.data_side import Table
-from immunebench.schema import Setting
+from immunebench.suite import Setting
 
 
 class BoardError(Exception):

@@ -15,7 +15,7 @@ from immunebench.board.model import Power, SettingScore
 from immunebench.board.row import make_row
 from immunebench.board.samples import Where, met, samples_of, seed_deviation
 from immunebench.board.task_score import power_of
-from immunebench.schema import USUAL, Setting
+from immunebench.suite import USUAL, Setting
 
 Required = Mapping[str, Collection[tuple[str, str, int]]]
 
