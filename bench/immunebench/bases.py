@@ -47,7 +47,6 @@ _PREDICTIONS = ("epsilon", "v_prediction")
 #: The denoiser of Stable Diffusion XL reads a pooled text and the pictures' sizes beside the words.
 _POOLED = "text_time"
 _LARGEST_HEADER = 100 << 20
-_GIB = 1 << 30
 _SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -291,8 +290,10 @@ def _check_encoders(name: str, folder: Path, unet: Mapping[str, Any], profile: P
 
 def weights_gib(counts: Mapping[str, int], frozen: str, vae: str) -> float:
     """Return what networks take in GiB, from their numbers of weights and the dtypes of a precision policy."""
+    from immunebench.runtime import GIB
+
     dtypes = {"vae": vae}
-    return sum(count * _SIZES[dtypes.get(part, frozen)] for part, count in counts.items()) / _GIB
+    return sum(count * _SIZES[dtypes.get(part, frozen)] for part, count in counts.items()) / GIB
 
 
 def prediction(folder: Path) -> str:

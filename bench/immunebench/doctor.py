@@ -13,9 +13,9 @@ from pathlib import Path
 from immunebench import bases
 from immunebench.entry import Catalog
 from immunebench.profile import Profile
+from immunebench.runtime import GIB
 from immunebench.store import versions
 
-_GIB = 1 << 30
 _NEEDED = ("torch", "diffusers", "transformers", "peft", "open_clip", "lpips", "torchmetrics", "safetensors")
 # A base, one stage's artifacts and a sheet fit with room to spare.
 _DISK_GIB = 1.0
@@ -81,8 +81,8 @@ def examine(catalog: Catalog, store: Path) -> tuple[Machine, list[Verdict]]:
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
         cores=_cores(),
-        memory_gib=round(psutil.virtual_memory().total / _GIB, 1),
-        disk_free_gib=round(shutil.disk_usage(_existing(store)).free / _GIB, 1),
+        memory_gib=round(psutil.virtual_memory().total / GIB, 1),
+        disk_free_gib=round(shutil.disk_usage(_existing(store)).free / GIB, 1),
         store=str(store),
         versions=versions(),
         missing=tuple(name for name in _NEEDED if importlib.util.find_spec(name) is None),
@@ -138,4 +138,4 @@ def cuda_devices() -> tuple[Gpu, ...]:
     if not torch.cuda.is_available():
         return ()
     found = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
-    return tuple(Gpu(p.name, round(p.total_memory / _GIB, 1)) for p in found)
+    return tuple(Gpu(p.name, round(p.total_memory / GIB, 1)) for p in found)
