@@ -2,10 +2,11 @@
 
     python benchmarks/precision.py --profile cpu --profile cpu-bf16 --seed 0 --seed 1 --seed 2 --workers 2
 
-P of a defense, task and seed is that of its record alone, unclipped, at the last step of the attack. Differences are
-paired; their standard error is that of the mean over the pairs. Of the second profile's training steps it says in how
-many a tensor's gradient overflowed or was zero everywhere. Prints Markdown and writes JSON. Exits 1 where the mean
-difference of P is above 0.1.
+P of a defense, task, chain and seed is that of its record alone, unclipped, at the last step of the attack. Differences
+are paired. Defenses share what the attack learns without one, so the standard error is that of the mean over (task,
+chain, seed), each the mean over its defenses. Of the second profile's training steps it says in how many a tensor's
+gradient overflowed or was zero everywhere. Prints Markdown and writes JSON. Exits 1 where a cell failed or has no
+partner, or where the mean difference of P is above 0.1 for a defense or over all.
 """
 
 from __future__ import annotations
@@ -24,17 +25,20 @@ from immunebench.runtime import environment
 from immunebench.store import Store
 
 LIMIT = 0.1
-Place = tuple[str, str, int]
+#: Defense, task, chain and seed.
+Place = tuple[str, str, str, int]
 
 
 def scores(options: argparse.Namespace, profile: str, store: Store) -> tuple[dict[Place, dict[str, float]], list[Any]]:
-    """Run the suite in a profile; return P_raw and U by defense, task and seed, and the logs of its training."""
+    """Run the suite in a profile; return P_raw and U of every cell, empty where it has none, and the training's logs."""
     plan = api.plan_suite(options.suite, task=options.task, seed=options.seed, profile=profile)
     records = api.measure(plan, store, options.results / profile / plan.suite.id, workers=options.workers)
     failed = [record for record in records if record.status != "ok"]
     for record in failed:
         print(f"{profile}: {record.cell}: {record.status}: {record.reason}", file=sys.stderr)
-    found: dict[Place, dict[str, float]] = {}
+    found: dict[Place, dict[str, float]] = {
+        (cell.defense, cell.task, cell.chain, cell.seed): {} for cell in (record.cell for record in records)
+    }
     for seed in options.seed:
         cells = [measurement(record) for record in records if record.cell.seed == seed and record.status == "ok"]
         for row in aggregate(cells).rows:
@@ -42,7 +46,7 @@ def scores(options: argparse.Namespace, profile: str, store: Store) -> tuple[dic
             for score in row.scores:
                 if score.p_raw is not None:
                     u = {"U": use[score.task]} if score.task in use else {}
-                    found[row.defense, score.task, seed] = {"P": score.p_raw, **u}
+                    found[row.defense, score.task, score.chain, seed] = {"P": score.p_raw, **u}
     logs = []
     for digest, spec in plan.stages.items():
         made = store.path(digest) if spec.stage in ("adapt", "protect") else None
@@ -52,17 +56,26 @@ def scores(options: argparse.Namespace, profile: str, store: Store) -> tuple[dic
 
 
 def paired(one: dict[Place, dict[str, float]], other: dict[Place, dict[str, float]], what: str) -> list[dict[str, Any]]:
-    """Mean of the second less the first, its standard error and the largest difference, by defense and over all."""
+    """Mean of the second less the first, its standard error and the largest difference, by defense and over all.
+
+    The undefended cells, whose P is 0 by definition, are left out.
+    """
     places = sorted(place for place in one.keys() & other.keys() if what in one[place] and what in other[place])
     groups: dict[str, list[Place]] = {}
     for place in places:
         if place[0] != "none":
             groups.setdefault(place[0], []).append(place)
+    if not groups:
+        return []
     groups["all"] = [place for own in list(groups.values()) for place in own]
     rows = []
     for defense, own in groups.items():
         gaps = [other[place][what] - one[place][what] for place in own]
-        error = statistics.stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan
+        shared: dict[tuple[str, str, int], list[float]] = {}
+        for place, gap in zip(own, gaps, strict=True):
+            shared.setdefault(place[1:], []).append(gap)
+        means = [statistics.mean(group) for group in shared.values()]
+        error = statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else math.nan
         rows.append({
             "defense": defense, "pairs": len(gaps), "of": what,
             "first": round(statistics.mean(one[place][what] for place in own), 3),
@@ -92,10 +105,11 @@ def main() -> int:
     store = api.open_store(options.store)
     (one, _), (other, logs) = (scores(options, profile, store) for profile in options.profile)
     rows = [row for what in ("P", "U") for row in paired(one, other, what)]
-    counted = [row for row in logs if "skipped" in row]
+    # Tensors that overflow alone are left out, as `skipped`, where gradients are released.
+    counted = [row for row in logs if "zero" in row]
     steps = {
         "profile": options.profile[1], "counted": len(counted),
-        "with an overflow": sum(row["skipped"] > 0 for row in counted),
+        "with an overflow": sum(row.get("overflowed", row.get("skipped", 0)) > 0 for row in counted),
         "with a gradient of zeros": sum(row["zero"] > 0 for row in counted),
     }  # fmt: skip
     first, second = options.profile
@@ -107,14 +121,26 @@ def main() -> int:
     print(f"training steps of {steps}")
     if options.json:
         cells = [
-            {"defense": d, "task": t, "seed": s, first: one.get((d, t, s)), second: other.get((d, t, s))}
-            for d, t, s in sorted(one.keys() | other.keys())
+            {
+                "defense": place[0],
+                "task": place[1],
+                "chain": place[2],
+                "seed": place[3],
+                first: one.get(place),
+                second: other.get(place),
+            }
+            for place in sorted(one.keys() | other.keys())
         ]
         made = {"suite": options.suite, "rows": rows, "steps": steps, "cells": cells, "environment": environment("cpu")}
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(made, indent=1) + "\n")
-    whole = next(row for row in rows if row["of"] == "P" and row["defense"] == "all")
-    return int(not abs(whole["difference"]) <= LIMIT)
+    alone = sorted(p for p in one.keys() | other.keys() if "P" not in one.get(p, {}) or "P" not in other.get(p, {}))
+    for place in alone:
+        print(f"{'/'.join(map(str, place))}: no P in both profiles", file=sys.stderr)
+    apart = [row for row in rows if row["of"] == "P" and abs(row["difference"]) > LIMIT]
+    for row in apart:
+        print(f"{row['defense']}: the mean difference of P is above {LIMIT}", file=sys.stderr)
+    return int(bool(alone or apart or not rows))
 
 
 if __name__ == "__main__":

@@ -37,8 +37,9 @@ class AdamW:
     numerics : Numerics
     tell : callable
         Is given figures of each step that the log should hold, as numbers or as tensors that nobody has to wait for:
-        where a network runs in fp16 or bf16, how many tensors had a gradient that was not finite (`skipped`: with a
-        loss scale one such leaves the step out for all) or zero everywhere (`zero`). In fp32 there are none.
+        where a network runs in fp16 or bf16, how many tensors had a gradient that was not finite (`overflowed`; with a
+        loss scale one such leaves the step out for all, without one the next loss is not finite either) or zero
+        everywhere (`zero`). In fp32 there are none.
 
     Raises
     ------
@@ -68,7 +69,8 @@ class AdamW:
     def _begin(self, make: Callable[..., torch.optim.Optimizer], device: str, *, scales: bool) -> None:
         self._adamw = make(self.parameters)
         self._scaler = torch.amp.GradScaler(device, enabled=scales)
-        self._waiting: list[Tensor] = []
+        self._idle = 0
+        self._finite: list[Tensor] = []
 
     def step(self, loss: Tensor, clip: float | None = 1.0) -> None:
         """Descend `loss` by one step (pass `-loss` to ascend).
@@ -82,7 +84,8 @@ class AdamW:
         Raises
         ------
         StageError
-            If no tensor's gradient was finite in `PATIENCE` steps in a row; in fp32 nothing is counted.
+            If no tensor's gradient was finite in `PATIENCE` steps in a row, which is looked at once in as many steps; in
+        fp32 nothing is counted.
         """
         self.backward(loss)
         self.update(clip)
@@ -106,12 +109,18 @@ class AdamW:
         """Tell how many gradients are not finite and how many vanished; what a GPU has still to compute is not read."""
         largest = torch.stack(torch._foreach_norm([p.grad for p in self.parameters if p.grad is not None], math.inf))
         finite = torch.isfinite(largest)
-        self._tell({"skipped": (~finite).sum(), "zero": (largest == 0).sum()})
-        self._waiting.append(finite.any())
-        if len(self._waiting) == PATIENCE:
-            if not torch.stack(self._waiting).any():
+        self._tell({"overflowed": (~finite).sum(), "zero": (largest == 0).sum()})
+        self._finite.append(finite.any())
+        if len(self._finite) == PATIENCE:
+            self._read()
+
+    def _read(self) -> None:
+        """Count the steps in a row without a finite gradient among those that nobody has looked at yet."""
+        for finite in torch.stack(self._finite).tolist() if self._finite else ():
+            self._idle = 0 if finite else self._idle + 1
+            if self._idle == PATIENCE:
                 raise _no_gradient()
-            self._waiting.clear()
+        self._finite.clear()
 
     def set_rate(self, fraction: float) -> None:
         """Take steps of this part of the rate from now on."""
@@ -127,16 +136,20 @@ class AdamW:
         return {str(i): parameter for i, parameter in enumerate(self.parameters)}
 
     def rest(self) -> tuple[dict[str, Tensor], Any]:
-        """Return the moments of the parameters that have some, the rate and the loss scale."""
+        """Return the moments of the parameters that have some, the rate, the loss scale and what was counted."""
         tensors, numbers = _state(self._adamw, self.parameters)
         rate = self._adamw.param_groups[0]["lr"]
-        return tensors, {"lr": rate, "numbers": numbers, "scaler": self._scaler.state_dict()}
+        seen = [bool(finite) for finite in self._finite]
+        kept = {"lr": rate, "numbers": numbers, "scaler": self._scaler.state_dict(), "idle": self._idle, "finite": seen}
+        return tensors, kept
 
     def take(self, tensors: Mapping[str, Tensor], value: Any) -> None:
         """Go on from what `rest` gave."""
         _restore(self._adamw, self.parameters, tensors, value["numbers"])
         self._adamw.param_groups[0]["lr"] = value["lr"]
         self._scaler.load_state_dict(value["scaler"])
+        self._idle = value["idle"]
+        self._finite = [torch.tensor(finite) for finite in value["finite"]]
 
 
 class ReleasedAdamW(AdamW):
