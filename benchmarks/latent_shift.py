@@ -62,14 +62,16 @@ def pictures(store: Store, digest: str) -> Pictures:
     return Pictures.load(folder)
 
 
-def learned(model: LatentDiffusion, plan: Plan, graph: CellGraph, store: Store, z: Tensor, captions: Any) -> float:
+def loss_after(
+    model: LatentDiffusion, plan: Plan, graph: CellGraph, store: Store, z: Tensor, captions: tuple[str, ...]
+) -> float:
     """Denoising loss on unseen pictures after the attack's last step."""
     spec = plan.stages[graph.pictures[max(graph.pictures)]]
     adapter = store.path(spec.inputs["adapter"])
     if adapter is None:
         raise SystemExit(f"no adapter of {graph.cell.key} in the store: run the suite first")
     model.restore()
-    install(model, adapter, spec.key["step"])
+    install(model, adapter, max(graph.pictures))
     value = loss(model, z, captions)
     model.restore()
     return value
@@ -85,12 +87,16 @@ def main() -> None:
     parser.add_argument("--store", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    numerics, catalog, store = Numerics(), default_catalog(), api.open_store(options.store)
-    prepare_process(numerics)
-    model = LatentDiffusion.load(catalog.base_folder("mini"), numerics)
+    catalog, store = default_catalog(), api.open_store(options.store)
     plan = api.plan_suite(
         options.suite, task=options.task, defense=["none", *options.defense], attack=options.attack, seed=0
     )
+    names, profiles = {catalog.task(cell.task).base for cell in plan.cells}, {cell.profile for cell in plan.cells}
+    if len(names) > 1 or len(profiles) > 1:
+        parser.error(f"{options.suite}: more than one base or profile; choose tasks of one")
+    numerics = Numerics.of(catalog.profile(profiles.pop()).numerics(sampling=True))
+    prepare_process(numerics)
+    model = LatentDiffusion.load(catalog.base_folder(names.pop()), numerics)
     rows: list[dict[str, Any]] = []
     for name in dict.fromkeys(cell.task for cell in plan.cells):
         task = catalog.task(name)
@@ -104,7 +110,7 @@ def main() -> None:
         unseen = recaption(pictures(store, undefended.reference), task.attacker.caption, **as_said)
         z_unseen, words = model.encode(unseen.pixels), unseen.captions
         base = loss(model, z_unseen, words)
-        best = learned(model, plan, undefended, store, z_unseen, words)
+        best = loss_after(model, plan, undefended, store, z_unseen, words)
         seen = loss(model, z, clean.captions)
         for defense, graph in graphs.items():
             given = pictures(store, graph.given[-1])
@@ -116,7 +122,7 @@ def main() -> None:
                 "shift": float((z_given - z).flatten(1).norm(dim=1).mean()) / apart,
                 "kept": rms(torch.from_numpy(back[0] - back[1])) / rms(torch.from_numpy(change)),
                 "loss": loss(model, z_given, clean.captions) / seen,
-                "learned": (base - learned(model, plan, graph, store, z_unseen, words)) / (base - best),
+                "learned": (base - loss_after(model, plan, graph, store, z_unseen, words)) / (base - best),
             }  # fmt: skip
             rows.append({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()})
             print(json.dumps(rows[-1]), flush=True)

@@ -30,7 +30,7 @@ Place = tuple[str, str, str, int]
 
 
 def scores(options: argparse.Namespace, profile: str, store: Store) -> tuple[dict[Place, dict[str, float]], list[Any]]:
-    """Run the suite in a profile; return P_raw and U of every cell, empty where it has none, and the training's logs."""
+    """Run the suite in a profile; return P_raw and U of every cell, where it has them, and the training's logs."""
     plan = api.plan_suite(options.suite, task=options.task, seed=options.seed, profile=profile)
     records = api.measure(plan, store, options.results / profile / plan.suite.id, workers=options.workers)
     failed = [record for record in records if record.status != "ok"]
@@ -70,7 +70,7 @@ def paired(one: dict[Place, dict[str, float]], other: dict[Place, dict[str, floa
     groups["all"] = [place for own in list(groups.values()) for place in own]
     rows = []
     for defense, own in groups.items():
-        gaps = [other[place][what] - one[place][what] for place in own]
+        gaps: list[float] = [other[place][what] - one[place][what] for place in own]
         shared: dict[tuple[str, str, int], list[float]] = {}
         for place, gap in zip(own, gaps, strict=True):
             shared.setdefault(place[1:], []).append(gap)
@@ -81,7 +81,7 @@ def paired(one: dict[Place, dict[str, float]], other: dict[Place, dict[str, floa
             "first": round(statistics.mean(one[place][what] for place in own), 3),
             "second": round(statistics.mean(other[place][what] for place in own), 3),
             "difference": round(statistics.mean(gaps), 3), "standard error": round(error, 3),
-            "largest": round(max(gaps, key=abs), 3),
+            "largest": round(float(max(gaps, key=abs)), 3),
         })  # fmt: skip
     return rows
 

@@ -84,8 +84,8 @@ class AdamW:
         Raises
         ------
         StageError
-            If no tensor's gradient was finite in `PATIENCE` steps in a row, which is looked at once in as many steps; in
-        fp32 nothing is counted.
+            If no tensor's gradient was finite in `PATIENCE` steps in a row, which is looked at once in as many steps.
+            In fp32 nothing is counted.
         """
         self.backward(loss)
         self.update(clip)
