@@ -1,0 +1,86 @@
+"""The statistics behind published sentences on sweeps: by hand, and where noise alone must not become a finding."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from immunebench.board import Measurement
+
+ROOT = Path(__file__).parents[1]
+
+
+def script(name: str) -> ModuleType:
+    """A script of `benchmarks/`, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", ROOT / "benchmarks" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+SWEEPS, PRECISION = script("data_side"), script("precision")
+
+
+def cell(defense: str, m: list[float], task: str = "object-a", seed: int = 0, **more: Any) -> Measurement:
+    """Floor 0 and ceiling 1 of eight pictures each: P_raw of a picture is 1 - m."""
+    kind = "control" if defense.startswith("none") else "data"
+    return Measurement(
+        task=task, family=task.split("-")[0], defense=defense, chain="lora", seed=seed, kind=kind,
+        m_def=tuple(m), m_none=(1.0, 0.98, 1.02, 1.0) * 2, m_floor=(0.0, 0.02, -0.02, 0.0) * 2, **more,
+    )  # fmt: skip
+
+
+FLAT = [1.0, 0.98, 1.02, 1.0] * 2
+
+
+def test_two_seeds_that_lie_apart_by_a_constant_have_its_square_as_variance() -> None:
+    cells = [cell("none", [m + shift for m in FLAT], seed=seed) for seed, shift in ((0, 0.1), (1, -0.1))]
+    assert SWEEPS.seed_variance(cells) == {"lora": pytest.approx(0.04, rel=1e-6)}
+
+
+def test_pictures_that_scatter_are_no_noise_of_seeds() -> None:
+    rng = np.random.default_rng(0)
+    cells = [
+        cell("none", list(1 + rng.normal(0, 0.1, 8)), task=f"object-{task}", seed=seed)
+        for task in range(40) for seed in (0, 1)
+    ]  # fmt: skip
+    # The mean of eight gaps has the variance 2 * 0.01 / 8 = 0.0025 from the pictures alone, all of which goes.
+    assert SWEEPS.seed_variance(cells)["lora"] < 0.001
+
+
+def test_a_contrast_is_paired_and_a_failed_cell_counts_as_undefended() -> None:
+    wild = [0.1, 1.9, 0.3, 1.7, 0.2, 1.8, 0.4, 1.6]
+    cells = [
+        cell("none", FLAT), cell("strong", [m - 0.5 for m in wild]), cell("weak", wild),
+        cell("broken", [], status="oom", failed_part="defense"),
+    ]  # fmt: skip
+    found = SWEEPS.places(cells)
+    still = SWEEPS.contrast(found, "strong", "weak", {"lora": 0.0})
+    # Pictures scatter by 0.8 and the pairs not at all.
+    assert (still["difference"], still["interval"]) == (0.5, [0.5, 0.5])
+    low, high = SWEEPS.contrast(found, "strong", "weak", {"lora": 0.01})["interval"]
+    assert (low, high) == (pytest.approx(0.5 - 0.196, abs=0.01), pytest.approx(0.5 + 0.196, abs=0.01))
+    assert SWEEPS.headline(found, "broken") == 0.0
+    assert SWEEPS.headline(found, "strong") == pytest.approx(0.5, abs=1e-6)
+
+
+def test_precisions_are_paired_and_what_defenses_share_is_counted_once() -> None:
+    place = [(defense, task, "lora", 0) for defense in ("a", "b") for task in ("s", "t")]
+    one = {p: {"P": 0.5} for p in place} | {("none", "s", "lora", 0): {"P": 0.0}}
+    # Both defenses move alike on a task: two places, not four, tell how sure the mean is.
+    other = {p: {"P": 0.5 + (0.3 if p[1] == "s" else -0.1)} for p in place} | {("none", "s", "lora", 0): {"P": 9.0}}
+    rows = {row["defense"]: row for row in PRECISION.paired(one, other, "P")}
+    assert rows.keys() == {"a", "b", "all"}
+    whole = rows["all"]
+    assert (whole["pairs"], whole["difference"], whole["largest"]) == (4, 0.1, 0.3)
+    assert whole["standard error"] == pytest.approx(np.std([0.3, -0.1], ddof=1) / math.sqrt(2), abs=1e-3)
+    assert PRECISION.paired({}, {}, "P") == []
