@@ -21,6 +21,7 @@ test: lint ## lint, then run the tests (PYTEST_ARGS="-k store" picks some)
 lint: $(INSTALLED) ## ruff and mypy --strict
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/mypy benchmarks
 
 board: $(INSTALLED) ## score every folder of results/: tables, plots and the site in leaderboard/site/
 	@$(BIN)/immunebench board

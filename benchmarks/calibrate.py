@@ -30,13 +30,14 @@ def vary(plan: Plan, entry: str, parameters: Mapping[str, Any]) -> Plan:
     renamed: dict[str, str] = {}
     stages: dict[str, StageSpec] = {}
     for digest, spec in plan.stages.items():
-        key = dict(spec.key)
+        key: dict[str, Any] = dict(spec.key)
         if key.get("entry") == entry:
             key["params"] = {**key["params"], **parameters}
         adapter = plan.stages.get(spec.inputs.get("adapter", ""))
         if "saves" in parameters and adapter and adapter.key.get("entry") == entry:
             # The n-th picture of the curve is still the n-th, at another step.
-            key["step"] = parameters["saves"][adapter.key["params"]["saves"].index(key["step"])]
+            before: Any = adapter.key["params"]
+            key["step"] = parameters["saves"][before["saves"].index(key["step"])]
         changed = StageSpec(spec.stage, key, {name: renamed[d] for name, d in spec.inputs.items()})
         renamed[digest] = changed.digest
         stages[changed.digest] = changed
@@ -100,7 +101,7 @@ def main() -> None:
 
     executor = api.make_executor(store, options.workers, processes=True)
     execute.execute(stages, store, executor, tell=tell, outcome=outcome)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for setting, plan in plans.items():
         records = [build_record(cell, plan.roots[cell.key], store) for cell in plan.cells]
         for task in sorted({record.cell.task for record in records}):

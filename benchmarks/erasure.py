@@ -59,7 +59,8 @@ class Share:
         n, p, z = len(hits), float(hits.mean()), 1.959964
         middle, half = p + z * z / (2 * n), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
         low, high = ((middle + sign * half) / (1 + z * z / n) for sign in (-1, 1))
-        return cls(*(round(100 * value, 1) for value in (p, low, high)), n)
+        percent, least, most = (round(100 * value, 1) for value in (p, low, high))
+        return cls(percent, least, most, n)
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def tuned(entry: Entry, base: str, changes: Mapping[str, Any]) -> Entry:
     if not changes:
         return entry
     holder = entry.manifest if entry.variant is None else entry.manifest.variants[entry.variant]
-    changed = holder.model_copy(update={"presets": {**holder.presets, base: {**known, **changes}}})
+    changed: Any = holder.model_copy(update={"presets": {**holder.presets, base: {**known, **changes}}})
     if entry.variant is not None:
         variants = {**entry.manifest.variants, entry.variant: changed}
         changed = entry.manifest.model_copy(update={"variants": variants})

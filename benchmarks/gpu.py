@@ -72,7 +72,7 @@ class Bench:
     @property
     def late(self) -> bool:
         """Whether the time is up."""
-        return time.monotonic() > self.ends
+        return bool(time.monotonic() > self.ends)
 
     def numerics(self, profile: str, **changes: Any) -> Numerics:
         """Return a profile's numerics with the whole card as the cap; on a CPU in fp32, which it computes in."""
@@ -133,7 +133,7 @@ def reference(bench: Bench, params: Params, out: Path, seed: int) -> Iterator[fl
     data = model.prepare(pictures)  # Only for its shape: noise and time steps are drawn as the engine draws them.
     order = ctx.orders(len(pictures), 1)
     everything, theta = model.unet_tensors("all"), model.unet_tensors(params.tensors)
-    rate = params.lr_in or default_catalog().attack("dreambooth").params(bench.base or bench.shape)["lr"]
+    rate: Any = params.lr_in or default_catalog().attack("dreambooth").params(bench.base or bench.shape)["lr"]
     sides = [
         (tensors, torch.optim.AdamW(tensors.values(), lr=lr), sign)
         for tensors, lr, sign in ((everything, rate, 1.0), (theta, params.lr_out, -1.0))
@@ -310,7 +310,7 @@ def plot(runs: list[Figures], title: str, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, (curves, apart) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    first = next((run["losses"] for run in runs if run.get("losses")), [])
+    first: list[float] = next((run["losses"] for run in runs if run.get("losses")), [])
     for run in runs:
         losses = run.get("losses", [])
         style = "--" if "other" in run["run"] else "-"

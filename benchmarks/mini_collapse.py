@@ -70,15 +70,18 @@ def unknown_nothing(count: int) -> Iterator[Named]:
         flat = np.fft.fft2(rng.standard_normal((3, 64, 64))) / frequency ** rng.uniform(0.5, 1.5)
         field = np.moveaxis(np.fft.ifft2(flat).real, 0, -1)
         scaled = (field - field.mean()) / field.std() * rng.uniform(20, 60) + rng.uniform(60, 200)
-        return np.clip(scaled, 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(scaled, 0, 255), np.uint8)
 
     def blocks() -> Bytes:
         side = int(rng.choice([2, 4, 8, 16]))
-        return np.kron(rng.integers(0, 256, (64 // side, 64 // side, 3)), np.ones((side, side, 1))).astype(np.uint8)
+        return np.asarray(
+            np.kron(rng.integers(0, 256, (64 // side, 64 // side, 3)), np.ones((side, side, 1))), np.uint8
+        )
 
     def halves() -> Bytes:
         first, second = rng.integers(0, 256, (2, 3))
-        return np.where((at[0] < rng.integers(16, 48))[..., None], first, second).astype(np.uint8)
+        chosen = np.where((at[0] < rng.integers(16, 48))[..., None], first, second)
+        return np.asarray(chosen, np.uint8)
 
     def rings() -> Bytes:
         distance = np.hypot(*(at - rng.integers(0, 64, (2, 1, 1))))
@@ -131,7 +134,7 @@ def main() -> None:
     model = LatentDiffusion.load(default_catalog().base_folder("mini"), Numerics())
     for part in ("dev", "held-out"):
         rows = []
-        for name, pixels in part_of_world(model, part, count):  # type: ignore[arg-type]
+        for name, pixels in part_of_world(model, part, count):
             p = judge.nothing_probability(pixels)
             around = [f"{(p >= t).mean():.3f}" for t in (0.15, 0.2, NOTHING, 0.3, 0.4)]
             rows.append([name, len(p), f"{collapse(judge, pixels).mean():.3f}", *around])

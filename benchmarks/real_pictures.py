@@ -44,7 +44,7 @@ def protect(entry: Entry, given: Pictures, changed: dict[str, Any], ctx: Context
     protected: Pictures = entry.function("protect_images")(model, concept, given, params, ctx)
     stages.check_pictures(entry.id, given, protected, entry.budget)
     if entry.perceptual_budget is not None:
-        stages.check_perceptual(entry.id, given, protected, entry.perceptual_budget, ctx)
+        stages.check_perceptual(entry.id, distances(given, protected, ctx), entry.perceptual_budget)
     return protected
 
 
@@ -82,7 +82,8 @@ def main() -> None:
     catalog = default_catalog()
     model = LatentDiffusion.load(catalog.base_folder("mini"), numerics)
     clean = Pictures(np.stack([photo.pixels for photo in photos]), ("a painting",) * len(photos))
-    found, rows = {}, []
+    found: dict[str, Pixels] = {}
+    rows: list[dict[str, Any]] = []
     for name in options.defense or ["glaze-open", "mist-textural"]:
         entry = catalog.defense(name)
         assert isinstance(entry, Entry)

@@ -193,7 +193,7 @@ def measure(numerics: Numerics, folder: Path, steps: int) -> dict[str, Split]:
 def random_base(folder: Path) -> Path:
     """Write a random pipeline of the embedded base's form: 64x64 pictures, 16x16x4 latents."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-    from tiny import mini_shaped_base
+    from tiny import mini_shaped_base  # type: ignore[import-not-found]
 
     base: Path = mini_shaped_base(folder)
     return base
