@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -216,6 +217,38 @@ def table(folder: Path, rows: list[tuple[bytes, str]], *, names: list[str] | Non
     return folder
 
 
+#: Where a hub's data set has its files.
+HUB = f"hf://datasets/some/table@{REVISION}/"
+
+
+def hub_of(folder: Path, monkeypatch: pytest.MonkeyPatch, address: str = HUB) -> list[tuple[str, str]]:
+    """Put a folder's files in the place of the hub's, and note what is asked for."""
+    import datasets
+    from fsspec.implementations.local import LocalFileSystem
+
+    load, asked = datasets.load_dataset_builder, list[tuple[str, str]]()
+
+    class Hub(LocalFileSystem):  # type: ignore[misc]
+        protocol = "hf"
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return str(folder / path.removeprefix(address)) if path.startswith(address) else str(path)
+
+    def from_hub(repo: str, *arguments: Any, **options: Any) -> Any:
+        asked.append((repo, options["revision"]))
+        builder = load(str(folder), *arguments, **options)
+        files = builder.config.data_files
+        for split in files:
+            files[split][:] = [file.replace(f"{folder}/", address) for file in files[split]]
+        return builder
+
+    known = importlib.import_module("fsspec.registry")._registry  # its name in the package is a view of this one
+    monkeypatch.setitem(known, "hf", Hub)
+    monkeypatch.setattr(datasets, "load_dataset_builder", from_hub)
+    return asked
+
+
 def check_squares(tmp_path: Path, numbers: dict[str, list[int]] = DEALT, name: str = "mug-x") -> None:
     """The pictures of a plan's stages are those of their splits, each made as `new task` makes it."""
     entry.default_catalog.cache_clear()
@@ -258,18 +291,9 @@ def test_files_of_a_commit_are_fetched_dealt_and_locked(root: Path, host: Host, 
 def test_rows_of_a_data_set_are_chosen_by_a_column_in_their_order(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str] | None
 ) -> None:
-    """Through the loading code of a hub's data set; only the hub itself is replaced, by a folder with its files."""
-    import datasets
-
+    """Through the loading code of a data set's files; only the hub itself is replaced, by a folder with its files."""
     rows = [(png(100 + number), "a") if number % 2 else (png(number // 2), "b") for number in range(20)]
-    folder, asked = table(tmp_path / "table", rows, names=names), []
-    load = datasets.load_dataset_builder
-
-    def from_hub(repo: str, *arguments: Any, **options: Any) -> Any:
-        asked.append((repo, options["revision"]))
-        return load(str(folder), *arguments, **options)
-
-    monkeypatch.setattr(datasets, "load_dataset_builder", from_hub)
+    asked = hub_of(table(tmp_path / "table", rows, names=names), monkeypatch)
     write(root, ROWS)
     fetched()
     assert asked == [("some/table", REVISION)]
@@ -321,6 +345,61 @@ def test_a_table_that_is_no_parquet_is_not_read(root: Path, tmp_path: Path) -> N
     write(root, ROWS)
     catalog = load_catalog()
     with pytest.raises(UsageError, match=r"must be a data set of Parquet files.*not of kind 'csv'"):
+        dataset_intake.add(task_of(catalog), catalog, tmp_path / "table", say=lambda line: None)
+
+
+def test_a_folder_with_the_name_of_a_hub_s_data_set_is_not_read_in_its_place(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table(tmp_path / "some" / "table", [(png(number), "b") for number in range(8)])
+    monkeypatch.chdir(tmp_path)
+    write(root, ROWS)
+    with pytest.raises(UsageError, match=r"^some/table: is also a folder here, .* from another folder than '.*'$"):
+        fetched()
+    assert not home("mug-x").exists()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        HUB.replace(REVISION, "f" * 40), HUB.replace("some/table", "other/table"), f"hf://datasets/some/table/{REVISION}/",
+        f"{HUB}../../", "https://example.org/", f"zip://{HUB}",
+    ],
+)  # fmt: skip
+def test_files_of_anything_but_the_pinned_repository_are_refused(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    hub_of(table(tmp_path / "table", [(png(number), "b") for number in range(8)]), monkeypatch, address)
+    write(root, ROWS)
+    with pytest.raises(UsageError) as caught:
+        fetched()
+    assert str(caught.value).startswith(
+        f"some/table at 0123456789ab: has a data file that lies outside of {HUB}: '{address}data/train"
+    )
+
+
+@pytest.mark.parametrize("written", ["{secret}/data/*.parquet", "../secret/data/*.parquet"])
+def test_a_card_does_not_lead_out_of_the_folder(root: Path, tmp_path: Path, written: str) -> None:
+    table(tmp_path / "secret", [(png(number), "b") for number in range(8)])
+    folder = table(tmp_path / "table", [(png(20 + number), "b") for number in range(8)])
+    path = written.format(secret=tmp_path / "secret")
+    (folder / "README.md").write_text(
+        f"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {path}\n---\n"
+    )
+    write(root, ROWS)
+    catalog = load_catalog()
+    with pytest.raises(UsageError, match=rf"has a data file that lies outside of {folder}: '.*secret/data/train"):
+        dataset_intake.add(task_of(catalog), catalog, folder, say=lambda line: None)
+    assert not home("mug-x").exists()
+
+
+def test_a_linked_table_does_not_lead_out_of_the_folder(root: Path, tmp_path: Path) -> None:
+    secret = table(tmp_path / "secret", [(png(number), "b") for number in range(8)])
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "train.parquet").symlink_to(secret / "data" / "train-00000-of-00001.parquet")
+    write(root, ROWS)
+    catalog = load_catalog()
+    with pytest.raises(UsageError, match="has a data file that lies outside of"):
         dataset_intake.add(task_of(catalog), catalog, tmp_path / "table", say=lambda line: None)
 
 

@@ -1,7 +1,7 @@
 """Gets the pictures that a task names by reference: from GitHub, from a hub's data set, or from a folder of the user's.
 
-What comes in is bytes until `immunebench.intake` has decoded it; a table's rows are read as Parquet and nothing else,
-so that no pickle and no script of a data set is ever run.
+What comes in is bytes until `immunebench.intake` has decoded it; a table's rows are read as Parquet and nothing else
+(`immunebench.dataset_rows`), so that no pickle and no script of a data set is ever run.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import shutil
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from immunebench import bases
+from immunebench.dataset_rows import MAX_BYTES, Source, rows
 from immunebench.dataset_source import LOCK, Lock, LockedPicture, home, read_lock, reference
 from immunebench.entry import sha256
 from immunebench.errors import UsageError
@@ -31,24 +31,8 @@ Say = Callable[[str], None]
 
 #: Where GitHub serves a file of a commit.
 RAW = "https://raw.githubusercontent.com"
-#: Of one picture file; the largest of the data sets that tasks name have a tenth of it.
-MAX_BYTES = 50_000_000
 #: Longest that a connection may say nothing, in seconds.
 _PATIENCE = 60
-_PARQUET = "datasets.packaged_modules.parquet."
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A picture file as it came: what it is called where it came from, and its bytes."""
-
-    name: str
-    data: bytes
-
-    @property
-    def digest(self) -> str:
-        """Return the SHA-256 of the bytes."""
-        return hashlib.sha256(self.data).hexdigest()
 
 
 def fetch(task: Task, catalog: Catalog, *, accept_terms: bool = False, say: Say = print) -> Path:
@@ -82,7 +66,7 @@ def fetch(task: Task, catalog: Catalog, *, accept_terms: bool = False, say: Say 
     if dataset.host == "github":
         sources = [Source(file, _download(dataset, file)) for file in dataset.files]
     else:
-        sources = _rows(dataset, dataset.repo, sum(task.pictures.sizes.values()))
+        sources = rows(dataset, sum(task.pictures.sizes.values()))
     return _keep(task, dataset, catalog, sources, say)
 
 
@@ -120,7 +104,7 @@ def add(task: Task, catalog: Catalog, folder: Path, *, accept_terms: bool = Fals
     elif any(file.suffix.lower() in SUFFIXES for file in folder.iterdir()):
         sources = _all(folder, needed, dataset.sha256)
     else:
-        sources = _rows(dataset, str(folder), needed)
+        sources = rows(dataset, needed, folder)
     if not dataset.sha256 and read_lock(task) is None:
         say(f"{task.id}: the task states no SHA-256; that these are its pictures is taken on trust")
     return _keep(task, dataset, catalog, sources, say)
@@ -154,101 +138,6 @@ def _download(dataset: TaskDataset, file: str) -> bytes:
     if len(data) > MAX_BYTES:
         raise UsageError(f"has more than {MAX_BYTES // 10**6} MB", file=url)
     return data
-
-
-def _rows(dataset: TaskDataset, place: str, needed: int) -> list[Source]:
-    """Return the first rows of a data set that have the values asked for, in its own order.
-
-    It is read from its beginning and no further than needed, and the library keeps no copy of it.
-
-    Parameters
-    ----------
-    dataset : TaskDataset
-    place : str
-        Its repository on the hub, or a folder with its files.
-    needed : int
-    """
-    import datasets
-
-    where = f"{dataset.repo} at {dataset.revision[:12]}"
-    try:
-        with tempfile.TemporaryDirectory() as cache:
-            builder = datasets.load_dataset_builder(place, dataset.config, revision=dataset.revision, cache_dir=cache)
-            kind = type(builder).__module__
-            if not kind.startswith(_PARQUET):
-                message = "must be a data set of Parquet files, which hold the pictures' bytes, not of kind"
-                raise UsageError(message, file=where, value=kind.split(".")[-1])
-            found = _chosen(builder.as_streaming_dataset(split=dataset.split), dataset, where, needed)
-    except UsageError:
-        raise
-    except Exception as error:  # whatever stops the library, the user needs one line
-        raise UsageError(f"could not be read: {_reason(error)}", file=where) from error
-    if len(found) < needed:
-        asked = ", ".join(f"{name} = {value!r}" for name, value in dataset.where.items()) or "no condition"
-        message = f"holds {len(found)} pictures ({asked}), the splits take {needed}"
-        raise UsageError(message, file=where, field="dataset.where")
-    return found
-
-
-def _chosen(rows: Any, dataset: TaskDataset, where: str, needed: int) -> list[Source]:
-    """Return the pictures of at most ``needed`` rows of a stream; see `_rows`."""
-    import datasets
-
-    # A stream may know its columns only by its first row.
-    features: Mapping[str, Any] | None = rows.features
-    known = list(features or next(iter(rows), {}))
-    for field, column in {"image": dataset.image, **{f"where.{name}": name for name in dataset.where}}.items():
-        if column not in known:
-            message = "has no such column:"
-            raise UsageError(message, file=where, field=f"dataset.{field}", value=column, choices=known)
-    wanted = {name: _stored(features, name, value, where) for name, value in dataset.where.items()}
-    if features is not None:
-        rows = rows.select_columns(list(dict.fromkeys([dataset.image, *wanted])))
-        # Decoded here it would be by whatever plug-in of Pillow fits, before its size is known.
-        if isinstance(features[dataset.image or ""], datasets.Image):
-            rows = rows.cast_column(dataset.image, datasets.Image(decode=False))
-    found = []
-    for number, row in enumerate(rows):
-        if all(row[name] == value for name, value in wanted.items()):
-            found.append(Source(f"row {number}", _bytes(row[dataset.image], f"{where}: row {number}")))
-        if len(found) == needed:
-            break
-    return found
-
-
-def _stored(features: Mapping[str, Any] | None, column: str, value: object, where: str) -> object:
-    """Return a value as the rows hold it: a class's name is stored as its number."""
-    names = getattr((features or {}).get(column), "names", None)
-    if names is None or not isinstance(value, str):
-        return value
-    if value not in names:
-        raise UsageError("is no value of the column:", file=where, field=f"dataset.where.{column}", value=value,
-                         choices=names)  # fmt: skip
-    return names.index(value)
-
-
-def _bytes(cell: object, where: str) -> bytes:
-    """Return what a cell holds of a picture; a path in it, which could lead anywhere, is not followed."""
-    data = cell.get("bytes") if isinstance(cell, dict) else cell
-    if not isinstance(data, bytes):
-        raise UsageError("holds no picture's bytes", file=where)
-    if len(data) > MAX_BYTES:
-        raise UsageError(f"has more than {MAX_BYTES // 10**6} MB", file=where)
-    return data
-
-
-def _reason(error: Exception) -> str:
-    from huggingface_hub import errors
-
-    known = (
-        (errors.GatedRepoError, "is gated: accept its terms on its page, then log in with: hf auth login"),
-        (errors.RepositoryNotFoundError, "was moved or removed, or asks for a login: hf auth login"),
-        (errors.RevisionNotFoundError, "no longer has the pinned revision"),
-        (errors.OfflineModeIsEnabled, "the hub is switched off by HF_HUB_OFFLINE"),
-    )
-    # The library wraps what its client of the hub raises.
-    said = next((words for kind, words in known if isinstance(error, kind) or isinstance(error.__cause__, kind)), None)
-    return said or " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _named(files: Sequence[str], folder: Path) -> list[Source]:

@@ -1,0 +1,168 @@
+"""Reads the pictures of a data set's rows: Parquet files of a hub's repository at its commit, or of one folder.
+
+The library `datasets` finds the files and their columns. Which files it found is then held against where they may lie:
+what a data set's own card says of them is words of whoever wrote it, and could lead to any file or address.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from immunebench.errors import UsageError
+
+if TYPE_CHECKING:
+    from immunebench.task import TaskDataset
+
+#: Of one picture file; the largest of the data sets that tasks name have a tenth of it.
+MAX_BYTES = 50_000_000
+_PARQUET = "datasets.packaged_modules.parquet."
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A picture file as it came: what it is called where it came from, and its bytes."""
+
+    name: str
+    data: bytes
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 of the bytes."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
+def rows(dataset: TaskDataset, needed: int, folder: Path | None = None) -> list[Source]:
+    """Return the first rows of a data set that have the values asked for, in its own order.
+
+    It is read from its beginning and no further than needed, and the library keeps no copy of it.
+
+    Parameters
+    ----------
+    dataset : TaskDataset
+    needed : int
+        How many rows.
+    folder : Path, optional
+        A copy of its files; read from the hub if None.
+
+    Raises
+    ------
+    UsageError
+        It cannot be read, its files lie elsewhere, or it has too few such rows.
+    """
+    import datasets
+
+    where = f"{dataset.repo} at {dataset.revision[:12]}"
+    if folder is None and Path(dataset.repo).exists():
+        # The library would read this folder, at no revision at all.
+        raise UsageError(
+            "is also a folder here, which would be read in the place of the hub's; fetch from another folder than",
+            file=dataset.repo, value=str(Path.cwd()),
+        )  # fmt: skip
+    try:
+        with tempfile.TemporaryDirectory() as cache:
+            builder = datasets.load_dataset_builder(
+                dataset.repo if folder is None else str(folder),
+                dataset.config,
+                revision=dataset.revision,
+                cache_dir=cache,
+            )
+            kind = type(builder).__module__
+            if not kind.startswith(_PARQUET):
+                message = "must be a data set of Parquet files, which hold the pictures' bytes, not of kind"
+                raise UsageError(message, file=where, value=kind.split(".")[-1])
+            for file in (file for files in (builder.config.data_files or {}).values() for file in files):
+                _check_place(str(file), dataset, folder, where)
+            found = _chosen(builder.as_streaming_dataset(split=dataset.split), dataset, where, needed)
+    except UsageError:
+        raise
+    except Exception as error:  # whatever stops the library, the user needs one line
+        raise UsageError(f"could not be read: {_reason(error)}", file=where) from error
+    if len(found) < needed:
+        asked = ", ".join(f"{name} = {value!r}" for name, value in dataset.where.items()) or "no condition"
+        message = f"holds {len(found)} pictures ({asked}), the splits take {needed}"
+        raise UsageError(message, file=where, field="dataset.where")
+    return found
+
+
+def _check_place(file: str, dataset: TaskDataset, folder: Path | None, where: str) -> None:
+    """Refuse a file that lies elsewhere than in the repository at its commit, or than in the folder."""
+    if folder is None:
+        root = f"hf://datasets/{dataset.repo}@{dataset.revision}/"
+        inside = file.startswith(root) and "::" not in file and ".." not in file.split("/")
+    else:
+        root = str(folder)
+        inside = "://" not in file and Path(file).resolve().is_relative_to(folder.resolve())
+    if not inside:
+        raise UsageError(f"has a data file that lies outside of {root}:", file=where, value=file)
+
+
+def _chosen(stream: Any, dataset: TaskDataset, where: str, needed: int) -> list[Source]:
+    """Return the pictures of at most ``needed`` rows of a stream; see `rows`."""
+    import datasets
+
+    # A stream may know its columns only by its first row.
+    features: Mapping[str, Any] | None = stream.features
+    known = list(features or next(iter(stream), {}))
+    for field, column in {"image": dataset.image, **{f"where.{name}": name for name in dataset.where}}.items():
+        if column not in known:
+            message = "has no such column:"
+            raise UsageError(message, file=where, field=f"dataset.{field}", value=column, choices=known)
+    wanted = {name: _stored(features, name, value, where) for name, value in dataset.where.items()}
+    if features is not None:
+        stream = stream.select_columns(list(dict.fromkeys([dataset.image, *wanted])))
+        # Decoded here it would be by whatever plug-in of Pillow fits, before its size is known.
+        if isinstance(features[dataset.image or ""], datasets.Image):
+            stream = stream.cast_column(dataset.image, datasets.Image(decode=False))
+    return _matching(stream, dataset, wanted, where, needed)
+
+
+def _matching(
+    stream: Iterable[Mapping[str, Any]], dataset: TaskDataset, wanted: Mapping[str, object], where: str, needed: int
+) -> list[Source]:
+    found = []
+    for number, row in enumerate(stream):
+        if all(row[name] == value for name, value in wanted.items()):
+            found.append(Source(f"row {number}", _bytes(row[dataset.image or ""], f"{where}: row {number}")))
+        if len(found) == needed:
+            break
+    return found
+
+
+def _stored(features: Mapping[str, Any] | None, column: str, value: object, where: str) -> object:
+    """Return a value as the rows hold it: a class's name is stored as its number."""
+    names = getattr((features or {}).get(column), "names", None)
+    if names is None or not isinstance(value, str):
+        return value
+    if value not in names:
+        raise UsageError("is no value of the column:", file=where, field=f"dataset.where.{column}", value=value,
+                         choices=names)  # fmt: skip
+    return names.index(value)
+
+
+def _bytes(cell: object, where: str) -> bytes:
+    """Return what a cell holds of a picture; a path in it, which could lead anywhere, is not followed."""
+    data = cell.get("bytes") if isinstance(cell, dict) else cell
+    if not isinstance(data, bytes):
+        raise UsageError("holds no picture's bytes", file=where)
+    if len(data) > MAX_BYTES:
+        raise UsageError(f"has more than {MAX_BYTES // 10**6} MB", file=where)
+    return data
+
+
+def _reason(error: Exception) -> str:
+    from huggingface_hub import errors
+
+    known = (
+        (errors.GatedRepoError, "is gated: accept its terms on its page, then log in with: hf auth login"),
+        (errors.RepositoryNotFoundError, "was moved or removed, or asks for a login: hf auth login"),
+        (errors.RevisionNotFoundError, "no longer has the pinned revision"),
+        (errors.OfflineModeIsEnabled, "the hub is switched off by HF_HUB_OFFLINE"),
+    )
+    # The library wraps what its client of the hub raises.
+    said = next((words for kind, words in known if isinstance(error, kind) or isinstance(error.__cause__, kind)), None)
+    return said or " ".join(str(error).split())[:200] or type(error).__name__
