@@ -417,6 +417,66 @@ def test_a_path_in_the_place_of_a_pictures_bytes_is_not_followed(root: Path, tmp
         dataset_intake.add(task_of(catalog), catalog, tmp_path / "table", say=lambda line: None)
 
 
+@pytest.mark.parametrize("column", ["picture", "artist"])
+def test_no_cell_is_decoded_and_no_path_in_one_followed(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str
+) -> None:
+    """A picture inside of a picture's cell, and one in the column that rows are chosen by."""
+    import datasets
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(png(0))
+    link, binary = {"bytes": None, "path": str(secret)}, datasets.Value("binary")
+    nested = column == "picture"
+    features = datasets.Features({
+        "picture": {"bytes": datasets.Image(), "path": datasets.Value("string")} if nested else binary,
+        "artist": datasets.Value("string") if nested else datasets.Image(),
+    })  # fmt: skip
+    cells = {
+        "picture": [{"bytes": link, "path": "x"}] * 8 if nested else [png(number) for number in range(8)],
+        "artist": ["b"] * 8 if nested else [link] * 8,
+    }
+    (tmp_path / "table").mkdir()
+    pq.write_table(pa.table(cells, schema=features.arrow_schema), tmp_path / "table" / "train.parquet")
+    opened, really = list[object](), Image.open
+
+    def spy(file: Any, *arguments: Any, **options: Any) -> Image.Image:
+        opened.append(file)
+        return really(file, *arguments, **options)
+
+    monkeypatch.setattr(Image, "open", spy)
+    write(root, ROWS)
+    catalog = load_catalog()
+    said = "row 0: holds no picture's bytes" if nested else r"dataset\.where: holds 0 pictures"
+    with pytest.raises(UsageError, match=said):
+        dataset_intake.add(task_of(catalog), catalog, tmp_path / "table", say=lambda line: None)
+    assert opened == []
+
+
+def test_no_more_is_read_than_ten_times_what_the_task_says(root: Path, tmp_path: Path) -> None:
+    """The picture that is too many is of zeros, which a file holds in a few bytes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "table").mkdir()
+    columns = {"picture": [png(number) for number in range(8)] + [bytes(16_000_000)], "artist": ["b"] * 9}
+    file = tmp_path / "table" / "train.parquet"
+    pq.write_table(pa.table(columns), file, row_group_size=8, compression="zstd")
+    assert file.stat().st_size < 1_000_000
+    write(root, ROWS)
+    catalog = load_catalog()
+    dataset_intake.add(task_of(catalog), catalog, tmp_path / "table", say=lambda line: None)
+    pq.write_table(pa.table(columns).take([8, *range(8)]), file, row_group_size=8, compression="zstd")
+    with pytest.raises(UsageError) as caught:
+        dataset_intake.add(task_of(catalog), catalog, tmp_path / "table", say=lambda line: None)
+    assert str(caught.value) == (
+        "some/table at 0123456789ab: dataset.size_mb: takes more than 10 times the MB that the task says, counted "
+        "unpacked: 1.5"
+    )
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [

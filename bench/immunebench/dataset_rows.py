@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,14 @@ from immunebench.errors import UsageError
 if TYPE_CHECKING:
     from immunebench.task import TaskDataset
 
+Row = Mapping[str, Any]
+
 #: Of one picture file; the largest of the data sets that tasks name have a tenth of it.
 MAX_BYTES = 50_000_000
+#: More than the size that a task says of its data set is read, for other columns lie between; this is too much.
+_TIMES = 10
+#: Rows unpacked at once: one repeated cell is small in a file and not in memory.
+_AT_ONCE = 8
 _PARQUET = "datasets.packaged_modules.parquet."
 
 
@@ -75,9 +82,12 @@ def rows(dataset: TaskDataset, needed: int, folder: Path | None = None) -> list[
             if not kind.startswith(_PARQUET):
                 message = "must be a data set of Parquet files, which hold the pictures' bytes, not of kind"
                 raise UsageError(message, file=where, value=kind.split(".")[-1])
-            for file in (file for files in (builder.config.data_files or {}).values() for file in files):
-                _check_place(str(file), dataset, folder, where)
-            found = _chosen(builder.as_streaming_dataset(split=dataset.split), dataset, where, needed)
+            files = {str(split): [str(file) for file in held] for split, held in builder.config.data_files.items()}
+            for file in chain.from_iterable(files.values()):
+                _check_place(file, dataset, folder, where)
+            builder.config.batch_size = _AT_ONCE
+            stream = builder.as_streaming_dataset(split=dataset.split)
+            found = _chosen(stream, files[str(dataset.split)], dataset, where, needed)
     except UsageError:
         raise
     except Exception as error:  # whatever stops the library, the user needs one line
@@ -101,31 +111,19 @@ def _check_place(file: str, dataset: TaskDataset, folder: Path | None, where: st
         raise UsageError(f"has a data file that lies outside of {root}:", file=where, value=file)
 
 
-def _chosen(stream: Any, dataset: TaskDataset, where: str, needed: int) -> list[Source]:
-    """Return the pictures of at most ``needed`` rows of a stream; see `rows`."""
-    import datasets
-
-    # A stream may know its columns only by its first row.
-    features: Mapping[str, Any] | None = stream.features
-    known = list(features or next(iter(stream), {}))
+def _chosen(stream: Any, files: Sequence[str], dataset: TaskDataset, where: str, needed: int) -> list[Source]:
+    """Return the pictures of at most ``needed`` rows of a stream of files; see `rows`."""
+    features: Mapping[str, Any] = stream.features
     for field, column in {"image": dataset.image, **{f"where.{name}": name for name in dataset.where}}.items():
-        if column not in known:
+        if column not in features:
             message = "has no such column:"
-            raise UsageError(message, file=where, field=f"dataset.{field}", value=column, choices=known)
+            raise UsageError(message, file=where, field=f"dataset.{field}", value=column, choices=features)
     wanted = {name: _stored(features, name, value, where) for name, value in dataset.where.items()}
-    if features is not None:
-        stream = stream.select_columns(list(dict.fromkeys([dataset.image, *wanted])))
-        # Decoded here it would be by whatever plug-in of Pillow fits, before its size is known.
-        if isinstance(features[dataset.image or ""], datasets.Image):
-            stream = stream.cast_column(dataset.image, datasets.Image(decode=False))
-    return _matching(stream, dataset, wanted, where, needed)
-
-
-def _matching(
-    stream: Iterable[Mapping[str, Any]], dataset: TaskDataset, wanted: Mapping[str, object], where: str, needed: int
-) -> list[Source]:
+    # Decoded here, a picture would be by whatever plug-in of Pillow fits, before its size is known, and a path in one
+    # followed; so would one in a column of sounds or films.
+    stream = stream.decode(False).select_columns(list(dict.fromkeys([dataset.image, *wanted])))
     found = []
-    for number, row in enumerate(stream):
+    for number, row in enumerate(_bounded(stream, files, dataset.size_mb, where)):
         if all(row[name] == value for name, value in wanted.items()):
             found.append(Source(f"row {number}", _bytes(row[dataset.image or ""], f"{where}: row {number}")))
         if len(found) == needed:
@@ -133,9 +131,36 @@ def _matching(
     return found
 
 
-def _stored(features: Mapping[str, Any] | None, column: str, value: object, where: str) -> object:
+def _bounded(stream: Iterable[Row], files: Sequence[str], size_mb: float, where: str) -> Iterator[Row]:
+    """Yield the rows of files, as long as what must be unpacked for them is of the size that the task says.
+
+    A group of rows is looked up before it is read: it is in memory as a whole.
+    """
+    rows, left = iter(stream), _TIMES * size_mb * 10**6
+    for count, size in _groups(files):
+        left -= size
+        if left < 0:
+            message = f"takes more than {_TIMES} times the MB that the task says, counted unpacked:"
+            raise UsageError(message, file=where, field="dataset.size_mb", value=size_mb)
+        yield from islice(rows, count)
+
+
+def _groups(files: Iterable[str]) -> Iterator[tuple[int, int]]:
+    """Yield rows and unpacked bytes of each group of rows, by the files' own tables of contents."""
+    # Both come with `datasets`, which reads the same files by them.
+    import fsspec
+    import pyarrow.parquet as pq
+
+    for file in files:
+        with fsspec.open(file, "rb") as held:
+            contents = pq.read_metadata(held)
+        for group in map(contents.row_group, range(contents.num_row_groups)):
+            yield group.num_rows, group.total_byte_size
+
+
+def _stored(features: Mapping[str, Any], column: str, value: object, where: str) -> object:
     """Return a value as the rows hold it: a class's name is stored as its number."""
-    names = getattr((features or {}).get(column), "names", None)
+    names = getattr(features[column], "names", None)
     if names is None or not isinstance(value, str):
         return value
     if value not in names:
