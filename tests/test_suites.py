@@ -59,3 +59,28 @@ def test_layers_are_measured_alone_on_all_that_they_meet_together(catalog: Catal
     assert len({name for name, _, _ in together}) == 3
     for name, task, chain in together:
         assert {(layer, task, chain) for layer in name.split("+")} <= places
+
+
+#: What else a word of a task's noun is called.
+ALSO = {"boot": {"shoe"}, "sneaker": {"shoe"}, "vase": {"pot"}, "clock": {"watch"}, "truck": {"lorry"}}
+
+
+def test_no_unrelated_prompt_of_a_hub_s_base_asks_for_what_a_task_of_a_suite_protects(catalog: Catalog) -> None:
+    """U_gen would measure the loss of the very thing that an immunised model is to lose."""
+    known = catalog.models.bases
+    asked = 0
+    for base, spec in known.items():
+        # The embedded world has no thing that no task of any kind is about, and records that hold its twenty prompts.
+        if not spec.hub:
+            continue
+        kin = {base, spec.like, *(name for name, other in known.items() if other.like == base)}
+        words = {word for prompt in spec.unrelated_prompts for word in prompt.lower().split()}
+        words |= {word.removesuffix("s") for word in words}
+        for task in catalog.tasks.values():
+            if task.base in kin and task.split == "suite":
+                nouns = set(task.concept.noun.lower().split())
+                nouns |= {other for noun in nouns for other in ALSO.get(noun, set())}
+                assert not nouns & words, (base, task.id)
+                asked += 1
+        assert len(set(spec.unrelated_prompts)) == 20 and not set(spec.unrelated_prompts) & set(spec.public_prompts)
+    assert asked
