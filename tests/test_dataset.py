@@ -726,12 +726,39 @@ def folder_of(place: Path, names: list[str]) -> Path:
 
 @pytest.mark.parametrize("name", [lambda file: file, lambda file: file.split("/", 1)[1], lambda file: file[-6:]])
 def test_a_checkout_or_a_folder_with_its_names_is_taken(root: Path, tmp_path: Path, name: Callable[[str], str]) -> None:
-    folder = folder_of(tmp_path / "mine", [name(file) for file in FILES])
+    folder = folder_of(tmp_path / "mug", [name(file) for file in FILES])
     write(root, GITHUB)
     result = CliRunner().invoke(cli.app, ["data", "add", "mug-x", str(folder)])
     assert result.exit_code == 0, result.output
     assert "the task states no SHA-256; that these are its pictures is taken on trust" in result.output
     check_squares(tmp_path)
+
+
+def test_another_subject_s_pictures_which_are_called_the_same_are_not_taken(root: Path, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "things" / "clock", [file[-6:] for file in FILES])
+    write(root, GITHUB)
+    catalog = load_catalog()
+    with pytest.raises(UsageError) as caught:
+        dataset_intake.add(task_of(catalog), catalog, folder, say=lambda line: None)
+    assert str(caught.value) == (
+        f"{folder}: does not say by its name that its pictures are those of things/mug; the task states no SHA-256, so "
+        "it must be called 'mug'"
+    )
+    assert not home("mug-x").exists()
+    # Digests tell them apart whatever the folder is called.
+    digests = [hashlib.sha256(png(number)).hexdigest() for number in range(8)]
+    write(root, f"{GITHUB}\nsha256 = {json.dumps(digests)}")
+    catalog = load_catalog()
+    dataset_intake.add(task_of(catalog), catalog, folder, say=lambda line: None)
+    check_squares(tmp_path)
+
+
+def test_a_shipped_task_does_not_take_the_pictures_of_another(tmp_path: Path) -> None:
+    catalog = load_catalog()
+    clock = tmp_path / "dreambooth" / "dataset" / "clock"
+    folder_of(clock, [f"{number:02d}.jpg" for number in range(6)])
+    with pytest.raises(UsageError, match=r"those of dataset/vase; .* it must be called 'vase'$"):
+        dataset_intake.add(catalog.task("sd14-vase"), catalog, clock, say=lambda line: None)
 
 
 def test_a_folder_that_lacks_a_picture_or_leads_out_of_itself_is_refused(root: Path, tmp_path: Path) -> None:

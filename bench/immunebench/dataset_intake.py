@@ -7,6 +7,7 @@ What comes in is bytes until `immunebench.intake` has decoded it; a table's rows
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 import urllib.error
@@ -73,7 +74,8 @@ def fetch(task: Task, catalog: Catalog, *, accept_terms: bool = False, say: Say 
 def add(task: Task, catalog: Catalog, folder: Path, *, accept_terms: bool = False, say: Say = print) -> Path:
     """Take a task's pictures from a folder that the user has.
 
-    For files of GitHub it is a checkout, or a folder with the same names; for a hub's data set a copy of its Parquet
+    For files of GitHub it is a checkout, or a folder with the same names, which must be called as there unless the task
+    states the pictures' digests; for a hub's data set a copy of its Parquet
     files, or a folder with the pictures alone, in the order of their names.
 
     Parameters
@@ -100,7 +102,7 @@ def add(task: Task, catalog: Catalog, folder: Path, *, accept_terms: bool = Fals
         raise UsageError("no such folder", file=folder)
     needed = sum(task.pictures.sizes.values())
     if dataset.host == "github":
-        sources = _named(dataset.files, folder)
+        sources = _named(dataset, folder)
     elif any(file.suffix.lower() in SUFFIXES for file in folder.iterdir()):
         sources = _all(folder, needed, dataset.sha256)
     else:
@@ -140,13 +142,27 @@ def _download(dataset: TaskDataset, file: str) -> bytes:
     return data
 
 
-def _named(files: Sequence[str], folder: Path) -> list[Source]:
-    """Return files of a repository from a folder that holds all of them, by their paths or the ends of their paths."""
-    deepest = max(file.count("/") for file in files)
+def _named(dataset: TaskDataset, folder: Path) -> list[Source]:
+    """Return files of a repository from a folder that holds all of them, by their paths or the ends of their paths.
+
+    Where the task states no digests nothing but names tells one subject of a data set from another, whose pictures are
+    called the same: the folder must be called what the files' common one is, unless it holds that.
+    """
+    files = dataset.files
+    common = os.path.commonpath([os.path.dirname(file) for file in files])
+    deepest, depth = max(file.count("/") for file in files), len(Path(common).parts)
+    unlike = False
     for cut in range(deepest + 1):
         names = ["/".join(file.split("/")[min(cut, file.count("/")) :]) for file in files]
-        if len(set(names)) == len(names) and all((folder / name).exists() for name in names):
-            return [Source(file, _read(folder, name)) for file, name in zip(files, names, strict=True)]
+        if len(set(names)) != len(names) or not all((folder / name).exists() for name in names):
+            continue
+        if not dataset.sha256 and 0 < depth <= cut and folder.name != Path(common).name:
+            unlike = True
+            continue
+        return [Source(file, _read(folder, name)) for file, name in zip(files, names, strict=True)]
+    if unlike:
+        message = f"does not say by its name that its pictures are those of {common}; the task states no SHA-256, so it"
+        raise UsageError(f"{message} must be called", file=folder, value=Path(common).name)
     lacking = next((file for file in files if not (folder / file).exists()), files[0])
     raise UsageError("lacks the picture", file=folder, value=lacking)
 
