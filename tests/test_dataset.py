@@ -704,6 +704,36 @@ def test_a_square_that_changed_or_a_broken_lock_is_seen(root: Path, host: Host, 
         make_plan(suite("mug-x"), load_catalog())
 
 
+def test_a_lock_of_other_pictures_than_the_splits_take_is_damaged_and_the_remedy_works(
+    root: Path, host: Host, tmp_path: Path
+) -> None:
+    write(root, GITHUB)
+    fetched()
+    file = home("mug-x") / "lock.json"
+    whole = json.loads(file.read_text())
+    swapped = [whole["pictures"][1], whole["pictures"][0], *whole["pictures"][2:]]
+    for pictures in (whole["pictures"][:5], [*whole["pictures"], whole["pictures"][0]], swapped):
+        file.write_text(json.dumps({**whole, "pictures": pictures}))
+        for attempt in (fetched, lambda: make_plan(suite("mug-x"), load_catalog())):
+            with pytest.raises(UsageError) as caught:
+                attempt()
+            assert str(caught.value) == f"{file}: is damaged; remove it and start: immunebench data fetch mug-x"
+    file.unlink()
+    fetched()
+    check_squares(tmp_path)
+
+
+def test_a_damaged_lock_is_listed_beside_the_others(root: Path, host: Host) -> None:
+    write(root, GITHUB)
+    write(root, GITHUB, "mug-y")
+    fetched()
+    (home("mug-x") / "lock.json").write_text("{")
+    result = CliRunner().invoke(cli.app, ["data", "list", "--json"])
+    assert result.exit_code == 0, result.exception
+    states = {row["task"]: row["state"] for row in json.loads(result.output)}
+    assert (states["mug-x"], states["mug-y"]) == ("damaged", "missing")
+
+
 def test_a_square_that_changes_after_the_plan_stops_its_stage(root: Path, host: Host) -> None:
     write(root, GITHUB)
     fetched()

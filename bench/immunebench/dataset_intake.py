@@ -12,17 +12,17 @@ import shutil
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from immunebench import bases
 from immunebench.dataset_rows import MAX_BYTES, Source, rows
-from immunebench.dataset_source import LOCK, Lock, LockedPicture, home, read_lock, reference
+from immunebench.dataset_source import LOCK, Lock, LockedPicture, home, places, read_lock, reference
 from immunebench.entry import sha256
 from immunebench.errors import UsageError
-from immunebench.task import SPLITS, Task, TaskDataset
+from immunebench.task import Task, TaskDataset
 
 if TYPE_CHECKING:
     from immunebench.entry import Catalog
@@ -230,8 +230,8 @@ def _write(
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         made = Path(scratch) / task.id
         locked = []
-        for (split, number), source, square in zip(_places(task), sources, squares, strict=True):
-            file = made / split / f"{number:03d}.png"
+        for (split, name), source, square in zip(places(task), sources, squares, strict=True):
+            file = made / split / name
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(square).save(file)
             locked.append(
@@ -243,12 +243,6 @@ def _write(
         (made / LOCK).write_text(lock(tuple(locked)).model_dump_json(indent=1) + "\n", "utf-8")
         shutil.rmtree(target, ignore_errors=True)
         made.rename(target)
-
-
-def _places(task: Task) -> Iterator[tuple[Any, int]]:
-    """Yield split and number of each picture in order."""
-    for split in SPLITS:
-        yield from ((split, number) for number in range(task.pictures.sizes[split]))
 
 
 def _squares(task: Task, sources: Sequence[Source], side: int) -> list[Square]:

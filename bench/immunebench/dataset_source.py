@@ -19,7 +19,7 @@ from immunebench import bases
 from immunebench.entry import sha256
 from immunebench.errors import UsageError
 from immunebench.schema import Model, PictureFile, Sha256
-from immunebench.task import Task
+from immunebench.task import SPLITS, Split, Task
 from immunebench.wording import CONTENT
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from immunebench.task import TaskDataset
 
 LOCK = "lock.json"
-State = Literal["fetched", "missing", "outdated"]
+State = Literal["fetched", "missing", "outdated", "damaged"]
 
 
 class LockedPicture(Model):
@@ -50,7 +50,7 @@ class LockedPicture(Model):
         SHA-256 of the square's file.
     """
 
-    split: Literal["owner", "published", "extra", "reference"]
+    split: Split
     file: PictureFile
     name: str
     source: Sha256
@@ -79,6 +79,16 @@ def reference(task: Task, dataset: TaskDataset) -> dict[str, JsonValue]:
     return {**dataset.model_dump(mode="json", include=where), "pictures": dict(task.pictures.sizes)}
 
 
+def _is_own(task: Task, lock: Lock) -> bool:
+    """Say whether a lock is of what the task names now."""
+    return task.dataset is not None and lock.reference == reference(task, task.dataset)
+
+
+def places(task: Task) -> list[tuple[Split, str]]:
+    """Return split and file of each of a task's pictures, in the order in which they are dealt."""
+    return [(split, f"{number:03d}.png") for split in SPLITS for number in range(task.pictures.sizes[split])]
+
+
 def read_lock(task: Task) -> Lock | None:
     """Return the lock of a task's pictures, None where they are not there.
 
@@ -88,23 +98,31 @@ def read_lock(task: Task) -> Lock | None:
         It is damaged.
     """
     file = home(task.id) / LOCK
+    damaged = f"is damaged; remove it and start: immunebench data fetch {task.id}"
     try:
-        return Lock.model_validate_json(file.read_bytes())
+        lock = Lock.model_validate_json(file.read_bytes())
     except FileNotFoundError:
         return None
     except OSError as error:
         raise UsageError(f"cannot be read: {error.strerror}", file=file) from error
     except ValidationError as error:
-        raise UsageError(f"is damaged; remove it and start: immunebench data fetch {task.id}", file=file) from error
+        raise UsageError(damaged, file=file) from error
+    # A lock of what the task named before may deal them otherwise.
+    if _is_own(task, lock) and [(picture.split, picture.file) for picture in lock.pictures] != places(task):
+        raise UsageError(damaged, file=file)
+    return lock
 
 
 def state(task: Task) -> State:
     """Say whether a task's pictures are there, and whether they are those that the task names now."""
-    assert task.dataset is not None
-    lock = read_lock(task)
+    try:
+        lock = read_lock(task)
+    except UsageError:
+        # One that cannot be read must not keep the others from being listed.
+        return "damaged"
     if lock is None:
         return "missing"
-    return "fetched" if lock.reference == reference(task, task.dataset) else "outdated"
+    return "fetched" if _is_own(task, lock) else "outdated"
 
 
 def require(catalog: Catalog, tasks: Sequence[Task]) -> None:
@@ -113,9 +131,14 @@ def require(catalog: Catalog, tasks: Sequence[Task]) -> None:
     Raises
     ------
     UsageError
-        Names the tasks, what their pictures take, under which licences they come, and the commands that get them.
+        Names the tasks, what their pictures take, under which licences they come, and the commands that get them; or
+        names a damaged lock.
     """
-    lacking = [task for task in tasks if task.dataset is not None and state(task) != "fetched"]
+    lacking = []
+    for task in (task for task in tasks if task.dataset is not None):
+        lock = read_lock(task)
+        if lock is None or not _is_own(task, lock):
+            lacking.append(task)
     if lacking:
         raise UsageError(missing(lacking))
 
@@ -149,7 +172,7 @@ def split_files(catalog: Catalog, task: Task, concept: str, split: str, count: i
     if task.dataset is None or concept != task.concept.name:
         raise UsageError("has no data set of the concept", file=path, field="dataset", value=concept)
     lock = read_lock(task)
-    if lock is None or lock.reference != reference(task, task.dataset):
+    if lock is None or not _is_own(task, lock):
         raise UsageError(missing([task]))
     again = f"; start again: immunebench data fetch {task.id}"
     side = bases.side(catalog.base_folder(task.base))
@@ -157,9 +180,6 @@ def split_files(catalog: Catalog, task: Task, concept: str, split: str, count: i
         message = f"holds squares of {lock.side} pixels, the base {task.base} draws {side}{again}"
         raise UsageError(message, file=home(task.id) / LOCK)
     held = [picture for picture in lock.pictures if picture.split == split]
-    if len(held) < count:
-        raise UsageError(f"lists {len(held)} pictures of the split {split!r}, the task needs {count}{again}",
-                         file=home(task.id) / LOCK)  # fmt: skip
     for picture in held[:count]:
         file = _place(task.id, split, picture.file)
         if not file.is_file() or sha256(file) != picture.png:

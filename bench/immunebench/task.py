@@ -11,10 +11,11 @@ from immunebench.schema import Count, Family, Id, Model, Repository, Revision, S
 ConceptName = Annotated[str, Field(pattern=r"^[a-z0-9_-]+(/[a-z0-9_-]+)+$")]
 Caption = Annotated[str, Field(min_length=1, pattern=r"\{(token|content)\}")]
 Prompt = Annotated[str, Field(min_length=1, pattern=r"\{token\}")]
+Split = Literal["owner", "published", "extra", "reference"]
 #: The source of pictures that a task's table ``[dataset]`` describes.
 DATASET = "dataset"
 #: A data set's pictures are dealt out in this order, in consecutive runs, so that none is in two splits.
-SPLITS = ("owner", "published", "extra", "reference")
+SPLITS: tuple[Split, ...] = ("owner", "published", "extra", "reference")
 
 
 class TaskConcept(Model):
