@@ -734,6 +734,72 @@ def test_a_damaged_lock_is_listed_beside_the_others(root: Path, host: Host) -> N
     assert (states["mug-x"], states["mug-y"]) == ("damaged", "missing")
 
 
+@pytest.mark.parametrize("which", [1, 2])
+def test_a_fetch_that_is_stopped_leaves_what_was_there(
+    root: Path, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: int
+) -> None:
+    write(root, GITHUB)
+    fetched()
+    before, really, calls = (home("mug-x") / "lock.json").read_bytes(), Path.rename, list[Path]()
+
+    def rename(self: Path, to: Path) -> Path:
+        calls.append(self)
+        if len(calls) == which:
+            raise KeyboardInterrupt
+        return really(self, to)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "rename", rename)
+        fetched()
+    assert (home("mug-x") / "lock.json").read_bytes() == before
+    check_squares(tmp_path)
+
+
+def test_what_a_killed_fetch_had_moved_aside_is_put_back_and_held_against(root: Path, host: Host) -> None:
+    write(root, GITHUB)
+    fetched()
+    before = (home("mug-x") / "lock.json").read_bytes()
+    home("mug-x").rename(home(".mug-x.old"))
+    published(host, 4, png(50))
+    with pytest.raises(UsageError, match=r"in the lock; nothing was changed"):
+        fetched()
+    assert (home("mug-x") / "lock.json").read_bytes() == before and not home(".mug-x.old").exists()
+
+
+def test_two_fetches_at_once_leave_one_whole_set(root: Path, host: Host, tmp_path: Path) -> None:
+    write(root, GITHUB)
+    catalog, failed = load_catalog(), list[BaseException]()
+
+    def fetch() -> None:
+        try:
+            for _ in range(3):
+                dataset_intake.fetch(task_of(catalog), catalog, say=lambda line: None)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [Thread(target=fetch) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    check_squares(tmp_path)
+    assert {file.name for file in home("mug-x").parent.iterdir()} <= {"mug-x", ".mug-x.lock"}
+
+
+@pytest.mark.parametrize("odd", ["object-mug", "mug-terms", "mug-damaged"])
+def test_nothing_is_fetched_where_one_of_several_tasks_would_be_refused(root: Path, host: Host, odd: str) -> None:
+    write(root, GITHUB)
+    write(root, f'{GITHUB}\nterms = "https://example.org/terms"', "mug-terms")
+    write(root, GITHUB, "mug-damaged")
+    if odd == "mug-damaged":
+        home(odd).mkdir(parents=True)
+        (home(odd) / "lock.json").write_text("{")
+    result = CliRunner().invoke(cli.app, ["data", "fetch", "mug-x", odd])
+    assert isinstance(result.exception, UsageError)
+    assert host.asked == [] and not home("mug-x").exists()
+
+
 def test_a_square_that_changes_after_the_plan_stops_its_stage(root: Path, host: Host) -> None:
     write(root, GITHUB)
     fetched()

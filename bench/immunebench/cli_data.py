@@ -70,8 +70,11 @@ def data_fetch(
     from immunebench import dataset_intake
 
     catalog = _catalog()
-    # Every name is looked up before anything is downloaded.
-    for found in [_task(catalog, name) for name in task]:
+    tasks = [_task(catalog, name) for name in dict.fromkeys(task)]
+    # Nothing is downloaded where one of them would be refused.
+    for found in tasks:
+        dataset_intake.check(found, catalog, accept_terms=accept_terms)
+    for found in tasks:
         dataset_intake.fetch(found, catalog, accept_terms=accept_terms)
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
+from filelock import FileLock
+
 from immunebench import bases
 from immunebench.dataset_rows import MAX_BYTES, Source, rows
 from immunebench.dataset_source import LOCK, Lock, LockedPicture, home, places, read_lock, reference
@@ -62,7 +64,7 @@ def fetch(task: Task, catalog: Catalog, *, accept_terms: bool = False, say: Say 
         The task has no data set or its terms were not accepted; a picture could not be had, cannot be used, or is
         another than the lock or the task says. Nothing was changed.
     """
-    dataset = _dataset(task, catalog, accept_terms)
+    dataset = check(task, catalog, accept_terms=accept_terms)
     say(f"{task.id}: about {dataset.size_mb:g} MB ({dataset.licence}) from {dataset.repo} at {dataset.revision[:12]}")
     if dataset.host == "github":
         sources = [Source(file, _download(dataset, file)) for file in dataset.files]
@@ -96,7 +98,7 @@ def add(task: Task, catalog: Catalog, folder: Path, *, accept_terms: bool = Fals
     """
     from immunebench.intake import SUFFIXES
 
-    dataset = _dataset(task, catalog, accept_terms)
+    dataset = check(task, catalog, accept_terms=accept_terms)
     folder = folder.expanduser().absolute()
     if not folder.is_dir():
         raise UsageError("no such folder", file=folder)
@@ -112,15 +114,30 @@ def add(task: Task, catalog: Catalog, folder: Path, *, accept_terms: bool = Fals
     return _keep(task, dataset, catalog, sources, say)
 
 
-def _dataset(task: Task, catalog: Catalog, accepted: bool) -> TaskDataset:
+def check(task: Task, catalog: Catalog, *, accept_terms: bool = False) -> TaskDataset:
+    """Return what a task says of its pictures, if they may and can be taken.
+
+    Parameters
+    ----------
+    task, catalog, accept_terms
+        As for `fetch`.
+
+    Raises
+    ------
+    UsageError
+        The task has no data set, its terms were not accepted, nobody knows how large a picture its base draws, or its
+        lock is damaged.
+    """
     if task.dataset is None:
         known = [name for name, other in catalog.tasks.items() if other.dataset is not None]
         raise UsageError("has no pictures to fetch:", field="TASK", value=task.id, choices=known)
-    if task.dataset.terms is not None and not accepted:
+    if task.dataset.terms is not None and not accept_terms:
         raise UsageError(
             f"is needed: the pictures of {task.id} have terms of their own; read them at {task.dataset.terms}",
             field="--accept-terms",
         )
+    _side(task, catalog)
+    read_lock(task)
     return task.dataset
 
 
@@ -201,17 +218,22 @@ def _keep(task: Task, dataset: TaskDataset, catalog: Catalog, sources: Sequence[
     side = _side(task, catalog)
     squares = _squares(task, sources, side)
     target, origin = home(task.id), reference(task, dataset)
-    before = read_lock(task)
-    if before is not None and before.reference == origin:
-        _check_lock(task, before, sources)
     try:
-        _write(target, task, sources, squares, lambda pictures: Lock(
-            reference=origin, side=side, terms=dataset.terms, pictures=pictures,
-        ))  # fmt: skip
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Two fetches of a task write one after the other, and the second is held against what the first locked.
+        with FileLock(target.with_name(f".{task.id}.lock")):
+            _recover(target)
+            before = read_lock(task)
+            again = before is not None and before.reference == origin
+            if before is not None and again:
+                _check_lock(task, before, sources)
+            _write(target, task, sources, squares, lambda pictures: Lock(
+                reference=origin, side=side, terms=dataset.terms, pictures=pictures,
+            ))  # fmt: skip
     except OSError as error:
         raise UsageError(f"cannot be written: {error.strerror}", file=error.filename or target) from error
     sizes = ", ".join(f"{split} {size}" for split, size in task.pictures.sizes.items())
-    done = "as locked before" if before is not None and before.reference == origin else "locked"
+    done = "as locked before" if again else "locked"
     say(f"{task.id}: {len(sources)} pictures of {side} x {side} pixels ({sizes}), {done}, in {target}")
     return target
 
@@ -223,10 +245,9 @@ def _write(
     squares: Sequence[Square],
     lock: Callable[[tuple[LockedPicture, ...]], Lock],
 ) -> None:
-    """Write squares and lock beside the target, then move them there: a stopped fetch leaves what was there before."""
+    """Write squares and lock beside the target, then put them in its place; the caller holds the task's lock."""
     from PIL import Image
 
-    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         made = Path(scratch) / task.id
         locked = []
@@ -241,8 +262,28 @@ def _write(
                 )
             )  # fmt: skip
         (made / LOCK).write_text(lock(tuple(locked)).model_dump_json(indent=1) + "\n", "utf-8")
-        shutil.rmtree(target, ignore_errors=True)
-        made.rename(target)
+        try:
+            if target.exists():
+                target.rename(_aside(target))
+            made.rename(target)
+        finally:
+            _recover(target)
+
+
+def _aside(target: Path) -> Path:
+    """Return where pictures are while others take their place."""
+    return target.with_name(f".{target.name}.old")
+
+
+def _recover(target: Path) -> None:
+    """Put back what a write that was stopped had moved aside; where it was not stopped, remove that."""
+    aside = _aside(target)
+    if not aside.exists():
+        return
+    if target.exists():
+        shutil.rmtree(aside)
+    else:
+        aside.rename(target)
 
 
 def _squares(task: Task, sources: Sequence[Source], side: int) -> list[Square]:
