@@ -8,16 +8,19 @@ import io
 import json
 import os
 import struct
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from immunebench import cli, dataset_intake, entry, stages
@@ -25,7 +28,9 @@ from immunebench.dataset_source import home, read_lock, state
 from immunebench.entry import Catalog, load_catalog
 from immunebench.errors import UsageError
 from immunebench.intake import read_picture
+from immunebench.models import SourceSpec
 from immunebench.plan import make_plan
+from immunebench.specs import Specs
 from immunebench.suite import Suite
 from immunebench.task import SPLITS, Task
 from photos import photo
@@ -890,6 +895,35 @@ def test_a_folder_of_pictures_stands_for_a_table(root: Path, tmp_path: Path) -> 
     dataset_intake.add(task_of(catalog), catalog, folder, say=lambda line: None)
     order = {"owner": [9, 0], "published": [1, 2, 3], "extra": [4], "reference": [5, 6]}
     check_squares(tmp_path, order)
+
+
+def test_the_published_pictures_of_a_data_set_s_task_are_exported(root: Path, host: Host, tmp_path: Path) -> None:
+    write(root, GITHUB)
+    fetched()
+    entry.default_catalog.cache_clear()
+    result = CliRunner().invoke(cli.app, ["export", "published", "mug-x", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.exception
+    for place, number in enumerate(DEALT["published"]):
+        made = np.asarray(Image.open(tmp_path / "out" / f"{place:03d}.png"))
+        assert np.array_equal(made, square(number, tmp_path))
+
+
+def test_a_source_names_what_says_which_files_a_split_has(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source that the package does not know, in `models.toml` alone."""
+    module = ModuleType("third_source")
+    module.split_files = lambda catalog, task, concept, split, count: {  # type: ignore[attr-defined]
+        f"{task.id}-{split}-{count}.png": "0" * 64
+    }
+    monkeypatch.setitem(sys.modules, "third_source", module)
+    catalog = load_catalog()
+    catalog.models.sources["third"] = SourceSpec(
+        loader="third_source:pictures", version=3, files="third_source:split_files"
+    )
+    specs = Specs(suite("object-mug"), catalog, None)
+    spec = specs.stages[specs.pictures(catalog.task("object-mug"), "object/mug", "owner", 2, "third")]
+    assert spec.key["files"] == {"object-mug-owner-2.png": "0" * 64}
+    with pytest.raises(ValidationError, match="loader or drawn"):
+        SourceSpec(drawn=True, version=1, files="third_source:split_files")
 
 
 def test_the_list_says_what_is_there(root: Path, host: Host) -> None:

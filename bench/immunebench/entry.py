@@ -335,6 +335,21 @@ class Catalog:
         fetched = {f"weights/{name}": sha256(require(name, asked_by=f"judge {judge}")) for name in spec.weights}
         return self._files(spec.files, f"judges.{judge}.files") | fetched
 
+    def split_files(self, source: str, task: Task, concept: str, split: str, count: int) -> dict[str, str] | None:
+        """Return SHA-256 by name of what a split of a source consists of; None where it reads no files of the task's.
+
+        Raises
+        ------
+        UsageError
+            They are not there, or are not what they should be.
+        """
+        named = self.models.sources[source].files
+        if named is None:
+            return None
+        module, _, function = named.partition(":")
+        read: Callable[..., Mapping[str, str]] = getattr(importlib.import_module(module), function)
+        return dict(read(self, task, concept, split, count))
+
     def perceptual(self, base: str, *, asked_by: Path) -> Values:
         """Return what identifies the perceptual distance that entries on a base are lent, as a stage's key names it.
 

@@ -98,19 +98,21 @@ class UpscalerSpec(Model):
 
 
 class SourceSpec(Model):
-    """A source of pictures: ``module:function`` and its version; ``files`` if it reads some that belong to the task.
+    """A source of pictures: ``module:function`` and its version.
 
-    A source that is ``drawn`` has no function: the task's base draws its pictures, from the task's own prompts.
+    ``files`` names the function that says which files a split consists of, by name with their SHA-256, where the source
+    reads some that belong to the task: they enter the key of the stage. A source that is ``drawn`` has no function: the
+    task's base draws its pictures, from the task's own prompts.
     """
 
     loader: Loader | None = None
     version: Annotated[int, Field(ge=1)]
-    files: bool = False
+    files: Loader | None = None
     drawn: bool = False
 
     @model_validator(mode="after")
     def _has_one_origin(self) -> SourceSpec:
-        if self.drawn == (self.loader is not None) or (self.drawn and self.files):
+        if self.drawn == (self.loader is not None) or (self.drawn and self.files is not None):
             raise ValueError("loader or drawn says where pictures come from: one of the two, and not both")
         return self
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from immunebench import artefact
 from immunebench.errors import UsageError
-from immunebench.folder_source import split_files
 from immunebench.scaffold import write_all
+from immunebench.schema import Values
 
 if TYPE_CHECKING:
     from immunebench.entry import Catalog
@@ -31,10 +31,11 @@ def published_pictures(task: Task, catalog: Catalog) -> Pictures:
         raise UsageError("shows what a base drew already, which nobody protects:", field="task", value=task.id)
     from immunebench.stages import read_split
 
-    spec, concept, count = catalog.models.sources[task.concept.source], task.concept.name, task.pictures.published
-    key = {"source": task.concept.source, "concept": concept, "split": "published", "count": count}
-    if spec.files:
-        key["files"] = split_files(catalog, task, concept, "published", count)
+    source, concept, count = task.concept.source, task.concept.name, task.pictures.published
+    key: Values = {"source": source, "concept": concept, "split": "published", "count": count}
+    files = catalog.split_files(source, task, concept, "published", count)
+    if files is not None:
+        key["files"] = dict(files)
     return read_split(key, catalog)
 
 

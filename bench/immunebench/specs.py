@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from immunebench import artefact, dataset_source
+from immunebench import artefact
 from immunebench.board.rules import BESIDE_FAMILY, TARGET_METRIC
 from immunebench.entry import Catalog, Entry, sha256
 from immunebench.errors import UsageError
-from immunebench.folder_source import split_files
 from immunebench.graph import StageSpec
 from immunebench.metrics import METRICS, Metric
 from immunebench.runtime import derive_seed
 from immunebench.schema import Values
 from immunebench.suite import Suite
-from immunebench.task import DATASET, Task, Wording
+from immunebench.task import Task, Wording
 from immunebench.weights import require
 from immunebench.wording import content
 
@@ -66,9 +65,9 @@ class Specs:
             "split": split,
             "count": count,
         }
-        if spec.files:
-            read = dataset_source.split_files if source == DATASET else split_files
-            key["files"] = dict(read(self.catalog, task, concept, split, count))
+        files = self.catalog.split_files(source, task, concept, split, count)
+        if files is not None:
+            key["files"] = dict(files)
         return self.add("pictures", key, {})
 
     def drawn(self, task: Task, concept: str, split: str, count: int) -> str:
