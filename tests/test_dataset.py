@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import os
+import socket
 import struct
 import sys
 import zlib
@@ -160,13 +161,15 @@ class Host:
     """A host on this machine that serves files by path, and notes what it was asked for."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
-        self.files, self.asked, host = files, list[str](), self
+        self.files, self.asked, self.moved, host = files, list[str](), dict[str, str](), self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 host.asked.append(self.path)
                 data = host.files.get(self.path)
-                self.send_response(404 if data is None else 200)
+                self.send_response(302 if self.path in host.moved else 404 if data is None else 200)
+                if self.path in host.moved:
+                    self.send_header("Location", host.moved[self.path])
                 self.end_headers()
                 self.wfile.write(data or b"")
 
@@ -496,6 +499,9 @@ def test_no_more_is_read_than_ten_times_what_the_task_says(root: Path, tmp_path:
         (FILES[3], "things//x.png", "dataset.files.3: must be a path inside the repository"),
         (FILES[3], "things/weights.pkl", "dataset.files.3: string should match pattern"),
         ('"some/things"', '"../things"', "dataset.repo: string should match pattern"),
+        ('"some/things"', '"some/things.."', "dataset.repo: string should match pattern"),
+        ('"some/things"', '"some/things."', "dataset.repo: string should match pattern"),
+        ('"some/things"', '"some./things"', "dataset.repo: string should match pattern"),
         (f', "{FILES[7]}"', "", "dataset.files lists 7 pictures, the splits take 8"),
         ("size_mb = 1.5", f'size_mb = 1.5\nsha256 = ["{"0" * 64}"]', "dataset.sha256 lists 1 pictures, the splits"),
         ("size_mb = 1.5", 'size_mb = 1.5\nterms = "http://x.org/"', "dataset.terms: string should match pattern"),
@@ -626,6 +632,25 @@ def test_what_a_host_lacks_or_sends_too_much_of_is_one_line(
     monkeypatch.setattr(dataset_intake, "RAW", "http://127.0.0.1:1")
     with pytest.raises(UsageError, match=r"could not be fetched: .*refused"):
         fetched()
+
+
+def test_a_redirect_to_an_address_that_is_asked_otherwise_is_refused_before_anything_is_sent(
+    root: Path, host: Host
+) -> None:
+    write(root, GITHUB)
+    moved = f"/some/things/{REVISION}/{FILES[0]}"
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        other.settimeout(0.2)
+        elsewhere = f"ftp://127.0.0.1:{other.getsockname()[1]}/x.png"
+        host.moved[moved] = elsewhere
+        with pytest.raises(UsageError) as caught:
+            fetched()
+        with pytest.raises(TimeoutError):
+            other.accept()
+    assert str(caught.value) == f"{host.address}{moved}: leads to an address that is not encrypted: '{elsewhere}'"
+    # One that is asked in the same way is followed.
+    host.files["/moved.png"], host.moved[moved] = png(0), f"{host.address}/moved.png"
+    fetched()
 
 
 def test_a_place_that_cannot_be_written_is_one_line(root: Path, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

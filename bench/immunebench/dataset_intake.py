@@ -14,8 +14,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
+from urllib.request import Request
 
 from filelock import FileLock
 
@@ -141,13 +142,21 @@ def check(task: Task, catalog: Catalog, *, accept_terms: bool = False) -> TaskDa
     return task.dataset
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a host elsewhere as long as that is asked in the same way, which is an encrypted one."""
+
+    def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
+        """Refuse before anything is sent there."""
+        if urlsplit(newurl).scheme != urlsplit(RAW).scheme:
+            raise UsageError("leads to an address that is not encrypted:", file=req.full_url, value=newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def _download(dataset: TaskDataset, file: str) -> bytes:
     """Return a file of a repository at its commit."""
     url = f"{RAW}/{dataset.repo}/{dataset.revision}/{quote(file)}"
     try:
-        with urllib.request.urlopen(url, timeout=_PATIENCE) as response:
-            if urlsplit(response.geturl()).scheme != urlsplit(RAW).scheme:
-                raise UsageError("leads to an address that is not encrypted", file=url)
+        with urllib.request.build_opener(_Redirects).open(url, timeout=_PATIENCE) as response:
             data = bytes(response.read(MAX_BYTES + 1))
     except urllib.error.HTTPError as error:
         raise UsageError(f"could not be fetched: {error.code} {error.reason}", file=url) from error

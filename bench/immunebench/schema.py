@@ -22,7 +22,8 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 #: A plain name, so that no path leads out of the folder that it stands in.
 PictureFile = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*\.png$", max_length=128)]
 #: A repository as GitHub and the Hugging Face hub name it, and a commit: a branch or a tag may move.
-Repository = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
+#: None is dots alone or ends in dots, which would mean something in a path or an address.
+Repository = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([\w.-]*[\w-])?/[A-Za-z0-9]([\w.-]*[\w-])?$")]
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Values = dict[str, JsonValue]
 
