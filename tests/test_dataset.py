@@ -25,12 +25,14 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from immunebench import cli, dataset_intake, entry, stages
+from immunebench.board.checks import comparability
 from immunebench.dataset_source import home, read_lock, state
 from immunebench.entry import Catalog, load_catalog
 from immunebench.errors import UsageError
 from immunebench.intake import read_picture
 from immunebench.models import SourceSpec
 from immunebench.plan import make_plan
+from immunebench.records import Record, build_record
 from immunebench.specs import Specs
 from immunebench.suite import Suite
 from immunebench.task import SPLITS, Task
@@ -704,6 +706,43 @@ def test_a_run_without_the_pictures_says_so_before_anything_and_fetches_none(
     assert isinstance(result.exception, UsageError)
     assert "immunebench data fetch mug-x" in str(result.exception)
     assert host.asked == [] and not list(store.rglob("manifest.json"))
+
+
+class Nothing:
+    """A store in which nothing was computed."""
+
+    def path(self, digest: str) -> None: ...
+    def manifest(self, digest: str) -> None: ...
+    def failure(self, digest: str) -> None: ...
+
+
+def made_record(task: str = "mug-x") -> Record:
+    """The record of a task's one cell, of which nothing was run."""
+    plan = make_plan(suite(task), load_catalog())
+    (cell,) = plan.cells
+    return build_record(cell, plan.roots[cell.key], Nothing())
+
+
+def test_records_of_other_pictures_share_no_column(root: Path, host: Host) -> None:
+    write(root, GITHUB)
+    fetched()
+    one = made_record()
+    squares = [picture["square"] for picture in json.loads((home("mug-x") / "lock.json").read_text())["pictures"]]
+    short = hashlib.sha256("\n".join(squares).encode()).hexdigest()[:12]
+    assert one.cell.pictures == short and f"/mug-x@1:{short}/" in one.comparability
+    again = Record.model_validate_json(one.model_dump_json())
+    assert comparability(again) == one.comparability
+    published(host, 4, png(50))
+    (home("mug-x") / "lock.json").unlink()
+    fetched()
+    assert made_record().comparability != one.comparability
+    # Stated digests leave no choice, and what the package draws itself has none: their keys hold names alone.
+    digests = [hashlib.sha256(host.files[f"/some/things/{REVISION}/{file}"]).hexdigest() for file in FILES]
+    write(root, f"{GITHUB}\nsha256 = {json.dumps(digests)}")
+    fetched()
+    for record in (made_record(), made_record("object-mug")):
+        assert f"/{record.cell.task}@{record.cell.task_version}/" in record.comparability
+        assert "pictures" not in record.model_dump(mode="json")["cell"]
 
 
 def test_pictures_of_another_revision_are_not_the_task_s(root: Path, host: Host) -> None:

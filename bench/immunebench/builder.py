@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from immunebench.board.rules import TARGET_METRIC
+from immunebench.dataset_source import pictures_digest
 from immunebench.entry import Catalog, Defense, Entry
 from immunebench.errors import UsageError
 from immunebench.graph import Cell, CellGraph, Facts, UtilityGraph
@@ -272,6 +273,7 @@ class Builder(Specs):
             entry_files=entry.files,
             metric=self.named_metric(task.family),
             purifiers={purifier.id: self.catalog.params(purifier, task.base) for purifier in chain[:-1]},
+            pictures=pictures_digest(task),
         )
 
     def closure(self, roots: Iterable[str]) -> tuple[str, ...]:

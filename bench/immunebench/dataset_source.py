@@ -158,6 +158,24 @@ def missing(tasks: Sequence[Task]) -> str:
     )
 
 
+def pictures_digest(task: Task) -> str | None:
+    """Return twelve digits that tell a task's pictures from any others, for the comparability key of its records.
+
+    None of a task without a data set, and of one that states the SHA-256 of its pictures: there is one set of those.
+
+    Raises
+    ------
+    UsageError
+        The pictures are not there.
+    """
+    if task.dataset is None or task.dataset.sha256:
+        return None
+    lock = read_lock(task)
+    if lock is None or not _is_own(task, lock):
+        raise UsageError(missing([task]))
+    return hashlib.sha256("\n".join(picture.square for picture in lock.pictures).encode()).hexdigest()[:12]
+
+
 def split_files(catalog: Catalog, task: Task, concept: str, split: str, count: int) -> dict[str, str]:
     """Return, by file name, the SHA-256 of the pixels of the squares that a split consists of.
 

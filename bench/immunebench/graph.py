@@ -125,12 +125,19 @@ class Facts:
     entry_files: dict[str, str]
     metric: str
     purifiers: dict[str, Values] = field(default_factory=dict)
+    #: Of the pictures that a task leaves to whoever measures; see `dataset_source.pictures_digest`.
+    pictures: str | None = None
 
     def comparability(self, cell: Cell) -> str:
         """Return every version that gives a number its meaning: different ones never share a column."""
-        suite, task = f"{self.suite}@{self.suite_version}", f"{cell.task}@{self.task_version}"
+        suite, task = f"{self.suite}@{self.suite_version}", task_name(cell.task, self.task_version, self.pictures)
         profile = f"{cell.profile}@{self.profile_version}"
         return comparability_key(suite, task, self.chain, self.metric, profile, cell.setting)
+
+
+def task_name(task: str, version: int, pictures: str | None) -> str:
+    """Return a task with its version, and with a digest of its pictures where they are not the task's to say."""
+    return f"{task}@{version}" if pictures is None else f"{task}@{version}:{pictures}"
 
 
 def comparability_key(

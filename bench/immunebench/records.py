@@ -50,6 +50,8 @@ class CellNames(Model):
 
     task: Id
     task_version: int
+    # Of the pictures of a task that names them and does not state their SHA-256; left out of every other's.
+    pictures: str | None = Field(default=None, pattern=r"^[0-9a-f]{12}$", exclude_if=lambda value: value is None)
     family: Id
     concept: str
     concept_kind: str
@@ -452,6 +454,7 @@ def _names(cell: Cell, graph: CellGraph) -> CellNames:
     return CellNames(
         task=cell.task,
         task_version=facts.task_version,
+        pictures=facts.pictures,
         family=facts.family,
         concept=facts.concept,
         concept_kind=facts.concept_kind,

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 from immunebench.board import rules
-from immunebench.graph import comparability_key
+from immunebench.graph import comparability_key, task_name
 from immunebench.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def complaint(record: Record) -> Complaint | None:
 def comparability(record: Record) -> str:
     """The comparability key that follows from a record's own names and versions."""
     cell = record.cell
-    suite, task = f"{record.suite}@{record.suite_version}", f"{cell.task}@{cell.task_version}"
+    suite, task = f"{record.suite}@{record.suite_version}", task_name(cell.task, cell.task_version, cell.pictures)
     links = ((link.attack, link.version) for link in cell.links)
     profile = f"{cell.profile}@{cell.profile_version}"
     return comparability_key(suite, task, links, record.metric, profile, cell.setting)
