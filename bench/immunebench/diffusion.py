@@ -128,8 +128,7 @@ class LatentDiffusion:
             self.text = Text(text_encoder, tokenizer, resident)
         else:
             beside = Resident(text_encoder_2, self.device, leaves=numerics.offload)
-            second = Text(text_encoder_2, tokenizer_2, beside)
-            self.text = PairedText(text_encoder, tokenizer, resident, second)
+            self.text = PairedText(text_encoder, tokenizer, resident, text_encoder_2, tokenizer_2, beside)
         processors = {"eager": AttnProcessor, "sdpa": AttnProcessor2_0}
         if numerics.attention not in processors:
             raise StageError("error", f"profile: attention: unknown backend {numerics.attention!r}; eager or sdpa")

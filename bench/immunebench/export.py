@@ -172,13 +172,15 @@ def _paired_words(folder: Path, saved: Path, token: str) -> str:
     from safetensors.numpy import save_file
     from transformers import CLIPTokenizer
 
+    from immunebench.text import end_of_text
+
     (rows,) = _load(saved).values()
     width = bases.settings(folder / "model" / "text_encoder" / "config.json")["hidden_size"]
     save_file({"clip_l": rows[:, :width].copy(), "clip_g": rows[:, width:].copy()}, folder / WORDS)
-    # The published settings look for the largest token at the end of the text, which the new word would be.
+    # Who loads the word has the engine's pooled vector then.
     file = folder / "model" / "text_encoder_2" / "config.json"
     tokenizer = CLIPTokenizer.from_pretrained(folder / "model" / "tokenizer_2", local_files_only=True)
-    settings = {**bases.settings(file), "eos_token_id": tokenizer.eos_token_id}
+    settings = {**bases.settings(file), "eos_token_id": end_of_text(tokenizer)}
     file.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
     sides = {"clip_l": "", "clip_g": "_2"}
     lines = (

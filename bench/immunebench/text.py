@@ -9,7 +9,7 @@ import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,25 @@ if TYPE_CHECKING:
     from immunebench.offload import Resident
 
 
+def end_of_text(tokenizer: CLIPTokenizer) -> int:
+    """Return the token at whose place Stable Diffusion XL's pooled vector is to be read.
+
+    The published settings say 2, and transformers then looks for the largest token: the end, until a word is taught.
+    """
+    return int(tokenizer.eos_token_id)
+
+
 class Text:
     """The text side of a model.
+
+    Parameters
+    ----------
+    encoder, tokenizer
+        As in the pipeline's folder.
+    resident : Resident
+        Of that encoder.
+    columns : slice, optional
+        Those of a taught word's vectors that are this encoder's, where several encoders share them.
 
     Attributes
     ----------
@@ -35,7 +52,11 @@ class Text:
     """
 
     def __init__(
-        self, encoder: CLIPTextModel | CLIPTextModelWithProjection, tokenizer: CLIPTokenizer, resident: Resident
+        self,
+        encoder: CLIPTextModel | CLIPTextModelWithProjection,
+        tokenizer: CLIPTokenizer,
+        resident: Resident,
+        columns: slice = slice(None),
     ) -> None:
         self.encoder = encoder.eval().requires_grad_(False)
         self.resident = resident
@@ -43,13 +64,18 @@ class Text:
         self._tokenizer = self._plain = tokenizer
         self._table: nn.Embedding = encoder.get_input_embeddings()
         self._taught: dict[str, tuple[int, nn.Parameter]] = {}
-        self._columns = slice(None)
+        self._columns = columns
         self._pristine: list[tuple[nn.Parameter, Tensor]] = []
 
     @property
     def networks(self) -> dict[str, nn.Module]:
         """The encoders by the names of their parts in the pipeline's folder."""
         return {"text_encoder": self.encoder}
+
+    @property
+    def width(self) -> int:
+        """The length of a token's vector."""
+        return self._table.embedding_dim
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Embed prompts, with gradient for what `training` switched on; equal prompts are computed once.
@@ -200,8 +226,8 @@ class PairedText(Text):
     ----------
     encoder, tokenizer, resident
         The first, of width a.
-    second : Text
-        The second, of width b, with a projection; nobody else holds it.
+    encoder_2, tokenizer_2, resident_2
+        The second, of width b, with a projection.
 
     Notes
     -----
@@ -214,22 +240,26 @@ class PairedText(Text):
     base was trained on in its place (``force_zeros_for_empty_prompt`` in diffusers).
 
     The vectors of a taught word have a + b columns, a for the first encoder's table and b for the second's. A word that
-    is taught keeps the pooled vector at the end of the text, where a plain prompt has it: the published settings look
-    for the largest token, which a new word would be.
+    is taught leaves the pooled vector at the end of the text, where a plain prompt has it; see `end_of_text`.
     """
 
-    def __init__(self, encoder: CLIPTextModel, tokenizer: CLIPTokenizer, resident: Resident, second: Text) -> None:
-        super().__init__(encoder, tokenizer, resident)
-        self.second = second
-        width = self._table.embedding_dim
-        self._columns, second._columns = slice(width), slice(width, None)
-        settings: Any = second.encoder.config
-        self._projection = int(settings.projection_dim)
-        if self._projection > width + second._table.embedding_dim:
+    def __init__(
+        self,
+        encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        resident: Resident,
+        encoder_2: CLIPTextModelWithProjection,
+        tokenizer_2: CLIPTokenizer,
+        resident_2: Resident,
+    ) -> None:
+        width = encoder.get_input_embeddings().embedding_dim
+        super().__init__(encoder, tokenizer, resident, columns=slice(width))
+        self.second = Text(encoder_2, tokenizer_2, resident_2, columns=slice(width, None))
+        self._projection = int(encoder_2.config.projection_dim)
+        if self._projection > self.width + self.second.width:
             raise StageError("error", f"text_encoder_2: projection_dim {self._projection} is wider than both encoders")
-        # Only the transformer within looks for the end of the text.
-        transformer: Any = second.encoder.text_model
-        transformer.eos_token_id = second._plain.eos_token_id
+        # Only the transformer within looks for the end of the text, and it took the settings' when it was made.
+        encoder_2.text_model.eos_token_id = end_of_text(tokenizer_2)
 
     @property
     def networks(self) -> dict[str, nn.Module]:
