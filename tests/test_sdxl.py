@@ -203,6 +203,14 @@ def test_imma_moves_its_tensors_against_every_attack(tmp_path: Path, name: str) 
     assert not changed(model, before)
 
 
+def test_esd_u_leaves_alone_what_reads_the_prompt() -> None:
+    model = tiny_xl_model()
+    left = model.unet_tensors("all").keys() - model.unet_tensors("no-cross-attention").keys()
+    outside = {name.split(".")[0] for name in left if ".attn2." not in name}
+    assert outside == {"add_embedding", "time_embedding", "conv_norm_out", "conv_out"}
+    assert len([name for name in left if name.startswith("add_embedding.")]) == 4
+
+
 @pytest.mark.parametrize("name", ["esd", "mist", "noise"])
 def test_other_defenses_run(tmp_path: Path, name: str) -> None:
     model = tiny_xl_model()

@@ -536,7 +536,7 @@ class LatentDiffusion:
         which : {"attention", "cross-attention", "no-cross-attention", "all"}
             `attention` is every to_q, to_k, to_v and to_out of attn1 and attn2, biases included
             (160 tensors in SD 1.x); `cross-attention` those of attn2; `no-cross-attention` all but attn2, the last
-            layers and the embedding of time (the `noxattn` of ESD-u).
+            layers and the embeddings of time and of Stable Diffusion XL's pooled text (the `noxattn` of ESD-u).
 
         Returns
         -------
@@ -558,7 +558,9 @@ class LatentDiffusion:
         if which == "all":
             return own
         if which == "no-cross-attention":
-            left = (".attn2.", "conv_out.", "conv_norm_out.", "time_embedding.")
+            # ESD-u leaves alone what reads the prompt (Gandikota et al. 2023): in Stable Diffusion XL
+            # add_embedding does too, for it takes the pooled text. The authors' code for it does the same.
+            left = (".attn2.", "conv_out.", "conv_norm_out.", "time_embedding.", "add_embedding.")
             return {name: p for name, p in own.items() if not any(x in name for x in left)}
         needle = ".attn" if which == "attention" else ".attn2."
         return {name: p for name, p in own.items() if needle in name and any(x in name for x in ATTENTION_PROJECTIONS)}
