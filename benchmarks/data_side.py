@@ -43,7 +43,7 @@ PUBLISHED = {
     "anti-dreambooth": "ASPL", "fsmg": "FSMG", "mist-semantic": "AdvDM", "mist": "Mist",
     "mist-textural": "PhotoGuard", "simac": "SimAC", "metacloak": "MetaCloak",
 }  # fmt: skip
-STUDY = "perturbation-bench"
+STUDY = "DiffAdvPerturbationBench, 2025"
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def main() -> None:
     if more.is_dir():
         cells = read(more)
         others = places(cells)
-        names = sorted({name for place in others for name in place.p} - {"none"})
+        names = sorted({name for place in others for name in place.p} - {"none", "noise"})
         made["others"] = [contrast(others, name, "noise", variance, f) for name in names for f in ("", *families)]
         made["order"] = order(cells, options.reported)
         columns = list(made["order"]["rows"][0]) if made["order"]["rows"] else []
