@@ -11,6 +11,7 @@ from typing import Any
 
 from immunebench import bases
 from immunebench.errors import UsageError
+from immunebench.hub import why_not
 from immunebench.models import BaseModelSpec, HubSource
 from immunebench.weights import sha256
 
@@ -49,7 +50,7 @@ def fetch(name: str, spec: BaseModelSpec, say: Say = print) -> Path:
         try:
             folder = _fetched(name, spec, source)
         except Exception as error:  # whatever stops one repository, the next may work
-            reasons.append(f"{source.repo}: {_reason(error)}")
+            reasons.append(f"{source.repo}: {why_not(error)}")
             continue
         # Or a copy that was added before would go on being read.
         bases.home(name).with_suffix(".folder").unlink(missing_ok=True)
@@ -155,22 +156,6 @@ def _fetched(name: str, spec: BaseModelSpec, source: HubSource) -> Path:
         else:
             return folder
     raise AssertionError("the second round returns or raises")
-
-
-def _reason(error: Exception) -> str:
-    """Say in a few words why a repository gave nothing; what its library says, where that is not known."""
-    from huggingface_hub import errors
-
-    known = (
-        (errors.GatedRepoError, "is gated: accept its licence on its page, then log in with: hf auth login"),
-        (errors.RepositoryNotFoundError, "was moved or removed, or asks for a login: hf auth login"),
-        (errors.RevisionNotFoundError, "no longer has the pinned revision"),
-        (errors.LocalEntryNotFoundError, "could not be reached"),
-    )
-    for kind, words in known:
-        if isinstance(error, kind):
-            return words
-    return " ".join(str(error).split())[:200]
 
 
 class _Inert:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from immunebench.errors import UsageError
+from immunebench.hub import why_not
 
 if TYPE_CHECKING:
     from immunebench.task import TaskDataset
@@ -91,7 +92,7 @@ def rows(dataset: TaskDataset, needed: int, folder: Path | None = None) -> list[
     except UsageError:
         raise
     except Exception as error:  # whatever stops the library, the user needs one line
-        raise UsageError(f"could not be read: {_reason(error)}", file=where) from error
+        raise UsageError(f"could not be read: {why_not(error)}", file=where) from error
     if len(found) < needed:
         asked = ", ".join(f"{name} = {value!r}" for name, value in dataset.where.items()) or "no condition"
         message = f"holds {len(found)} pictures ({asked}), the splits take {needed}"
@@ -177,17 +178,3 @@ def _bytes(cell: object, where: str) -> bytes:
     if len(data) > MAX_BYTES:
         raise UsageError(f"has more than {MAX_BYTES // 10**6} MB", file=where)
     return data
-
-
-def _reason(error: Exception) -> str:
-    from huggingface_hub import errors
-
-    known = (
-        (errors.GatedRepoError, "is gated: accept its terms on its page, then log in with: hf auth login"),
-        (errors.RepositoryNotFoundError, "was moved or removed, or asks for a login: hf auth login"),
-        (errors.RevisionNotFoundError, "no longer has the pinned revision"),
-        (errors.OfflineModeIsEnabled, "the hub is switched off by HF_HUB_OFFLINE"),
-    )
-    # The library wraps what its client of the hub raises.
-    said = next((words for kind, words in known if isinstance(error, kind) or isinstance(error.__cause__, kind)), None)
-    return said or " ".join(str(error).split())[:200] or type(error).__name__

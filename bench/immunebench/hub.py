@@ -1,4 +1,4 @@
-"""One file of the model hub, held to the SHA-256 that the hub itself states, and safetensors or nothing."""
+"""What the model hub gives: a safetensors file held to the SHA-256 that the hub itself states, or why there is none."""
 
 from __future__ import annotations
 
@@ -32,6 +32,24 @@ def safetensors_of(repository: str, name: str) -> bytes:
             raise OSError(f"{repository}/{name} has another SHA-256 than the hub states")
         _check(file)
     return content
+
+
+def why_not(error: Exception) -> str:
+    """Say in a few words why a repository gave nothing; what the client says, where that is not known.
+
+    Libraries wrap what the client raises, so what an error was raised from counts too.
+    """
+    from huggingface_hub import errors
+
+    known = (
+        (errors.GatedRepoError, "is gated: accept its licence or terms on its page, then log in with: hf auth login"),
+        (errors.RepositoryNotFoundError, "was moved or removed, or asks for a login: hf auth login"),
+        (errors.RevisionNotFoundError, "no longer has the pinned revision"),
+        (errors.OfflineModeIsEnabled, "the hub is switched off by HF_HUB_OFFLINE"),
+        (errors.LocalEntryNotFoundError, "could not be reached"),
+    )
+    said = next((words for kind, words in known if isinstance(error, kind) or isinstance(error.__cause__, kind)), None)
+    return said or " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _check(file: Path) -> None:
