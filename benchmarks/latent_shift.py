@@ -9,7 +9,11 @@ Reads the pictures and the adapters of a run from its store. For each task and d
 - kept: what the autoencoder gives back of the perturbation, root mean square of D(E(x')) - D(E(x)) over x' - x;
 - loss: the base's denoising loss on perturbed latents over that on clean ones, same noise and time steps;
 - learned: the part of the fall in the denoising loss on unseen clean pictures of the concept that LoRA still brings
-  when it was trained on the perturbed ones: 1 as without a defense, 0 none, below 0 worse than the base.
+  when it was trained on the perturbed ones: 1 as without a defense, 0 none, below 0 worse than the base;
+- drawn: denoising loss, without a caption, of the pictures that the attacked model draws over that of those drawn
+  without a defense, by a base that no method here was computed on (`--judge`): how far they lie from what a base takes
+  for a picture, whatever they show. Its interval of 95 % draws the prompts and noises again, pair by pair; another
+  seed of the adaptation is not in it, which is what the control `none-replicate` shows.
 """
 
 from __future__ import annotations
@@ -33,11 +37,11 @@ from immunebench.stages import recaption
 from immunebench.store import Store
 from immunebench.types import Numerics, Pictures
 
-DRAWS, SEED = 8, 0
+DRAWS, RESAMPLES, SEED = 8, 10_000, 0
 
 
-def loss(model: LatentDiffusion, z: Tensor, captions: tuple[str, ...]) -> float:
-    """Mean denoising loss over `DRAWS` noises and time steps a picture, the same ones at each call."""
+def losses(model: LatentDiffusion, z: Tensor, captions: tuple[str, ...]) -> Tensor:
+    """Denoising loss of each picture, mean over `DRAWS` noises and time steps, the same ones at each call."""
     generator = torch.Generator().manual_seed(SEED)
     steps, found = model.noising.config.num_train_timesteps, []
     for draw in range(DRAWS):
@@ -46,7 +50,24 @@ def loss(model: LatentDiffusion, z: Tensor, captions: tuple[str, ...]) -> float:
         noise = torch.randn(z.shape, generator=generator)
         with torch.no_grad():
             found.append(model.losses(Batch(z, model.condition(captions), noise, t, captions)))
-    return float(torch.stack(found).mean())
+    return torch.stack(found).mean(0)
+
+
+def loss(model: LatentDiffusion, z: Tensor, captions: tuple[str, ...]) -> float:
+    """Mean of `losses` over the pictures."""
+    return float(losses(model, z, captions).mean())
+
+
+def odd(judge: LatentDiffusion, drawn: Pictures) -> Tensor:
+    """Denoising loss of each picture as it is, without a caption."""
+    return losses(judge, judge.encode(drawn.pixels), ("",) * len(drawn.pixels))
+
+
+def ratio(one: Tensor, other: Tensor) -> tuple[float, list[float]]:
+    """Ratio of two means over the same pictures, with its 95 % interval."""
+    chosen = torch.randint(len(one), (RESAMPLES, len(one)), generator=torch.Generator().manual_seed(SEED))
+    low, high = np.quantile((one[chosen].mean(1) / other[chosen].mean(1)).numpy(), (0.025, 0.975))
+    return float(one.mean() / other.mean()), [round(float(low), 3), round(float(high), 3)]
 
 
 def rms(x: Tensor) -> float:
@@ -84,6 +105,7 @@ def main() -> None:
     parser.add_argument("--defense", action="append", required=True)
     parser.add_argument("--task", action="append")
     parser.add_argument("--attack", default="lora")
+    parser.add_argument("--judge", default="mini-b", help="base that judges what was drawn (default: mini-b)")
     parser.add_argument("--store", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -97,6 +119,7 @@ def main() -> None:
     numerics = Numerics.of(catalog.profile(profiles.pop()).numerics(sampling=True))
     prepare_process(numerics)
     model = LatentDiffusion.load(catalog.base_folder(names.pop()), numerics)
+    judge = LatentDiffusion.load(catalog.base_folder(options.judge), numerics)
     rows: list[dict[str, Any]] = []
     for name in dict.fromkeys(cell.task for cell in plan.cells):
         task = catalog.task(name)
@@ -112,22 +135,32 @@ def main() -> None:
         base = loss(model, z_unseen, words)
         best = loss_after(model, plan, undefended, store, z_unseen, words)
         seen = loss(model, z, clean.captions)
+        drawn = odd(judge, pictures(store, undefended.pictures[max(undefended.pictures)]))
         for defense, graph in graphs.items():
             given = pictures(store, graph.given[-1])
             z_given = model.encode(given.pixels)
             back = (model.decode(z_given).astype(np.float32), model.decode(z).astype(np.float32))
             change = given.pixels.astype(np.float32) - clean.pixels
+            drawn_ratio, interval = ratio(odd(judge, pictures(store, graph.pictures[max(graph.pictures)])), drawn)
             row = {
                 "task": name, "defense": defense,
                 "shift": float((z_given - z).flatten(1).norm(dim=1).mean()) / apart,
-                "kept": rms(torch.from_numpy(back[0] - back[1])) / rms(torch.from_numpy(change)),
+                # None of a control that leaves the pictures as they are.
+                "kept": rms(torch.from_numpy(back[0] - back[1])) / rms(torch.from_numpy(change)) if change.any() else None,
                 "loss": loss(model, z_given, clean.captions) / seen,
                 "learned": (base - loss_after(model, plan, graph, store, z_unseen, words)) / (base - best),
+                "drawn": drawn_ratio, "drawn interval": interval,
             }  # fmt: skip
             rows.append({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()})
             print(json.dumps(rows[-1]), flush=True)
     if options.json:
-        made = {"suite": options.suite, "attack": options.attack, "rows": rows, "environment": environment()}
+        made = {
+            "suite": options.suite,
+            "attack": options.attack,
+            "judge": options.judge,
+            "rows": rows,
+            "environment": environment(),
+        }
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(made, indent=1) + "\n")
 
