@@ -141,12 +141,13 @@ def main() -> None:
             z_given = model.encode(given.pixels)
             back = (model.decode(z_given).astype(np.float32), model.decode(z).astype(np.float32))
             change = given.pixels.astype(np.float32) - clean.pixels
+            # A control may leave the pictures as they are: there is nothing to keep then.
+            kept = rms(torch.from_numpy(back[0] - back[1])) / rms(torch.from_numpy(change)) if change.any() else None
             drawn_ratio, interval = ratio(odd(judge, pictures(store, graph.pictures[max(graph.pictures)])), drawn)
             row = {
                 "task": name, "defense": defense,
                 "shift": float((z_given - z).flatten(1).norm(dim=1).mean()) / apart,
-                # None of a control that leaves the pictures as they are.
-                "kept": rms(torch.from_numpy(back[0] - back[1])) / rms(torch.from_numpy(change)) if change.any() else None,
+                "kept": kept,
                 "loss": loss(model, z_given, clean.captions) / seen,
                 "learned": (base - loss_after(model, plan, graph, store, z_unseen, words)) / (base - best),
                 "drawn": drawn_ratio, "drawn interval": interval,
