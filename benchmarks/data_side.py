@@ -3,11 +3,13 @@
     python benchmarks/data_side.py --out docs/data-side
 
 Reads records alone. P here is P_raw: unclipped, at the attack's last step, mean over families of the mean over
-(task, chain); a failed cell counts as undefended, as on the board. Differences are paired picture by picture, over the
-places that both entries have. An interval draws the pictures of each (task, chain) again and adds the noise of another
-adaptation seed, by chain: what runs of mini-power without a defense, 16 tasks of three seeds, differ by beyond their
-pictures. That is more than rows differ by here, for they share their adaptation seed: the intervals are rather wide.
-Tasks are held fixed: one a family is too few to draw. Writes `tables.md` and `measured.json`.
+(task, chain); a failed cell counts as undefended, as on the board. Differences are paired by seed and picture, over the
+places that both entries have. An interval draws the pictures of each (task, chain) again and adds the noise of
+adaptation seeds. Of several seeds that is what the paired differences scatter by, place by place, with Student's t of
+Welch's degrees of freedom. Of one seed it is taken from runs of mini-power without a defense (16 tasks of three seeds,
+by chain, beyond what pictures explain), which is more than rows differ by here, for they share their adaptation seed:
+those intervals are rather wide. Tasks are held fixed: one a family is too few to draw. Writes `tables.md` and
+`measured.json`.
 """
 
 from __future__ import annotations
@@ -48,36 +50,36 @@ STUDY = "DiffAdvPerturbationBench, 2025"
 
 @dataclass(frozen=True)
 class Place:
-    """One informative (task, chain): P_raw of each picture by defense."""
+    """One informative (task, chain): P_raw of each picture by defense and seed."""
 
     task: str
     family: str
     chain: str
-    p: Mapping[str, Array]
+    p: Mapping[str, Mapping[int, Array]]
 
 
 def places(cells: Sequence[Measurement]) -> list[Place]:
     """Turn what every defense met into P_raw a picture; the mean of these is P_raw of the cell."""
     power = {(p.task, p.chain): p for p in aggregate(cells).power if p.informative}
-    groups: dict[tuple[str, str], dict[str, Measurement]] = defaultdict(dict)
+    groups: dict[tuple[str, str], list[Measurement]] = defaultdict(list)
     for cell in cells:
         if cell.where in power:
-            groups[cell.where][cell.defense] = cell
+            groups[cell.where].append(cell)
     found = []
     for where, group in sorted(groups.items()):
         gate = power[where]
-        count = max(len(cell.m_def) for cell in group.values())
-        p = {
-            name: (gate.ceiling - anchored(cell)) / (gate.ceiling - gate.floor) if cell.measured else np.zeros(count)
-            for name, cell in group.items()
-        }
+        count = max(len(cell.m_def) for cell in group)
+        p: dict[str, dict[int, Array]] = defaultdict(dict)
+        for cell in group:
+            gone = anchored(cell, cell.m_none).mean() - anchored(cell) if cell.measured else np.zeros(count)
+            p[cell.defense][cell.seed] = gone / (gate.ceiling - gate.floor)
         found.append(Place(where[0], gate.family, where[1], p))
     return found
 
 
-def anchored(cell: Measurement) -> Array:
-    """Anchored similarity of each picture after the attack."""
-    return (np.asarray(cell.m_def) - cell.m_other) / (cell.m_same - cell.m_other)
+def anchored(cell: Measurement, values: Sequence[float] | None = None) -> Array:
+    """Anchored similarity of each picture after the attack, or of what else is given."""
+    return (np.asarray(cell.m_def if values is None else values) - cell.m_other) / (cell.m_same - cell.m_other)
 
 
 def mean(values: Mapping[str, list[Any]]) -> Any:
@@ -111,30 +113,57 @@ def seed_variance(cells: Sequence[Measurement]) -> dict[str, float]:
 def contrast(
     found: Sequence[Place], one: str, other: str, variance: Mapping[str, float], family: str = ""
 ) -> dict[str, Any]:
-    """P_raw of one entry less that of the other, with its 95 % interval."""
+    """P_raw of one entry less that of the other, with its 95 % interval; of one seed with the given variance."""
     rng = np.random.default_rng(SEED)
-    points, draws = defaultdict(list), defaultdict(list)
+    points, draws, spreads = defaultdict(list), defaultdict(list), defaultdict(list)
+    seeds: set[int] = set()
     for place in found:
-        if {one, other} <= place.p.keys() and family in ("", place.family):
-            gaps = place.p[one] - place.p[other]
-            drawn = gaps[rng.integers(len(gaps), size=(DRAWS, len(gaps)))].mean(1)
+        shared = sorted(place.p.get(one, {}).keys() & place.p.get(other, {}).keys())
+        if shared and family in ("", place.family):
+            gaps = np.stack([place.p[one][seed] - place.p[other][seed] for seed in shared])
+            chosen = rng.integers(gaps.shape[1], size=(DRAWS, gaps.shape[1]))
             points[place.family].append(float(gaps.mean()))
-            draws[place.family].append(drawn + rng.normal(0.0, variance[place.chain] ** 0.5, DRAWS))
+            draws[place.family].append(gaps.mean(0)[chosen].mean(1))
+            freedom = len(shared) - 1
+            spread = float(gaps.mean(1).var(ddof=1)) / len(shared) if freedom else variance[place.chain]
+            spreads[place.family].append((spread, freedom or math.inf))
+            seeds |= set(shared)
     if not points:
-        return {"one": one, "other": other, "family": family or "all", "difference": None, "interval": None, "cells": 0}
-    low, high = np.quantile(mean(draws), (0.025, 0.975))
+        return {"one": one, "other": other, "family": family or "all", "difference": None, "interval": None,
+                "cells": 0, "seeds": 0}  # fmt: skip
+    low, high = np.quantile(mean(draws) + seed_noise(spreads, rng), (0.025, 0.975))
     return {
         "one": one, "other": other, "family": family or "all", "difference": round(float(mean(points)), 3),
         "interval": [round(float(low), 3), round(float(high), 3)], "cells": sum(map(len, points.values())),
+        "seeds": len(seeds),
     }  # fmt: skip
 
 
+def seed_noise(spreads: Mapping[str, Sequence[tuple[float, float]]], rng: np.random.Generator) -> Array:
+    """Draw what seeds add to a mean over families of means over places.
+
+    Parameters
+    ----------
+    spreads
+        By family, the variance of each place's mean and its degrees of freedom.
+
+    Notes
+    -----
+    The sum of independent estimates has Welch's and Satterthwaite's degrees of freedom, V^2 / sum(v_i^2 / f_i) with
+    V = sum(v_i).
+    """
+    parts = [(v / (len(spreads) * len(own)) ** 2, f) for own in spreads.values() for v, f in own]
+    whole, unsure = sum(v for v, _ in parts), sum(v**2 / f for v, f in parts)
+    scatter = rng.standard_t(whole**2 / unsure, DRAWS) if unsure else rng.normal(0.0, 1.0, DRAWS)
+    return np.asarray(scatter * whole**0.5)
+
+
 def headline(found: Sequence[Place], name: str, family: str = "") -> float | None:
-    """P_raw of an entry, or None where it is not there."""
+    """P_raw of an entry, mean over its seeds, or None where it is not there."""
     values = defaultdict(list)
     for place in found:
         if name in place.p and family in ("", place.family):
-            values[place.family].append(float(place.p[name].mean()))
+            values[place.family].append(float(np.mean([p.mean() for p in place.p[name].values()])))
     return round(float(mean(values)), 3) if values else None
 
 
@@ -193,8 +222,8 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def contrasts(found: Sequence[Mapping[str, Any]]) -> str:
     """Lay out what `contrast` gives."""
-    heads = ["entry", "against", "family", "difference of P_raw", "95 %", "cells"]
-    fields = ("one", "other", "family", "difference", "interval", "cells")
+    heads = ["entry", "against", "family", "difference of P_raw", "95 %", "task and chain", "seeds"]
+    fields = ("one", "other", "family", "difference", "interval", "cells", "seeds")
     return table(heads, [[c[field] for field in fields] for c in found])
 
 
@@ -232,6 +261,17 @@ def main() -> None:
         "## More than random pixels of the same budget", contrasts(beyond),
     ]  # fmt: skip
     made: dict[str, Any] = {"seed variance": variance, "budget": budget, "trend": trend, "beyond noise": beyond}
+    seeds = options.results / "mini-budget-seeds"
+    if seeds.is_dir():
+        ends = places(read(seeds))
+        pairs = [("mist-16", "mist-4"), ("aspl-16", "aspl-4"), ("mist-16", "noise-16"), ("aspl-16", "noise-16")]
+        made["seeds"] = [contrast(ends, *pair, variance, family) for pair in pairs for family in ("", *families)]
+        names = sorted({name for place in ends for name in place.p} - {"none"})
+        made["ends"] = [[name, *(headline(ends, name, family) for family in ("", *families))] for name in names]
+        parts += [
+            "## Three seeds: mini-budget-seeds", table(["entry", "all", *families], made["ends"]),
+            contrasts(made["seeds"]),
+        ]  # fmt: skip
     more = options.results / "mini-data-more"
     if more.is_dir():
         cells = read(more)

@@ -11,7 +11,15 @@ from immunebench.entry import Catalog, load_catalog
 from immunebench.records import read_records
 
 RESULTS = Path(__file__).parents[1] / "results"
-SWEEPS = ("mini-budget", "mini-purify", "mini-data-more", "mini-layers", "mini-transfer", "mini-mixed")
+SWEEPS = (
+    "mini-budget",
+    "mini-purify",
+    "mini-data-more",
+    "mini-layers",
+    "mini-transfer",
+    "mini-mixed",
+    "mini-budget-seeds",
+)
 
 
 @pytest.fixture(scope="module")

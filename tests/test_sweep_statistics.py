@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,12 +31,19 @@ def script(name: str) -> ModuleType:
 SWEEPS, PRECISION = script("data_side"), script("precision")
 
 
-def cell(defense: str, m: list[float], task: str = "object-a", seed: int = 0, **more: Any) -> Measurement:
+def cell(
+    defense: str,
+    m: list[float],
+    task: str = "object-a",
+    seed: int = 0,
+    undefended: Sequence[float] = (1.0, 0.98, 1.02, 1.0) * 2,
+    **more: Any,
+) -> Measurement:
     """Floor 0 and ceiling 1 of eight pictures each: P_raw of a picture is 1 - m."""
     kind = "control" if defense.startswith("none") else "data"
     return Measurement(
         task=task, family=task.split("-")[0], defense=defense, chain="lora", seed=seed, kind=kind,
-        m_def=tuple(m), m_none=(1.0, 0.98, 1.02, 1.0) * 2, m_floor=(0.0, 0.02, -0.02, 0.0) * 2, **more,
+        m_def=tuple(m), m_none=tuple(undefended), m_floor=(0.0, 0.02, -0.02, 0.0) * 2, **more,
     )  # fmt: skip
 
 
@@ -71,6 +79,37 @@ def test_a_contrast_is_paired_and_a_failed_cell_counts_as_undefended() -> None:
     assert (low, high) == (pytest.approx(0.5 - 0.196, abs=0.01), pytest.approx(0.5 + 0.196, abs=0.01))
     assert SWEEPS.headline(found, "broken") == 0.0
     assert SWEEPS.headline(found, "strong") == pytest.approx(0.5, abs=1e-6)
+
+
+def test_seeds_of_a_contrast_are_paired_and_their_scatter_is_student_t() -> None:
+    # Undefended the three seeds lie far apart; what the defense takes from each is .4, .5 and .6.
+    cells = []
+    for seed, base in enumerate((0.7, 1.0, 1.3)):
+        none = [base] * 8
+        cells += [cell("none", none, seed=seed, undefended=none)]
+        cells += [cell("strong", [base - 0.4 - 0.1 * seed] * 8, seed=seed, undefended=none)]
+        cells += [cell("weak", none, seed=seed, undefended=none)]
+    found = SWEEPS.places(cells)
+    made = SWEEPS.contrast(found, "strong", "weak", {"lora": 99.0})
+    assert (made["difference"], made["seeds"]) == (0.5, 3)
+    half = 4.303 * 0.1 / math.sqrt(3)  # Student's t of two degrees of freedom
+    assert made["interval"] == [pytest.approx(0.5 - half, abs=0.02), pytest.approx(0.5 + half, abs=0.02)]
+    assert SWEEPS.headline(found, "strong") == pytest.approx(0.5)
+
+
+def test_one_seed_less_is_compared_over_what_both_have() -> None:
+    cells = [cell("none", FLAT, seed=seed) for seed in (0, 1)]
+    cells += [cell("one", [m - 0.3 for m in FLAT]), cell("one", [m - 0.9 for m in FLAT], seed=1), cell("other", FLAT)]
+    made = SWEEPS.contrast(SWEEPS.places(cells), "one", "other", {"lora": 0.0})
+    assert (made["difference"], made["interval"], made["seeds"]) == (0.3, [0.3, 0.3], 1)
+
+
+def test_the_noise_of_unequal_places_has_welchs_freedom() -> None:
+    # One family of two places: one certain, one of variance 4 from three seeds; the mean has variance 1, two degrees.
+    drawn = SWEEPS.seed_noise({"object": [(0.0, 2), (4.0, 2)]}, np.random.default_rng(0))
+    assert float(np.quantile(drawn, 0.975)) == pytest.approx(4.303, rel=0.05)
+    known = SWEEPS.seed_noise({"object": [(0.0, math.inf), (4.0, math.inf)]}, np.random.default_rng(0))
+    assert float(np.quantile(known, 0.975)) == pytest.approx(1.96, rel=0.05)
 
 
 def test_precisions_are_paired_and_what_defenses_share_is_counted_once() -> None:
