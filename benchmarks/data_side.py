@@ -1,6 +1,6 @@
 """What the sweeps of the data side say: does P grow with the budget, beyond random pixels, in the published order?
 
-    python benchmarks/data_side.py --out docs/data-side
+    python benchmarks/data_side.py --drawn docs/data-side/latents/mini-data-more-dreambooth.json --out docs/data-side
 
 Reads records alone. P here is P_raw: unclipped, at the attack's last step, mean over families of the mean over
 (task, chain); a failed cell counts as undefended, as on the board. Differences are paired by seed and picture, over the
@@ -175,9 +175,16 @@ def read(folder: Path) -> list[Measurement]:
     return [cell for cell in map(measurement, records) if cell.setting.usual]
 
 
-def order(cells: Sequence[Measurement], published: Path) -> dict[str, Any]:
-    """Rank correlation at 8 of 255 with another study, of faces: of P_raw on persons, and of the perturbations' size.
+def oddness(path: Path) -> dict[str, float]:
+    """By defense on persons, how odd another base finds what the attack draws (`latent_shift.py`, drawn)."""
+    rows = json.loads(path.read_text())["rows"]
+    return {row["defense"]: row["drawn"] for row in rows if row["task"].startswith("identity")}
 
+
+def order(cells: Sequence[Measurement], published: Path, drawn: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """Rank correlation at 8 of 255 with another study, of faces.
+
+    Of P_raw on persons, of the perturbations' size and, where it was measured, of how odd the drawn pictures are.
     `p` is the two-sided probability of such a correlation, or a stronger one, between unrelated orders.
     """
     theirs: dict[str, dict[str, float]] = defaultdict(dict)
@@ -193,13 +200,15 @@ def order(cells: Sequence[Measurement], published: Path) -> dict[str, Any]:
         p = headline(found, name)
         if p is not None:
             own = {"entry": name, "method": method, "P_raw": p, "perceptual": round(float(np.mean(size[name])), 3)}
+            own |= {"drawn": drawn[name]} if drawn else {}
             rows.append(own | {metric: theirs[method][metric] for metric in sorted(theirs[method])})
     ranks = []
     for ours, metric, sign in (
         ("P_raw", "IMS, VGG-Face", -1.0), ("P_raw", "SDS, face found", -1.0), ("P_raw", "FID", 1.0),
+        ("drawn", "CLIP-IQAC", -1.0), ("drawn", "FID", 1.0), ("drawn", "SDS, face found", -1.0),
         ("perceptual", "LPIPS of the perturbation", 1.0),
     ):  # fmt: skip
-        if len(rows) > 2:
+        if len(rows) > 2 and ours in rows[0]:
             a, b = (np.asarray([float(row[name]) for row in rows]) for name in (ours, metric))
             test = spearmanr(a, sign * b)
             ranks.append({"ours": ours, "theirs": metric, "methods": len(rows),
@@ -232,6 +241,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--reported", type=Path, default=Path("leaderboard/reported.toml"))
+    parser.add_argument("--drawn", type=Path, help="what latent_shift.py wrote of mini-data-more")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     found = places(read(options.results / "mini-budget"))
@@ -278,7 +288,7 @@ def main() -> None:
         others = places(cells)
         names = sorted({name for place in others for name in place.p} - {"none", "noise"})
         made["others"] = [contrast(others, name, "noise", variance, f) for name in names for f in ("", *families)]
-        made["order"] = order(cells, options.reported)
+        made["order"] = order(cells, options.reported, oddness(options.drawn) if options.drawn else None)
         columns = list(made["order"]["rows"][0]) if made["order"]["rows"] else []
         parts += [
             "## Other perturbations at 8 of 255, less random pixels", contrasts(made["others"]),

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from immunebench.board import Measurement
 
@@ -28,7 +29,7 @@ def script(name: str) -> ModuleType:
     return module
 
 
-SWEEPS, PRECISION = script("data_side"), script("precision")
+SWEEPS, PRECISION, SHIFT = script("data_side"), script("precision"), script("latent_shift")
 
 
 def cell(
@@ -110,6 +111,14 @@ def test_the_noise_of_unequal_places_has_welchs_freedom() -> None:
     assert float(np.quantile(drawn, 0.975)) == pytest.approx(4.303, rel=0.05)
     known = SWEEPS.seed_noise({"object": [(0.0, math.inf), (4.0, math.inf)]}, np.random.default_rng(0))
     assert float(np.quantile(known, 0.975)) == pytest.approx(1.96, rel=0.05)
+
+
+def test_what_two_sets_are_odd_by_is_paired() -> None:
+    wild = torch.tensor([0.1, 5.0, 0.3, 2.0, 0.2, 4.0])
+    assert SHIFT.ratio(1.5 * wild, wild) == (pytest.approx(1.5), [1.5, 1.5])
+    # One picture of six is odd: a draw holds it not at all or several times.
+    value, (low, high) = SHIFT.ratio(torch.tensor([7.0, 1.0, 1.0, 1.0, 1.0, 1.0]), torch.ones(6))
+    assert (value, low, high) == (2.0, 1.0, 4.0)
 
 
 def test_precisions_are_paired_and_what_defenses_share_is_counted_once() -> None:
