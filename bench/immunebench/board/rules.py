@@ -12,7 +12,7 @@ from typing import Final, Literal
 Role = Literal["headline", "ladder", "public base"]
 
 UTILITY_GATE: Final = 0.8
-"""An entry whose U lies below this is shown and not ranked."""
+"""An entry that releases a model whose U lies below this is shown and not ranked."""
 
 POWER_GATE: Final = 0.25
 """Least ceiling - floor, in anchored similarity, of a (task, chain) that counts."""

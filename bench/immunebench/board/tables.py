@@ -208,7 +208,8 @@ def _table(rows: list[list[str]], heads: list[str] | tuple[str, ...]) -> str:
 def _remarks(board: Board) -> Iterator[str]:
     yield (
         "P: part of the attack's gain that the defense stops, worst chain. "
-        f"U: part of the use of what is released that is left; below {rules.UTILITY_GATE:g} not ranked."
+        "U: part of the use of what is released that is left; "
+        f"a released model below {rules.UTILITY_GATE:g} is not ranked."
     )
     yield from board.notes
     if board.smallest_difference is not None:

@@ -134,7 +134,7 @@ def _latex_cells(row: Row, shown: list[Column], first: bool) -> list[str]:
 def _caption(board: Board, name: str) -> str:
     parts = [
         f"{name}: P is the part of the attack's gain that is stopped (worst chain per task), "
-        f"U the part of the use that is left (not ranked below {rules.UTILITY_GATE:g})."
+        f"U the part of the use that is left (a released model below {rules.UTILITY_GATE:g} is not ranked)."
     ]
     rule = board.interval_rule or (board.notes[0] if board.notes else "")
     if rule:

@@ -24,7 +24,7 @@ def protection_against_utility(board: Board) -> Figure | None:
     figure, axes = _axes(len(rows))
     axes.axvspan(-0.04, rules.UTILITY_GATE, color=SHADE, linewidth=0, zorder=0)
     axes.axvline(rules.UTILITY_GATE, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
-    axes.text(0.0, 0.0, f"not ranked:\nU below {rules.UTILITY_GATE:g}", va="bottom", color=PALE, fontsize=9)
+    axes.text(0.0, 0.0, f"models with U\nbelow {rules.UTILITY_GATE:g}: not ranked", va="bottom", color=PALE, fontsize=9)
     axes.set_xlim(-0.04, 1.04)
     axes.set_xlabel("U: part of the use that is left  \N{RIGHTWARDS ARROW} better")
     _draw(axes, board, rows, lambda row: row.u or 0.0)
