@@ -17,7 +17,7 @@ from immunebench.board.checks import complaint
 from immunebench.board.data_side import DataSide, Table, tables
 from immunebench.board.tables import markdown
 from immunebench.board.writers import to_json
-from immunebench.defense_sheet import MAX_BYTES, SheetRow, defense_rows, difference, write_sheet
+from immunebench.defense_sheet import ROW_BYTES, SheetRow, defense_rows, difference, write_sheet
 from immunebench.entry import load_catalog
 from immunebench.errors import UsageError
 from immunebench.graph import Plan
@@ -157,12 +157,11 @@ def test_a_record_holds_what_cleaning_left_and_cost(root: Path, tmp_path: Path) 
 
 
 def test_a_record_without_these_measures_is_written_as_before() -> None:
-    folder = Path(__file__).parents[1] / "results/mini-lite"
-    for line in (folder / "none@1.jsonl").read_text().splitlines():
-        old = Record.model_validate_json(line)
-        assert old.purified is None and old.beside == {}
-        new = json.loads(old.model_dump_json())
-        assert not {"purified", "beside"} & set(new) and "perceptual_budget" not in new["cell"]
+    old = made_up.record("none", "object-robot", "lora")
+    assert old.purified is None and old.beside == {}
+    new = json.loads(old.model_dump_json())
+    assert not {"purified", "beside"} & set(new) and "perceptual_budget" not in new["cell"]
+    assert Record.model_validate_json(json.dumps(new)) == old
 
 
 def test_a_value_out_of_range_beside_the_score_is_named() -> None:
@@ -307,4 +306,4 @@ def test_a_sheet_shows_what_was_given_and_what_was_drawn_row_by_row(root: Path, 
 def test_a_sheet_of_any_pictures_stays_under_its_limit(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3)).astype(np.uint8)
     rows = [SheetRow(f"row {i}", noise, noise) for i in range(12)]
-    assert write_sheet(rows, tmp_path / "sheet.png", title="t") <= MAX_BYTES
+    assert write_sheet(rows, tmp_path / "sheet.png", title="t") <= 12 * ROW_BYTES

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
     Pixels: TypeAlias = NDArray[np.uint8]
 
-MAX_BYTES = 200 * 1024
+#: Most bytes of the PNG for each row of it.
+ROW_BYTES = 24 * 1024
 #: Factor of the difference picture.
 TIMES = 10
-_SIDE, _GAP, _MIDDLE, _LABELS, _HEAD = 96, 3, 18, 150, 44
+_SIDE, _GAP, _MIDDLE, _LABELS, _HEAD = 128, 3, 18, 150, 44
 # from best to smallest: how many pictures a side and colours
-_ATTEMPTS = tuple((columns, colours) for columns in (5, 4, 3, 2, 1) for colours in (256, 128, 64))
+_ATTEMPTS = tuple((columns, colours) for columns in (5, 4, 3, 2) for colours in (256, 128, 64))
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def difference(protected: Pixels, published: Pixels) -> Pixels:
 
 
 def defense_sheet(plan: Plan, store: Artifacts, task: str, path: Path) -> int:
-    """Draw the pictures of a plan's one defense on a task; return the bytes of the PNG, at most 200 KB.
+    """Draw the pictures of a plan's one defense on a task; return the bytes of the PNG.
 
     Raises
     ------
@@ -109,7 +110,7 @@ def defense_rows(plan: Plan, store: Artifacts, task: str) -> list[SheetRow]:
 
 
 def write_sheet(rows: Sequence[SheetRow], path: Path, *, title: str, note: str = "") -> int:
-    """Write rows as a PNG of at most 200 KB, with fewer colours and columns where they do not fit.
+    """Write rows as a PNG of at most `ROW_BYTES` a row, with fewer colours and columns where they do not fit.
 
     Returns
     -------
@@ -124,7 +125,7 @@ def write_sheet(rows: Sequence[SheetRow], path: Path, *, title: str, note: str =
         image = _draw(rows, title, note, columns)
         image.quantize(colours, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
         data = buffer.getvalue()
-        if len(data) <= MAX_BYTES:
+        if len(data) <= ROW_BYTES * len(rows):
             break
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
