@@ -139,6 +139,15 @@ def contrast(
     }  # fmt: skip
 
 
+def by_chain(found: Sequence[Place], name: str) -> list[Place]:
+    """Turn one entry's chains, such as ``jpeg50+lora``, into what is compared, by task; cleaning has no seed."""
+    tasks: dict[tuple[str, str], dict[str, Mapping[int, Array]]] = defaultdict(dict)
+    for place in found:
+        if name in place.p:
+            tasks[place.task, place.family][place.chain] = place.p[name]
+    return [Place(task, family, "lora", chains) for (task, family), chains in tasks.items()]
+
+
 def seed_noise(spreads: Mapping[str, Sequence[tuple[float, float]]], rng: np.random.Generator) -> Array:
     """Draw what seeds add to a mean over families of means over places.
 
@@ -282,6 +291,20 @@ def main() -> None:
             "## Three seeds: mini-budget-seeds", table(["entry", "all", *families], made["ends"]),
             contrasts(made["seeds"]),
         ]  # fmt: skip
+    purify = options.results / "mini-purify"
+    if purify.is_dir():
+        met = places(read(purify))
+        chains = sorted({place.chain for place in met}, key=lambda chain: (chain != "lora", chain))
+        made["cleaned"], rows = [], []
+        for name in sorted({name for place in met for name in place.p} - {"none"}):
+            own = by_chain(met, name)
+            for chain in chains:
+                against = contrast(own, chain, "lora", variance)
+                by_family = [headline(own, chain, family) for family in ("", *families)]
+                made["cleaned"].append({"defense": name, "P_raw": by_family, **against})
+                rows.append([name, chain, *by_family, against["difference"], against["interval"], against["cells"]])
+        heads = ["entry", "chain", "all", *families, "less that of lora", "95 %", "tasks"]
+        parts += ["## After cleaning: P_raw", table(heads, rows)]
     more = options.results / "mini-data-more"
     if more.is_dir():
         cells = read(more)

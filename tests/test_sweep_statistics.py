@@ -38,12 +38,13 @@ def cell(
     task: str = "object-a",
     seed: int = 0,
     undefended: Sequence[float] = (1.0, 0.98, 1.02, 1.0) * 2,
+    chain: str = "lora",
     **more: Any,
 ) -> Measurement:
     """Floor 0 and ceiling 1 of eight pictures each: P_raw of a picture is 1 - m."""
     kind = "control" if defense.startswith("none") else "data"
     return Measurement(
-        task=task, family=task.split("-")[0], defense=defense, chain="lora", seed=seed, kind=kind,
+        task=task, family=task.split("-")[0], defense=defense, chain=chain, seed=seed, kind=kind,
         m_def=tuple(m), m_none=tuple(undefended), m_floor=(0.0, 0.02, -0.02, 0.0) * 2, **more,
     )  # fmt: skip
 
@@ -103,6 +104,16 @@ def test_one_seed_less_is_compared_over_what_both_have() -> None:
     cells += [cell("one", [m - 0.3 for m in FLAT]), cell("one", [m - 0.9 for m in FLAT], seed=1), cell("other", FLAT)]
     made = SWEEPS.contrast(SWEEPS.places(cells), "one", "other", {"lora": 0.0})
     assert (made["difference"], made["interval"], made["seeds"]) == (0.3, [0.3, 0.3], 1)
+
+
+def test_chains_of_one_entry_are_compared_by_task() -> None:
+    cells = []
+    for chain, kept in (("lora", 0.2), ("jpeg+lora", 0.7)):
+        cells += [cell("none", FLAT, chain=chain), cell("mist", [kept] * 8, chain=chain)]
+    own = SWEEPS.by_chain(SWEEPS.places(cells), "mist")
+    # Cleaning gave the attacker half of the gain back.
+    assert SWEEPS.contrast(own, "jpeg+lora", "lora", {"lora": 0.0})["difference"] == -0.5
+    assert SWEEPS.headline(own, "jpeg+lora") == pytest.approx(0.3)
 
 
 def test_the_noise_of_unequal_places_has_welchs_freedom() -> None:
