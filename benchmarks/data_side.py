@@ -139,6 +139,11 @@ def contrast(
     }  # fmt: skip
 
 
+def entries(found: Sequence[Place], but: str = "none") -> list[str]:
+    """Names of the entries that were measured, without a control."""
+    return sorted({name for place in found for name in place.p} - {"none", but})
+
+
 def by_chain(found: Sequence[Place], name: str) -> list[Place]:
     """Turn one entry's chains, such as ``jpeg50+lora``, into what is compared, by task; cleaning has no seed."""
     tasks: dict[tuple[str, str], dict[str, Mapping[int, Array]]] = defaultdict(dict)
@@ -285,8 +290,7 @@ def main() -> None:
         ends = places(read(seeds))
         pairs = [("mist-16", "mist-4"), ("aspl-16", "aspl-4"), ("mist-16", "noise-16"), ("aspl-16", "noise-16")]
         made["seeds"] = [contrast(ends, *pair, variance, family) for pair in pairs for family in ("", *families)]
-        names = sorted({name for place in ends for name in place.p} - {"none"})
-        made["ends"] = [[name, *(headline(ends, name, family) for family in ("", *families))] for name in names]
+        made["ends"] = [[name, *(headline(ends, name, family) for family in ("", *families))] for name in entries(ends)]
         parts += [
             "## Three seeds: mini-budget-seeds", table(["entry", "all", *families], made["ends"]),
             contrasts(made["seeds"]),
@@ -296,7 +300,7 @@ def main() -> None:
         met = places(read(purify))
         chains = sorted({place.chain for place in met}, key=lambda chain: (chain != "lora", chain))
         made["cleaned"], rows = [], []
-        for name in sorted({name for place in met for name in place.p} - {"none"}):
+        for name in entries(met):
             own = by_chain(met, name)
             for chain in chains:
                 against = contrast(own, chain, "lora", variance)
@@ -309,7 +313,7 @@ def main() -> None:
     if more.is_dir():
         cells = read(more)
         others = places(cells)
-        names = sorted({name for place in others for name in place.p} - {"none", "noise"})
+        names = entries(others, but="noise")
         made["others"] = [contrast(others, name, "noise", variance, f) for name in names for f in ("", *families)]
         made["order"] = order(cells, options.reported, oddness(options.drawn) if options.drawn else None)
         columns = list(made["order"]["rows"][0]) if made["order"]["rows"] else []

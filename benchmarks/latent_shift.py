@@ -43,13 +43,13 @@ DRAWS, RESAMPLES, SEED = 8, 10_000, 0
 def losses(model: LatentDiffusion, z: Tensor, captions: tuple[str, ...]) -> Tensor:
     """Denoising loss of each picture, mean over `DRAWS` noises and time steps, the same ones at each call."""
     generator = torch.Generator().manual_seed(SEED)
-    steps, found = model.noising.config.num_train_timesteps, []
+    steps, condition, found = model.noising.config.num_train_timesteps, model.condition(captions), []
     for draw in range(DRAWS):
         # One time step of each eighth of the schedule: the loss differs by a hundred between its ends.
         t = torch.randint(steps // DRAWS, (len(z),), generator=generator) + draw * (steps // DRAWS)
         noise = torch.randn(z.shape, generator=generator)
         with torch.no_grad():
-            found.append(model.losses(Batch(z, model.condition(captions), noise, t, captions)))
+            found.append(model.losses(Batch(z, condition, noise, t, captions)))
     return torch.stack(found).mean(0)
 
 
@@ -134,15 +134,15 @@ def main() -> None:
         z_unseen, words = model.encode(unseen.pixels), unseen.captions
         base = loss(model, z_unseen, words)
         best = loss_after(model, plan, undefended, store, z_unseen, words)
-        seen = loss(model, z, clean.captions)
+        seen, clean_back = loss(model, z, clean.captions), model.decode(z).astype(np.float32)
         drawn = odd(judge, pictures(store, undefended.pictures[max(undefended.pictures)]))
         for defense, graph in graphs.items():
             given = pictures(store, graph.given[-1])
             z_given = model.encode(given.pixels)
-            back = (model.decode(z_given).astype(np.float32), model.decode(z).astype(np.float32))
+            back = model.decode(z_given).astype(np.float32) - clean_back
             change = given.pixels.astype(np.float32) - clean.pixels
             # A control may leave the pictures as they are: there is nothing to keep then.
-            kept = rms(torch.from_numpy(back[0] - back[1])) / rms(torch.from_numpy(change)) if change.any() else None
+            kept = rms(torch.from_numpy(back)) / rms(torch.from_numpy(change)) if change.any() else None
             drawn_ratio, interval = ratio(odd(judge, pictures(store, graph.pictures[max(graph.pictures)])), drawn)
             row = {
                 "task": name, "defense": defense,
