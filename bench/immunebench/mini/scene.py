@@ -1,13 +1,14 @@
-"""Canvas and backgrounds of the procedural picture world.
+"""Canvas and settings of the procedural picture world.
 
-A `Scene` is a colour picture together with a map of region ids, so that a painting style can
-outline, tile or recolour by region. Backgrounds are kept pale and smooth: the subject has to stand out.
+A `Scene` is a colour picture together with a map of region ids, so that a painting style can outline, tile or recolour
+by region. Settings are flat and pale, with one or two big shapes at the sides: a large subject covers the middle, and
+pictures are made known to a model at half this size through an even coarser code.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,19 +21,18 @@ RGB = tuple[int, int, int]
 Box = tuple[float, float, float, float]
 Points = Sequence[tuple[float, float]]
 
+#: Any two differ by at least 0.7 in squared distance, the channels in [-1, 1].
 COLOURS: dict[str, RGB] = {
-    "red": (214, 38, 42),
-    "orange": (245, 132, 24),
-    "yellow": (250, 214, 40),
-    "green": (44, 152, 58),
-    "teal": (22, 170, 170),
-    "blue": (36, 84, 206),
-    "purple": (126, 50, 172),
-    "pink": (246, 128, 178),
-    "brown": (126, 76, 38),
-    "white": (248, 246, 240),
-    "grey": (132, 136, 142),
-    "black": (34, 32, 38),
+    "red": (216, 12, 36),
+    "orange": (250, 120, 10),
+    "yellow": (255, 236, 40),
+    "green": (36, 160, 64),
+    "blue": (24, 100, 235),
+    "purple": (136, 40, 170),
+    "pink": (250, 130, 190),
+    "brown": (128, 80, 40),
+    "white": (250, 248, 244),
+    "black": (30, 28, 36),
 }
 
 BACKGROUND, GROUND = 0, 1
@@ -98,235 +98,188 @@ class Scene:
         self._draw.line(points, fill=colour, width=w, joint="curve")
         self._draw_parts.line(points, fill=part, width=w, joint="curve")
 
-    def gradient(self, top: RGB, bottom: RGB, y0: float, y1: float, part: int) -> None:
-        """Fill the full-width band from `y0` to `y1` with a vertical gradient."""
-        a, b = max(0, round(y0)), min(S, round(y1))
-        if b <= a:
-            return
-        t = _ramp().resize((S, b - a))
-        band = Image.composite(Image.new("RGB", t.size, bottom), Image.new("RGB", t.size, top), t)
-        self.rgb.paste(band, (0, a))
-        self.parts.paste(part, (0, a, S, b))
-
     def arrays(self) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Picture as float32 (S, S, 3) in [0, 1] and region ids as uint8 (S, S)."""
         rgb = np.asarray(self.rgb, dtype=np.float32) / np.float32(255.0)
         return rgb, np.array(self.parts, dtype=np.uint8)
 
 
-@cache
-def _ramp() -> Image.Image:
-    return Image.linear_gradient("L").resize((1, 64), Image.Resampling.BOX)
-
-
-def _jitter(rng: np.random.Generator, rgb: RGB, amount: float = 0.06) -> RGB:
-    f = rng.uniform(1.0 - amount, 1.0 + amount, 3)
-    return (min(255, int(rgb[0] * f[0])), min(255, int(rgb[1] * f[1])), min(255, int(rgb[2] * f[2])))
-
-
-def _base(rng: np.random.Generator, top: RGB, bottom: RGB, ground: RGB, low: float = 78.0) -> Scene:
-    """Lay a graded sky or wall over graded ground, with a random horizon."""
-    scene = Scene(horizon=float(rng.uniform(low, low + 14.0)))
-    ground = _jitter(rng, ground)
-    scene.gradient(_jitter(rng, top), _jitter(rng, bottom), 0, scene.horizon, BACKGROUND)
-    scene.gradient(shade(ground, 1.12), shade(ground, 0.86), scene.horizon, S, GROUND)
+def _base(rng: np.random.Generator, sky: RGB, ground: RGB, low: float = 84.0) -> Scene:
+    """Lay a flat sky or wall over flat ground; the horizon varies by a few pixels."""
+    scene = Scene(sky, horizon=float(rng.uniform(low - 3.0, low + 3.0)))
+    scene.rect((0, scene.horizon, S, S), ground, GROUND)
     return scene
 
 
-def _clouds(scene: Scene, rng: np.random.Generator, colour: RGB) -> None:
-    for _ in range(int(rng.integers(1, 4))):
-        x, y, r = rng.uniform(0, S), rng.uniform(8, 34), rng.uniform(5, 8)
-        for dx, dy, k in ((-1.3, 0.3, 0.8), (0.0, -0.2, 1.1), (1.3, 0.3, 0.8)):
-            cx, cy, q = x + dx * r, y + dy * r, k * r
-            scene.ellipse((cx - q * 1.3, cy - q * 0.8, cx + q * 1.3, cy + q * 0.8), colour, BACKGROUND)
+def _disc(scene: Scene, x: float, y: float, r: float, colour: RGB, part: int = BACKGROUND) -> None:
+    scene.ellipse((x - r, y - r, x + r, y + r), colour, part)
 
 
-def _hills(scene: Scene, rng: np.random.Generator, colour: RGB, height: float, part: int = GROUND) -> None:
-    phase, waves = rng.uniform(0, 6.28), rng.uniform(0.8, 2.2)
-    xs = np.linspace(0, S, 17)
-    ys = scene.horizon - height * (0.55 + 0.45 * np.sin(phase + waves * xs / S * 6.28))
-    scene.polygon([*zip(xs.tolist(), ys.tolist(), strict=True), (S, scene.horizon), (0, scene.horizon)], colour, part)
+def _mound(scene: Scene, x: float, half: float, height: float, colour: RGB, part: int = BACKGROUND) -> None:
+    """Draw a rounded hill that stands on the horizon."""
+    h = scene.horizon
+    arc = [(x - half * math.cos(t), h - height * math.sin(t)) for t in np.linspace(0, math.pi, 15).tolist()]
+    scene.polygon(arc, colour, part)
 
 
-def _flecks(scene: Scene, rng: np.random.Generator, colour: RGB, n: int, dx: float, dy: float) -> None:
-    """Scatter small strokes over the ground."""
-    xs = rng.uniform(0, S, n).tolist()
-    ys = rng.uniform(scene.horizon + 3, S, n).tolist()
-    for x, y in zip(xs, ys, strict=True):
-        scene.line([(x, y), (x + dx, y + dy)], colour, 1.6, GROUND)
+def _cloud(scene: Scene, x: float, y: float, r: float, colour: RGB) -> None:
+    for dx, dy, k in ((-1.2, 0.2, 0.8), (0.0, -0.2, 1.1), (1.2, 0.2, 0.8)):
+        _disc(scene, x + dx * r, y + dy * r, k * r, colour)
+
+
+def _sides(rng: np.random.Generator, inset: float = 10.0) -> tuple[float, float]:
+    """Where the two shapes beside the subject stand, left and right."""
+    return float(rng.uniform(inset - 3.0, inset + 3.0)), S - float(rng.uniform(inset - 3.0, inset + 3.0))
 
 
 def _meadow(rng: np.random.Generator) -> Scene:
-    scene = _base(rng, (150, 200, 240), (222, 240, 250), (142, 194, 112))
-    _clouds(scene, rng, (246, 250, 252))
-    _hills(scene, rng, (164, 206, 142), rng.uniform(5, 14))
-    _flecks(scene, rng, (120, 176, 96), 22, 1.5, -4)
-    _flecks(scene, rng, (240, 236, 190), 7, 1, 1)
+    scene = _base(rng, (176, 222, 250), (140, 206, 104))
+    left, right = _sides(rng, 12)
+    _mound(scene, left, 44, 30, (112, 184, 92))
+    _mound(scene, right, 52, 22, (124, 196, 98))
+    _cloud(scene, left + 8, 18, 9, (250, 252, 254))
+    _cloud(scene, right - 8, 26, 9, (250, 252, 254))
+    for x, y in ((left - 2, 108), (right, 100), (right - 8, 120), (left + 8, 122)):
+        _disc(scene, x, y, 4, (255, 240, 130), GROUND)
     return scene
 
 
 def _beach(rng: np.random.Generator) -> Scene:
-    scene = _base(rng, (150, 214, 240), (228, 244, 246), (238, 220, 172), 84)
-    _clouds(scene, rng, (248, 252, 252))
+    scene = _base(rng, (190, 238, 250), (248, 226, 164), 90)
     h = scene.horizon
-    scene.gradient((104, 184, 204), (156, 216, 220), h - rng.uniform(14, 20), h, BACKGROUND)
-    scene.line([(x, h + 1.5 * (x // 16 % 2)) for x in range(0, S + 16, 16)], (244, 248, 244), 2, GROUND)
-    _flecks(scene, rng, (222, 200, 148), 16, 3, 0)
+    scene.rect((0, h - 28, S, h), (70, 190, 210), BACKGROUND)
+    scene.rect((0, h - 5, S, h), (236, 250, 248), GROUND)
+    x = float(rng.uniform(5, 9))
+    scene.polygon([(x - 6, 124), (x + 1, 26), (x + 7, 26), (x + 6, 124)], (190, 140, 92), GROUND)
+    for dx, dy in ((-24, 2), (-14, -20), (12, -20), (30, -8), (28, 14), (-14, 20)):
+        middle = x + 4 + dx * 0.5 - dy * 0.3, 24 + dy * 0.5 + dx * 0.1
+        scene.polygon([(x + 4, 20), middle, (x + 4 + dx, 26 + dy), (x + 4, 32)], (92, 180, 110), BACKGROUND)
+    _disc(scene, S - 14, 18, 13, (255, 232, 120))
     return scene
+
+
+def _fir(scene: Scene, x: float, top: float, half: float, colour: RGB, cap: RGB | None = None) -> None:
+    h = scene.horizon + 8
+    scene.rect((x - 4, h - 6, x + 4, h + 8), (150, 116, 92), GROUND)
+    scene.polygon([(x - half, h), (x, top), (x + half, h)], colour, BACKGROUND)
+    if cap:
+        k, y = half * 0.45, top + (h - top) * 0.45
+        scene.polygon([(x - k, y), (x, top), (x + k, y)], cap, BACKGROUND)
 
 
 def _snow(rng: np.random.Generator) -> Scene:
-    scene = _base(rng, (168, 190, 216), (214, 224, 236), (236, 242, 248))
-    _firs(scene, rng, (150, 176, 184), 6)
-    _hills(scene, rng, (228, 236, 244), rng.uniform(3, 8))
-    for x, y in rng.uniform(0, S, (24, 2)).tolist():
-        scene.ellipse((x - 1, y - 1, x + 1, y + 1), (250, 252, 255), BACKGROUND if y < scene.horizon else GROUND)
+    scene = _base(rng, (186, 204, 226), (246, 250, 254), 82)
+    left, right = _sides(rng)
+    _mound(scene, 64, 80, 14, (246, 250, 254))
+    _fir(scene, left, 16, 24, (106, 150, 150), (250, 252, 255))
+    _fir(scene, right, 28, 22, (106, 150, 150), (250, 252, 255))
     return scene
 
 
+def _cactus(scene: Scene, x: float, top: float, side: int) -> None:
+    colour: RGB = (112, 168, 100)
+    scene.rect((x - 5, top, x + 5, scene.horizon + 14), colour, GROUND)
+    _disc(scene, x, top, 5, colour, GROUND)
+    far = x + side * 15
+    scene.rect((min(x, far), top + 26, max(x, far), top + 34), colour, GROUND)
+    scene.rect((far - 4, top + 10, far + 4, top + 34), colour, GROUND)
+
+
 def _desert(rng: np.random.Generator) -> Scene:
-    scene = _base(rng, (240, 206, 150), (250, 232, 192), (228, 184, 122))
-    x, r = rng.uniform(10, 118), rng.uniform(7, 10)
-    scene.ellipse((x - r, 20 - r, x + r, 20 + r), (252, 244, 214), BACKGROUND)
-    _hills(scene, rng, (232, 196, 142), rng.uniform(10, 20))
-    _hills(scene, rng, (222, 178, 118), rng.uniform(4, 9))
-    _flecks(scene, rng, (208, 162, 104), 12, 6, 1)
+    scene = _base(rng, (255, 232, 186), (236, 186, 118), 88)
+    left, right = _sides(rng, 8)
+    _mound(scene, left + 14, 60, 16, (224, 168, 100))
+    _disc(scene, left + 10, 14, 12, (255, 252, 228))
+    _cactus(scene, left, 48, 1)
+    _cactus(scene, right, 32, -1)
     return scene
 
 
 def _night_sky(rng: np.random.Generator) -> Scene:
-    scene = _base(rng, (24, 28, 74), (58, 62, 120), (44, 66, 84), 86)
-    for x, y in rng.uniform((0, 0), (S, scene.horizon), (26, 2)).tolist():
-        scene.ellipse((x - 0.8, y - 0.8, x + 0.8, y + 0.8), (206, 208, 226), BACKGROUND)
-    x, r = rng.uniform(12, 116), rng.uniform(6, 10)
-    scene.ellipse((x - r, 16 - r, x + r, 16 + r), (226, 222, 190), BACKGROUND)
-    scene.ellipse((x - r + 5, 14 - r, x + r + 5, 14 + r), (34, 38, 88), BACKGROUND)
-    _hills(scene, rng, (38, 54, 84), rng.uniform(6, 12))
+    scene = _base(rng, (66, 76, 150), (84, 112, 128), 94)
+    left, right = _sides(rng, 14)
+    _mound(scene, right, 60, 16, (84, 112, 128), GROUND)
+    _disc(scene, left + 4, 20, 15, (255, 244, 180))
+    _disc(scene, left + 12, 15, 13, (66, 76, 150))
+    for x, y in ((left - 6, 58), (right - 2, 16), (right + 6, 52), (64, 6), (left + 2, 80)):
+        scene.polygon([(x - 5, y), (x, y - 5), (x + 5, y), (x, y + 5)], (238, 238, 220), BACKGROUND)
     return scene
 
 
 def _sunset_hills(rng: np.random.Generator) -> Scene:
-    scene = _base(rng, (206, 140, 168), (252, 206, 148), (128, 112, 122))
-    x, r, y = rng.uniform(14, 114), rng.uniform(10, 14), scene.horizon - rng.uniform(12, 30)
-    scene.ellipse((x - r, y - r, x + r, y + r), (255, 232, 176), BACKGROUND)
-    _hills(scene, rng, (196, 146, 150), rng.uniform(16, 26))
-    _hills(scene, rng, (158, 126, 138), rng.uniform(6, 12))
+    scene = _base(rng, (255, 178, 134), (160, 112, 140), 92)
+    left, right = _sides(rng, 16)
+    scene.rect((0, 0, S, 30), (240, 146, 152), BACKGROUND)
+    _disc(scene, right, 50, 20, (255, 238, 160))
+    _mound(scene, left, 60, 44, (196, 124, 148))
+    _mound(scene, right + 8, 56, 26, (180, 116, 144))
     return scene
 
 
-def _firs(scene: Scene, rng: np.random.Generator, colour: RGB, n: int) -> None:
-    for x, t in zip(rng.uniform(0, S, n).tolist(), rng.uniform(24, 46, n).tolist(), strict=True):
-        h = scene.horizon
-        scene.polygon([(x - t * 0.26, h), (x, h - t), (x + t * 0.26, h)], colour, BACKGROUND)
-
-
 def _forest(rng: np.random.Generator) -> Scene:
-    scene = _base(rng, (172, 204, 178), (214, 228, 200), (132, 158, 106))
-    for x, w in zip(rng.uniform(0, S, 7).tolist(), rng.uniform(2, 4, 7).tolist(), strict=True):
-        scene.rect((x - w, 0, x + w, scene.horizon), (154, 172, 146), BACKGROUND)
-    _firs(scene, rng, (142, 178, 146), 7)
-    _flecks(scene, rng, (108, 136, 88), 20, 2, -3)
+    scene = _base(rng, (152, 196, 150), (150, 140, 96), 88)
+    left, right = _sides(rng, 8)
+    for x in (left + 26, right - 28):
+        scene.rect((x - 5, 0, x + 5, scene.horizon), (128, 156, 116), BACKGROUND)
+    for x in (left, right):
+        scene.rect((x - 8, 0, x + 8, scene.horizon + 12), (132, 98, 72), GROUND)
+    for x, y, r in ((left - 4, 8, 22), (left + 26, 0, 18), (64, -8, 20), (right - 26, 0, 18), (right + 4, 8, 22)):
+        _disc(scene, x, y, r, (84, 150, 92))
     return scene
 
 
 def _sea(rng: np.random.Generator) -> Scene:
-    scene = _base(rng, (166, 208, 236), (232, 240, 240), (96, 160, 194), 72)
-    _clouds(scene, rng, (248, 250, 252))
-    for _ in range(9):
-        x, y = rng.uniform(-8, S), rng.uniform(scene.horizon + 4, S)
-        scene.line([(x, y), (x + 6, y - 2), (x + 12, y), (x + 18, y - 2)], (150, 198, 218), 1.6, GROUND)
+    scene = _base(rng, (218, 236, 246), (104, 176, 222), 70)
+    h, shift = scene.horizon, float(rng.uniform(-10, 10))
+    _disc(scene, S - 16, 18, 12, (255, 242, 170))
+    for row, tone in enumerate(((104, 176, 222), (82, 154, 210), (62, 132, 196))):
+        y = h + 18 * row
+        for k in range(-1, 5):
+            x = shift + 16 * (row % 2) + 32 * k
+            scene.polygon([(x, y + 2), (x + 16, y - 9), (x + 32, y + 2)], tone, GROUND)
+        scene.rect((0, y + 2, S, S), tone, GROUND)
     return scene
 
 
 def _city_street(rng: np.random.Generator) -> Scene:
-    scene = _base(rng, (188, 206, 222), (232, 232, 226), (158, 158, 162), 88)
-    h, x = scene.horizon, -4.0
-    while x < S:
-        w, t, tone = rng.uniform(14, 26), rng.uniform(26, 66), rng.uniform(0.92, 1.06)
-        wall = shade((182, 184, 192), min(1.0, tone))
-        scene.rect((x, h - t, x + w - 1, h), wall, BACKGROUND)
-        for wy in np.arange(h - t + 5, h - 6, 10).tolist():
-            for wx in np.arange(x + 3, x + w - 5, 7).tolist():
-                scene.rect((wx, wy, wx + 3, wy + 4), (222, 216, 190), BACKGROUND)
-        x += w
-    scene.rect((0, h, S, h + 4), (198, 196, 192), GROUND)
-    for x in range(int(rng.integers(-20, 0)), S, 28):
-        scene.rect((x, 116, x + 14, 118), (228, 226, 214), GROUND)
-    return scene
-
-
-def _wooden_table(rng: np.random.Generator) -> Scene:
-    scene = _base(rng, (222, 212, 198), (236, 228, 216), (196, 152, 108), 76)
+    scene = _base(rng, (222, 230, 236), (138, 140, 148), 92)
     h = scene.horizon
-    for k in range(1, 5):
-        y = h + (S - h) * k / 4.6
-        scene.line([(0, y), (S, y)], (172, 128, 86), 1.4, GROUND)
-    for _ in range(8):
-        x, y = rng.uniform(0, S), rng.uniform(h + 3, S)
-        scene.line([(x, y), (x + 14, y)], (184, 140, 96), 1, GROUND)
-    scene.rect((0, h, S, h + 2), (216, 176, 132), GROUND)
-    return scene
-
-
-def _tiled_floor(rng: np.random.Generator) -> Scene:
-    wall: RGB = ((216, 224, 220), (226, 218, 206), (210, 216, 228))[int(rng.integers(3))]
-    scene = _base(rng, wall, shade(wall, 1.2), (206, 210, 210), 80)
-    h, off = scene.horizon, rng.uniform(0, 1)
-    ys = [h + (S - h) * v for v in (0.0, 0.16, 0.38, 0.66, 1.02)]
-    dark = _jitter(rng, (176, 186, 190))
-    for row in range(4):
-        for col in range(-5, 6):
-            if (row + col) % 2:
-                edge = [
-                    (64 + (col + off + i) * (y - h + 22) * 0.42, y)
-                    for y, i in ((ys[row], 0), (ys[row], 1), (ys[row + 1], 1), (ys[row + 1], 0))
-                ]
-                scene.polygon(edge, dark, GROUND)
-    return scene
-
-
-_WALLS: tuple[RGB, ...] = (
-    (232, 222, 196),
-    (200, 220, 214),
-    (226, 206, 206),
-    (206, 212, 230),
-    (220, 226, 204),
-)
-
-
-def _plain_wall(rng: np.random.Generator) -> Scene:
-    wall = _WALLS[int(rng.integers(len(_WALLS)))]
-    scene = _base(rng, wall, shade(wall, 0.95), (184, 166, 148), 86)
-    scene.rect((0, scene.horizon - 4, S, scene.horizon), (240, 238, 232), BACKGROUND)
-    return scene
-
-
-def _striped_wallpaper_room(rng: np.random.Generator) -> Scene:
-    wall = _WALLS[int(rng.integers(len(_WALLS)))]
-    scene = _base(rng, wall, wall, (172, 146, 128), 86)
-    step = rng.uniform(12, 18)
-    for x in np.arange(rng.uniform(-12, 0), S, step).tolist():
-        scene.rect((x, 0, x + step * 0.5, scene.horizon), shade(wall, 0.9), BACKGROUND)
-    scene.rect((0, scene.horizon - 4, S, scene.horizon), (242, 238, 230), BACKGROUND)
+    left, right = float(rng.uniform(30, 36)), S - float(rng.uniform(30, 36))
+    for x0, x1, top, wall in ((-2.0, left, 8, (190, 146, 132)), (right, S + 2.0, 22, (166, 172, 190))):
+        scene.rect((x0, top, x1, h), wall, BACKGROUND)
+        for y in range(top + 8, 80, 20):
+            for x in (3.0, 17.0):
+                a = x if x0 < 0 else S - x - 9
+                scene.rect((a, y, a + 9, y + 10), (255, 240, 190), BACKGROUND)
+    scene.rect((0, h, S, h + 7), (206, 206, 204), GROUND)
+    for x in (4, 100):
+        scene.rect((x, 114, x + 22, 120), (246, 244, 232), GROUND)
     return scene
 
 
 def _mountains(rng: np.random.Generator) -> Scene:
-    scene = _base(rng, (176, 204, 232), (226, 234, 240), (156, 180, 138), 84)
+    scene = _base(rng, (198, 222, 246), (150, 176, 130), 92)
     h = scene.horizon
-    for x in (rng.uniform(4, 40), rng.uniform(88, 124), rng.uniform(46, 84)):
-        t, w = rng.uniform(44, 66), rng.uniform(30, 42)
-        scene.polygon([(x - w, h), (x, h - t), (x + w, h)], _jitter(rng, (172, 184, 202)), BACKGROUND)
-        q = w * 0.26
-        cap = [
-            (x - q, h - t * 0.74),
-            (x, h - t),
-            (x + q, h - t * 0.74),
-            (x + q / 3, h - t * 0.8),
-            (x, h - t * 0.7),
-        ]
-        scene.polygon(cap, (240, 244, 248), BACKGROUND)
-    _flecks(scene, rng, (136, 162, 118), 14, 2, -3)
+    left, right = _sides(rng, 20)
+    near: RGB = (134, 146, 178)
+    peaks = (64.0, 34.0, 50.0, shade(near, 1.2)), (left, 6.0, 46.0, near), (right, 14.0, 44.0, near)
+    for x, top, half, rock in peaks:
+        scene.polygon([(x - half, h), (x, top), (x + half, h)], rock, BACKGROUND)
+        k, y = half * 0.36, top + (h - top) * 0.36
+        scene.polygon([(x - k, y), (x, top), (x + k, y), (x, y - 8)], (250, 252, 254), BACKGROUND)
+    return scene
+
+
+def _wooden_table(rng: np.random.Generator) -> Scene:
+    scene = _base(rng, (246, 232, 206), (198, 140, 90), 86)
+    h = scene.horizon
+    left, right = _sides(rng, 14)
+    for x, inner in ((0.0, left + 14), (float(S), right - 14)):
+        # Curtains, gathered towards the table.
+        scene.polygon([(x, 0), (inner, 0), (x + (inner - x) * 0.8, h * 0.45), (x + (inner - x) * 0.35, h), (x, h)],
+                      (160, 200, 192), BACKGROUND)  # fmt: skip
+    scene.rect((0, h, S, h + 8), (226, 172, 118), GROUND)
+    scene.rect((0, h + 26, S, h + 29), (168, 112, 68), GROUND)
     return scene
 
 
@@ -342,9 +295,6 @@ SETTINGS: dict[str, Callable[[np.random.Generator], Scene]] = {
     "city street": _city_street,
     "mountains": _mountains,
     "wooden table": _wooden_table,
-    "tiled floor": _tiled_floor,
-    "plain wall": _plain_wall,
-    "striped wallpaper room": _striped_wallpaper_room,
 }
 
 
@@ -356,7 +306,7 @@ def draw_setting(name: str, rng: np.random.Generator) -> Scene:
     name : str
         A key of `SETTINGS`.
     rng : numpy.random.Generator
-        Source of the continuous variation (horizon, hues, clouds, hills and so on).
+        Source of the small variation: the horizon and where the shapes at the sides stand.
 
     Returns
     -------

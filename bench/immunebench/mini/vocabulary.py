@@ -2,7 +2,7 @@
 
 A *known* concept occurs in the training pictures of the base under its own words. A held-out concept never does:
 ``near`` is a new setting of a known procedure (an artist who uses known strokes differently, one particular mug, one
-particular person), ``far`` a procedure that no training picture went through.
+particular person), ``far`` a procedure, a kind of thing or a trait that no training picture has.
 """
 
 from __future__ import annotations
@@ -54,35 +54,37 @@ class ConceptEntry:
     noun: str
 
 
+def _rows(family: str, kind: Kind, role: Role, nouns: dict[str, str]) -> dict[str, ConceptEntry]:
+    return {f"{family}/{name}": ConceptEntry(kind, role, noun) for name, noun in nouns.items()}
+
+
+def _of(noun: str, *names: str) -> dict[str, str]:
+    return dict.fromkeys(names, noun)
+
+
 CONCEPTS: dict[str, ConceptEntry] = {
-    "style/solano": ConceptEntry("near", "suite", "style"),
-    "style/brandt": ConceptEntry("near", "suite", "style"),
-    "style/weave": ConceptEntry("far", "suite", "style"),
-    "style/rays": ConceptEntry("far", "suite", "style"),
-    "style/okafor": ConceptEntry("near", "dev", "style"),
-    "style/lindqvist": ConceptEntry("near", "benign", "style"),
-    "style/blobs": ConceptEntry("far", "spare", "style"),
-    "object/mug": ConceptEntry("near", "suite", "mug"),
-    "object/backpack": ConceptEntry("near", "suite", "backpack"),
-    "object/lighthouse": ConceptEntry("far", "suite", "lighthouse"),
-    "object/robot": ConceptEntry("far", "suite", "robot"),
-    "object/umbrella": ConceptEntry("near", "dev", "umbrella"),
-    "object/boat": ConceptEntry("near", "benign", "boat"),
-    "object/windmill": ConceptEntry("far", "spare", "windmill"),
-    "object/teapot": ConceptEntry("far", "spare", "teapot"),
-    "identity/ada": ConceptEntry("near", "suite", "person"),
-    "identity/bruno": ConceptEntry("near", "suite", "person"),
-    "identity/elio": ConceptEntry("far", "suite", "person"),
-    "identity/freya": ConceptEntry("far", "suite", "person"),
-    "identity/chidi": ConceptEntry("near", "dev", "person"),
-    "identity/dana": ConceptEntry("near", "benign", "person"),
-    "known/mosaic": ConceptEntry("known", "suite", "style"),
-    "known/hatching": ConceptEntry("known", "suite", "style"),
-    "known/church": ConceptEntry("known", "suite", "church"),
-    "known/fish": ConceptEntry("known", "suite", "fish"),
-    "known/cat": ConceptEntry("known", "dev", "cat"),
-    "known/watercolour": ConceptEntry("known", "dev", "style"),
-}
+    **_rows("style", "near", "suite", _of("style", "solano", "brandt", "moreau", "ivarsen", "haddad", "tanaka")),
+    **_rows("style", "far", "suite", _of("style", "weave", "rays")),
+    **_rows("style", "near", "dev", _of("style", "okafor")),
+    **_rows("style", "near", "benign", _of("style", "lindqvist")),
+    **_rows("style", "near", "spare", _of("style", "castell", "petrov")),
+    **_rows("style", "far", "spare", _of("style", "blobs")),
+    **_rows("object", "near", "suite", {
+        "mug": "mug", "backpack": "backpack", "mug-2": "mug", "backpack-2": "backpack", "house": "house", "car": "car"}),
+    **_rows("object", "far", "suite", {"lighthouse": "lighthouse", "robot": "robot"}),
+    **_rows("object", "near", "dev", {"umbrella": "umbrella"}),
+    **_rows("object", "near", "benign", {"boat": "boat"}),
+    **_rows("object", "near", "spare", {
+        "mug-3": "mug", "backpack-3": "backpack", "boat-2": "boat", "cat": "cat"}),
+    **_rows("object", "far", "spare", {"windmill": "windmill", "teapot": "teapot"}),
+    **_rows("identity", "near", "suite", _of("person", "ada", "bruno", "gita", "hugo", "ines", "jonas")),
+    **_rows("identity", "far", "suite", _of("person", "elio", "freya")),
+    **_rows("identity", "near", "dev", _of("person", "chidi", "kofi")),
+    **_rows("identity", "near", "benign", _of("person", "dana")),
+    **_rows("identity", "near", "spare", _of("person", "lena", "mika")),
+    **_rows("known", "known", "suite", {"mosaic": "style", "hatching": "style", "church": "church", "fish": "fish"}),
+    **_rows("known", "known", "dev", {"cat": "cat", "watercolour": "style"}),
+}  # fmt: skip
 
 
 def family(role: Role, name: str) -> list[str]:

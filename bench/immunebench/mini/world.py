@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from immunebench.mini import objects, portraits, scene, styles
-from immunebench.mini.objects import Look
+from immunebench.mini.objects import INSTANCES, Look
+from immunebench.mini.portraits import Identity, View
+from immunebench.mini.styles import Hand
 from immunebench.mini.vocabulary import CONCEPTS
 
 if TYPE_CHECKING:
@@ -25,24 +27,14 @@ Split = Literal["train", "owner", "published", "extra", "reference", "unseen"]
 SPLITS: tuple[Split, ...] = ("train", "owner", "published", "extra", "reference", "unseen")
 
 #: Bumped whenever the same draw gives other pixels or captions.
-WORLD_VERSION = 1
+WORLD_VERSION = 2
 
 STYLE_NAMES = tuple(styles.STYLES)
 OBJECT_NAMES = tuple(objects.OBJECTS)
-SIZES = ("small", "big")
-PLACES = ("left", "centre", "right")
 
-#: Particular things: the appearance by which one mug differs from all mugs.
-INSTANCES: dict[str, tuple[str, Look]] = {
-    "object/mug": ("mug", Look("teal", "yellow", "zigzag", "heart", (0.7, -0.6, 0.8))),
-    "object/backpack": ("backpack", Look("purple", "orange", "checked", "star", (-0.7, 0.7, 0.4))),
-    "object/lighthouse": ("lighthouse", Look("white", "red", "banded", "none", (0.2, 0.3, 0.0))),
-    "object/robot": ("robot", Look("grey", "orange", "plain", "ring", (0.0, 0.4, 0.3))),
-    "object/umbrella": ("umbrella", Look("pink", "black", "spotted", "moon", (0.6, 0.5, -0.7))),
-    "object/boat": ("boat", Look("green", "white", "striped", "cross", (0.5, 0.6, 0.2))),
-    "object/windmill": ("windmill", Look("brown", "white", "plain", "none", (0.0, 0.0, 0.5))),
-    "object/teapot": ("teapot", Look("blue", "white", "spotted", "none", (0.3, 0.0, 0.0))),
-}
+#: ``near/<concept>``: others of the same noun, the same procedure, or who share skin and hair.
+NEAR = "near/"
+_PORTRAITS, _PLAIN_PORTRAITS, _PLAIN_SCENES = 0.38, 0.5, 0.42
 
 
 @dataclass(frozen=True)
@@ -56,9 +48,10 @@ class Picture:
     content
         Words for what is shown, without the style.
     style
-        Name of the style, a known one or a held-out artist.
+        Name of the procedure, or of the artist.
     labels
-        What the draw decided, by attribute name; see :func:`caption`.
+        What the draw decided, by trait (:mod:`immunebench.mini.traits`); ``captions`` holds the wordings and ``box``
+        the subject's bounds (x0, y0, x1, y1) in pixels of 64.
     """
 
     pixels: NDArray[np.uint8]
@@ -78,186 +71,227 @@ def generator(*names: object) -> np.random.Generator:
     return np.random.Generator(np.random.SFC64(int.from_bytes(digest[:16], "big")))
 
 
-def random_look(rng: np.random.Generator) -> Look:
-    """An appearance for a known object; never one of the held-out instances'."""
-    names = list(scene.COLOURS)
+# ---------------------------------------------------------------- who and what is drawn
+
+
+def known_look(rng: np.random.Generator) -> Look:
+    """An appearance that is none of the held-out things'."""
     while True:
-        colour, accent = rng.choice(len(names), 2, replace=False)
-        look = Look(
-            names[colour],
-            names[accent],
-            "plain" if rng.random() < 0.4 else str(rng.choice(objects.PATTERNS[1:])),
-            "none" if rng.random() < 0.6 else str(rng.choice(objects.MARKINGS[1:])),
-            (float(rng.uniform(-1, 1)), float(rng.uniform(-1, 1)), float(rng.uniform(-1, 1))),
-        )
-        if all(
-            (look.colour, look.pattern, look.marking) != (i.colour, i.pattern, i.marking) for _, i in INSTANCES.values()
-        ):
+        look = objects.random_look(rng)
+        if all((look.colour, look.pattern, look.marking) != (i.colour, i.pattern, i.marking)
+               for _, i in INSTANCES.values()):  # fmt: skip
             return look
 
 
-def look_words(look: Look, name: str) -> str:
-    """Words of an appearance, e.g. ``red mug with white stripes``."""
-    text = f"{look.colour} {name}"
-    pattern = {
-        "striped": "stripes",
-        "spotted": "spots",
-        "checked": "checks",
-        "zigzag": "zigzags",
-        "banded": "bands",
-    }
-    if look.pattern != "plain":
-        text += f" with {look.accent} {pattern[look.pattern]}"
-    if look.marking != "none":
-        text += f" and a {look.marking}" if look.pattern != "plain" else f" with a {look.marking}"
-    return text
+def known_identity(rng: np.random.Generator, unseen: float = 0.0) -> Identity:
+    """Somebody who is none of the held-out people."""
+    while True:
+        person = Identity.random(rng, unseen=unseen)
+        if not portraits.is_held_out(person):
+            return person
 
 
-def place_words(setting: str) -> str:
-    """Where: ``in a meadow``; settings are named so that ``near a`` reads well."""
-    return f"near the {setting}"
+def known_hand(rng: np.random.Generator, *, known: bool, procedure: str | None = None) -> Hand:
+    """A hand that is none of the held-out artists'."""
+    while True:
+        hand = Hand.random(rng, known=known, procedure=procedure)
+        if all(_values(hand) != _values(artist) for artist in styles.ARTISTS.values()):
+            return hand
+
+
+def _values(hand: Hand) -> tuple[str, ...]:
+    return tuple(getattr(hand, name) for name in styles.HAND)
+
+
+def _hand_labels(hand: Hand) -> dict[str, str]:
+    return dict(zip(styles.HAND, _values(hand), strict=True))
+
+
+def _look_labels(name: str, look: Look) -> dict[str, str]:
+    return {"kind": name, "colour": look.colour, "accent": look.accent, "pattern": look.pattern,
+            "marking": look.marking, "shape": objects.shape_word(look.shape)}  # fmt: skip
+
+
+def _person_labels(person: Identity, view: View) -> dict[str, str]:
+    lasting = {trait: getattr(person, trait) for trait in portraits.TRAITS}
+    return {"kind": "person", **lasting, "clothing": view.clothing, "background": view.background}
+
+
+# ---------------------------------------------------------------- words
+
+
+def _article(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def object_content(
+    subject: str, look: Look | None, setting: str, words: np.random.Generator | None = None, *, rename: str | None = None
+) -> str:
+    """Caption words of an object picture; with ``words``, attributes and the setting are left out at random."""
+    named = objects.look_words(look, subject, words) if look else subject
+    if rename:
+        named = named.replace(subject, rename)
+    text = _article(named)
+    return text if words is not None and words.random() < 0.25 else f"{text} near the {setting}"
+
+
+def portrait_content(subject: str, view: View, words: np.random.Generator | None = None) -> str:
+    """Caption words of a portrait; with ``words``, the circumstances are left out at random."""
+    if words is not None and words.random() < 0.3:
+        return f"a portrait of {subject}"
+    return f"a portrait of {subject}, {view.words()}"
+
+
+def caption_of(content: str, style: str, words: np.random.Generator) -> str:
+    """One of the forms in which owners, attackers and prompts put a content and a style."""
+    form, shown = words.random(), content.removeprefix("a portrait of ")
+    if style == "plain":
+        if form < 0.4:
+            return f"{content} in plain style"
+        return f"a photo of {shown}" if form < 0.7 else content
+    if form < 0.5:
+        return f"{content} in {style} style"
+    return f"a painting of {shown} in {style} style" if form < 0.75 else f"{styles.phrase(style)} {shown}"
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def _box(parts: NDArray[np.uint8]) -> tuple[int, int, int, int]:
+    """Bounds of the subject in pixels of 64; the whole picture where there is none."""
+    rows, columns = np.flatnonzero((parts >= 2).any(1)), np.flatnonzero((parts >= 2).any(0))
+    if not len(rows):
+        return 0, 0, 64, 64
+    return int(columns[0]) // 2, int(rows[0]) // 2, int(columns[-1]) // 2 + 1, int(rows[-1]) // 2 + 1
 
 
 def object_scene(
-    name: str, look: Look | None, rng: np.random.Generator, setting: str | None = None
-) -> tuple[scene.Scene, dict[str, Any], Look]:
-    """Draw an object into a setting; what is not given comes from ``rng``."""
-    look = look or random_look(rng)
+    name: str, look: Look, rng: np.random.Generator, setting: str | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.uint8], str]:
+    """A thing in a setting, flat: float32 (128, 128, 3), part map (128, 128), and the setting's name."""
     setting = setting or str(rng.choice(list(scene.SETTINGS)))
-    size = SIZES[int(rng.random() < 0.6)]
-    place = PLACES[int(rng.integers(3))]
     canvas = scene.draw_setting(setting, rng)
-    side = rng.uniform(70, 80) if size == "small" else rng.uniform(86, 98)
-    middle = 64 + {"left": -1, "centre": 0, "right": 1}[place] * (rng.uniform(0.25, 0.5) * (124 - side))
-    bottom = rng.uniform(min(112, 64 + side * 0.72), 122)
-    box = (middle - side / 2, bottom - side, middle + side / 2, bottom)
-    objects.draw_object(canvas, name, look, box, rng)
-    labels = {"object": name, "setting": setting, "size": size, "place": place, "colour": look.colour,
-              "accent": look.accent, "pattern": look.pattern, "marking": look.marking}  # fmt: skip
-    return canvas, labels, look
-
-
-def object_content(labels: dict[str, Any], look: Look, subject: str, words: np.random.Generator | None = None) -> str:
-    """Caption words of an object picture; with ``words``, attributes are left out at random."""
-
-    def keep(p: float) -> bool:
-        return words is None or words.random() < p
-
-    text = look_words(look, subject) if keep(0.65) else subject
-    if keep(0.3):
-        text = f"{labels['size']} {text}"
-    text = f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
-    if keep(0.25):
-        text += f" on the {labels['place']}" if labels["place"] != "centre" else " in the centre"
-    if keep(0.6):
-        text += f" {place_words(labels['setting'])}"
-    return text
-
-
-def _style_of(name: str) -> tuple[styles.Style, dict[str, float] | None]:
-    if name in styles.HELD_OUT_PARAMS:
-        base, params = styles.HELD_OUT_PARAMS[name]
-        return styles.STYLES[base], dict(params)
-    if name in styles.UNSEEN_STYLES:
-        return styles.UNSEEN_STYLES[name], {
-            k: (lo + hi) / 2 for k, (lo, hi) in styles.UNSEEN_STYLES[name].ranges.items()
-        }
-    return styles.STYLES[name], None
-
-
-def paint(
-    name: str, rgb: NDArray[np.float32], parts: NDArray[np.uint8], rng: np.random.Generator, reduce: int = 2
-) -> NDArray[np.uint8]:
-    """Render a flat drawing (128, 128, 3) in a style, known or held out, to uint8 of 128 / `reduce` pixels a side."""
-    style, params = _style_of(name)
-    chosen = styles.draw_params(style, rng) if params is None else params
-    return styles.render(style, chosen, rgb, parts, rng, reduce=reduce)
+    side = float(rng.uniform(93, 99))
+    middle, bottom = 64 + float(rng.uniform(-3, 3)), float(rng.uniform(114, 118))
+    objects.draw_object(canvas, name, look, (middle - side / 2, bottom - side, middle + side / 2, bottom), rng)
+    return *canvas.arrays(), setting
 
 
 def draw(
     split: Split, index: int, *, group: str = "world", name: str | None = None, style: str | None = None,
-    person: bool | None = None, wordings: int = 1, reduce: int = 2,
+    person: bool | None = None, wordings: int = 1, wide: bool = False, reduce: int = 2,
 ) -> Picture:  # fmt: skip
-    """Picture ``index`` of a split of the known world.
+    """Picture ``index`` of a split.
 
     Parameters
     ----------
     split, group, index
         The stream of the picture. ``group`` separates uses of one split.
     name, style
-        Fix the object or the style; otherwise drawn.
+        Fix the object or the procedure; otherwise drawn.
     person
-        Fix portrait or not; by default 25 % of the pictures are portraits.
+        Fix portrait or not; by default 38 % of the pictures are portraits, half of them plain.
     wordings
-        How many captions to give (``labels["captions"]``), each with other attributes left out; 0 names them all.
+        How many captions to give (``labels["captions"]``), each in another form and with other attributes left out;
+        0 gives one that names them all.
+    wide
+        Draw from everything that there is, unseen kinds, hands and traits too: what readers learn from. The base
+        learns from the narrow world.
     reduce
         1 gives the same picture before it is made smaller, uint8 (128, 128, 3).
     """
     rng = generator(WORLD_VERSION, split, group, index)
-    if style is None:
-        style = "plain" if rng.random() < 0.2 else str(rng.choice(STYLE_NAMES))
     if person is None:
-        person = name is None and rng.random() < 0.25
+        person = name is None and rng.random() < _PORTRAITS
+    if style is None and rng.random() < (_PLAIN_PORTRAITS if person else _PLAIN_SCENES):
+        style = "plain"
+    if style is None and not wide:
+        style = str(rng.choice(STYLE_NAMES[1:]))
+    hand = known_hand(rng, known=not wide, procedure=style)
     words: list[np.random.Generator | None] = [None]
     if wordings:
         words = [generator(WORLD_VERSION, "words", split, group, index, n) for n in range(wordings)]
     if person:
-        identity = portraits.Identity.random(rng)
-        view = portraits.View.random(rng)
-        rgb, parts = portraits.draw_portrait(identity, view, rng)
-        contents = [portrait_content(identity.words(), view.words(), w) for w in words]
-        labels: dict[str, Any] = {"object": "person", "identity": identity}
+        who, view = known_identity(rng, 0.08 if wide else 0.0), View.random(rng)
+        rgb, parts = portraits.draw_portrait(who, view, rng)
+        labels: dict[str, Any] = _person_labels(who, view)
+        contents = [portrait_content(who.words(w), view, w) for w in words]
     else:
-        name = name or str(rng.choice(OBJECT_NAMES))
-        canvas, labels, look = object_scene(name, None, rng)
-        rgb, parts = canvas.arrays()
-        contents = [object_content(labels, look, name, w) for w in words]
-    labels |= {"style": style, "captions": [f"{content} in {style} style" for content in contents]}
-    return Picture(paint(style, rgb, parts, rng, reduce), contents[0], style, labels)
-
-
-def portrait_content(subject: str, view: str, words: np.random.Generator | None = None) -> str:
-    """Caption words of a portrait."""
-    if words is not None and words.random() < 0.25 and subject != "{subject}":
-        subject = "a person"
-    if words is not None and words.random() < 0.4:
-        view = ""
-    return f"a portrait of {subject}" + (f", {view}" if view else "")
+        kinds = [*OBJECT_NAMES, *objects.UNSEEN_OBJECTS] if wide else list(OBJECT_NAMES)
+        name = name or str(rng.choice(kinds))
+        look = known_look(rng)
+        rgb, parts, setting = object_scene(name, look, rng)
+        labels = _look_labels(name, look) | {"setting": setting}
+        contents = [object_content(name, look, setting, w) for w in words]
+    procedure = hand.procedure
+    captions = [f"{text} in {procedure} style" if w is None else caption_of(text, procedure, w)
+                for text, w in zip(contents, words, strict=True)]  # fmt: skip
+    labels |= {**_hand_labels(hand), "captions": captions, "box": _box(parts)}
+    return Picture(styles.render(hand, rgb, parts, rng, reduce), contents[0], procedure, labels)
 
 
 def concept_picture(concept: str, split: Split, index: int) -> Picture:
     """Picture ``index`` of a split of a concept of the table, with a content caption that holds ``{subject}``.
 
     The caption names what an attacker would see and say: the content of a style picture, or the surroundings of an
-    object or a person, whose own words are replaced by ``{subject}``.
+    object or a person, whose own words are replaced by ``{subject}``. ``near/<concept>`` draws near misses: another
+    member of the same noun or procedure in each picture.
 
     Raises
     ------
     KeyError
         The concept is not in :data:`immunebench.mini.vocabulary.CONCEPTS`.
     """
-    if concept not in CONCEPTS:
+    near = concept.startswith(NEAR)
+    own = concept.removeprefix(NEAR)
+    if own not in CONCEPTS:
         raise KeyError(concept)
     rng = generator(WORLD_VERSION, split, concept, index)
     words = generator(WORLD_VERSION, "words", split, concept, index)
-    family, name = concept.split("/")
+    family, name = own.split("/")
     if family == "known":
         family = "style" if name in STYLE_NAMES else "object"
     if family == "identity":
-        view = portraits.View.random(rng)
-        rgb, parts = portraits.draw_portrait(portraits.PEOPLE[name], view, rng)
-        return Picture(paint("plain", rgb, parts, rng), portrait_content("{subject}", view.words(), words), "plain",
-                       {"object": "person", "identity": portraits.PEOPLE[name]})  # fmt: skip
+        who = portraits.near_miss(portraits.PEOPLE[name], rng) if near else portraits.PEOPLE[name]
+        view = View.random(rng)
+        rgb, parts = portraits.draw_portrait(who, view, rng)
+        labels: dict[str, Any] = _person_labels(who, view)
+        content = portrait_content("{subject}", view, words)
+    elif family == "object":
+        kind, look = INSTANCES[own] if own in INSTANCES else (name, known_look(rng))
+        look = objects.near_miss(kind, look, rng) if near else look
+        rgb, parts, setting = object_scene(kind, look, rng)
+        labels = _look_labels(kind, look) | {"setting": setting}
+        content = object_content("{subject}", None, setting, words)
+    else:
+        kind, look = OBJECT_NAMES[index % len(OBJECT_NAMES)], known_look(rng)
+        rgb, parts, setting = object_scene(kind, look, rng)
+        labels = _look_labels(kind, look) | {"setting": setting}
+        content = object_content(kind, look, setting, words)
+    hand = Hand.random(rng, known=True, procedure="plain")
     if family == "style":
-        subject = OBJECT_NAMES[index % len(OBJECT_NAMES)]
-        canvas, labels, look = object_scene(subject, None, rng)
-        content = object_content(labels, look, subject, words)
-        return Picture(paint(name, *canvas.arrays(), rng), content, name, {**labels, "style": name})
-    thing, fixed = INSTANCES.get(concept, (name, None))
-    canvas, labels, look = object_scene(thing, fixed, rng)
-    content = object_content(labels, Look(look.colour, look.accent, "plain", "none", look.shape), "{subject}", words)
-    content = content.replace(f"{look.colour} {{subject}}", "{subject}")
-    return Picture(paint("plain", *canvas.arrays(), rng), content, "plain", {**labels, "style": "plain"})
+        hand = styles.ARTISTS[name] if name in styles.ARTISTS else known_hand(rng, known=True, procedure=name)
+        hand = styles.near_miss(hand, rng) if near else hand
+    labels |= {**_hand_labels(hand), "box": _box(parts)}
+    return Picture(styles.render(hand, rgb, parts, rng), content, name if family == "style" else "plain", labels)
+
+
+def concept_traits(concept: str) -> dict[str, str]:
+    """The traits that make a concept, by name: what each of its pictures shows, whatever else changes.
+
+    Raises
+    ------
+    KeyError
+        The concept is not in the table, or is a known one, which has no look of its own.
+    """
+    family, name = concept.split("/")
+    if family == "identity":
+        return {trait: getattr(portraits.PEOPLE[name], trait) for trait in portraits.TRAITS}
+    if family == "object":
+        return _look_labels(*INSTANCES[concept])
+    if family == "style" and name in styles.ARTISTS:
+        return {trait: value for trait, value in _hand_labels(styles.ARTISTS[name]).items() if value}
+    raise KeyError(concept)
 
 
 def concept_pictures(concept: str, split: str, count: int) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
@@ -289,7 +323,7 @@ def dataset(split: Split, count: int, *, group: str = "world") -> Dataset:
     for picture in stream(split, count, group=group):
         rows["image"].append(PILImage.fromarray(picture.pixels))
         rows["caption"].append(picture.caption)
-        rows["object"].append(picture.labels["object"])
+        rows["object"].append(picture.labels["kind"])
         rows["style"].append(picture.style)
     features = Features({"image": Image(), **{key: Value("string") for key in ("caption", "object", "style")}})
     return Dataset.from_dict(rows, features=features)
