@@ -1,16 +1,16 @@
 """The judges of the embedded world: networks, weights, and one object that answers what metrics ask.
 
-Four small networks, trained by :mod:`immunebench.mini.train_judges`: an open_clip model that grades, a
-second classifier of another architecture that checks the base and measures perceptual distance, a face
-embedding, and a public classifier that entries may use because it grades nothing.
+Two readers (:mod:`immunebench.mini.readers`) read the traits of what is drawn; the first grades. An open_clip model
+says how captions fit and embeds pictures, as judges of full-size bases do; a public classifier is for entries to use
+because it grades nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,26 +19,31 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from immunebench.errors import UsageError
-from immunebench.mini import world
+from immunebench.mini import readers, world
+from immunebench.mini.readers import PlainTrunk, Reader
+from immunebench.mini.traits import TRAITS
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 Floats = NDArray[np.float32]
+N = TypeVar("N", bound=nn.Module)
 
 WEIGHTS = Path(__file__).parent / "weights" / "judges"
-#: Classes of the two heads. The last of each is for pictures that show nothing.
-OBJECTS = (*world.OBJECT_NAMES, "person", "nothing")
-STYLES = (*world.STYLE_NAMES, "nothing")
-#: The caption of a picture that shows nothing.
+#: The answer of a head to a picture that shows nothing.
 NOTHING = "nothing"
-CONTEXT = 40
+#: What pictures show and how they are painted, as heads name it.
+OBJECTS = (*TRAITS["kind"], NOTHING)
+STYLES = (*TRAITS["procedure"], NOTHING)
+CONTEXT = 64
 EMBEDDING = 128
+#: Near misses by which the chance of a stranger's trait is known.
+STRANGERS = 64
 _BATCH = 64
 
 
 class ClipJudge(nn.Module):
-    """An open_clip model (ModifiedResNet and a two-layer text transformer) with heads for object and style.
+    """An open_clip model (ModifiedResNet and a two-layer text transformer).
 
     Parameters
     ----------
@@ -53,81 +58,32 @@ class ClipJudge(nn.Module):
         vision = CLIPVisionCfg(layers=(1, 2, 2, 1), width=16, head_width=64, image_size=64)
         text = CLIPTextCfg(context_length=CONTEXT, vocab_size=vocabulary, width=128, heads=4, layers=2)
         self.clip = CLIP(EMBEDDING, vision, text)
-        self.object = nn.Linear(EMBEDDING, len(OBJECTS))
-        self.style = nn.Linear(EMBEDDING, len(STYLES))
 
     def forward(self, x: Tensor) -> Tensor:
         """Embedding (n, 128), not normalised, of pictures (n, 3, 64, 64) in [-1, 1]."""
         return self.clip.encode_image(x)  # type: ignore[no-any-return]
 
     def text(self, ids: Tensor) -> Tensor:
-        """Embedding (n, 128), not normalised, of token ids (n, 40)."""
+        """Embedding (n, 128), not normalised, of token ids (n, 64)."""
         return self.clip.encode_text(ids)  # type: ignore[no-any-return]
-
-
-class Trunk(nn.Module):
-    """A VGG-like stack: every stage halves the picture by a strided convolution, then convolves once more."""
-
-    def __init__(self, widths: Sequence[int]) -> None:
-        super().__init__()
-        stages, before = [], 3
-        for width in widths:
-            stages.append(nn.Sequential(
-                nn.Conv2d(before, width, 4, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
-                nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
-            ))  # fmt: skip
-            before = width
-        self.stages = nn.ModuleList(stages)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Outputs of all stages, the finest first."""
-        found = []
-        for stage in self.stages:
-            x = stage(x)
-            found.append(x)
-        return found
 
 
 class Classifier(nn.Module):
     """Names object and style; its first stages serve as a perceptual distance."""
 
-    def __init__(self, widths: Sequence[int]) -> None:
+    def __init__(self, widths: Sequence[int] = (24, 40, 64, 80)) -> None:
         super().__init__()
-        self.trunk = Trunk(widths)
+        self.trunk = PlainTrunk(widths)
         self.object = nn.Linear(widths[-1], len(OBJECTS))
         self.style = nn.Linear(widths[-1] + widths[-2], len(STYLES))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of object (n, 18) and style (n, 11) for pictures (n, 3, 64, 64) in [-1, 1]."""
+        """Logits of :data:`OBJECTS` and :data:`STYLES` for pictures (n, 3, 64, 64) in [-1, 1]."""
         found = [stage.mean((2, 3)) for stage in self.trunk(x)[-2:]]
         return self.object(found[1]), self.style(torch.cat(found, 1))
 
 
-class FaceNet(nn.Module):
-    """A face embedding with the probability that there is a face at all."""
-
-    def __init__(self, widths: Sequence[int]) -> None:
-        super().__init__()
-        self.trunk = Trunk(widths)
-        self.embedding = nn.Linear(widths[-1] * 16, EMBEDDING)
-        self.presence = nn.Linear(widths[-1], 1)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Embedding (n, 128), not normalised, and presence logit (n) of pictures (n, 3, 64, 64)."""
-        last = self.trunk(x)[-1]
-        return self.embedding(last.flatten(1)), self.presence(last.mean((2, 3)))[:, 0]
-
-
-def build(name: str, vocabulary: int = 0) -> nn.Module:
-    """An untrained network: ``clip``, ``second``, ``identity`` or ``public``."""
-    if name == "clip":
-        return ClipJudge(vocabulary)
-    if name == "identity":
-        return FaceNet((32, 48, 64, 96))
-    return Classifier((32, 64, 96, 112) if name == "second" else (24, 40, 64, 80))
-
-
-def perceptual_distance(network: Classifier, x: Tensor, y: Tensor) -> Tensor:
+def perceptual_distance(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """LPIPS-form distance (Zhang et al. 2018, eq. 1 with unit weights), differentiable.
 
     Parameters
@@ -141,12 +97,12 @@ def perceptual_distance(network: Classifier, x: Tensor, y: Tensor) -> Tensor:
         (n,), at least 0: squared difference of unit-normalised features, mean over places and three stages.
     """
     parts = []
-    for a, b in zip(network.trunk(x)[:3], network.trunk(y)[:3], strict=True):
+    for a, b in zip(network.trunk(x)[:3], network.trunk(y)[:3], strict=True):  # type: ignore[operator]
         parts.append((F.normalize(a, eps=1e-6) - F.normalize(b, eps=1e-6)).square().sum(1).mean((1, 2)))
     return torch.stack(parts).mean(0)
 
 
-def _load(network: nn.Module, file: Path) -> nn.Module:
+def _load(network: N, file: Path) -> N:
     from safetensors.torch import load_file
 
     if not file.is_file():
@@ -157,9 +113,7 @@ def _load(network: nn.Module, file: Path) -> nn.Module:
 
 def load_public(folder: Path | None = None) -> Classifier:
     """The classifier that entries may use: it grades nothing."""
-    network = _load(build("public"), (folder or WEIGHTS) / "public.safetensors")
-    assert isinstance(network, Classifier)
-    return network
+    return _load(Classifier(), (folder or WEIGHTS) / "public.safetensors")
 
 
 def load_public_distance(device: str) -> Callable[[Tensor, Tensor], Tensor]:
@@ -173,8 +127,7 @@ def to_input(pixels: NDArray[np.uint8]) -> Tensor:
 
 
 class MiniJudge:
-    """Answers metrics; every network is loaded when first asked. Implements
-    :class:`immunebench.metrics.Judge`.
+    """Answers metrics; every network is loaded when first asked. Implements :class:`immunebench.metrics.Judge`.
 
     Parameters
     ----------
@@ -184,6 +137,7 @@ class MiniJudge:
 
     def __init__(self, folder: Path = WEIGHTS) -> None:
         self.folder = folder
+        self.chances = cache(self._chances)
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
@@ -194,24 +148,18 @@ class MiniJudge:
 
     @cached_property
     def clip(self) -> ClipJudge:
-        """The grader of styles, objects and captions."""
-        network = _load(build("clip", len(self.tokenizer)), self.folder / "clip.safetensors")
-        assert isinstance(network, ClipJudge)
-        return network
+        """The judge of captions."""
+        return _load(ClipJudge(len(self.tokenizer)), self.folder / "clip.safetensors")
 
     @cached_property
-    def second(self) -> Classifier:
-        """The classifier that checks the base and measures perceptual distance."""
-        network = _load(build("second"), self.folder / "second.safetensors")
-        assert isinstance(network, Classifier)
-        return network
+    def reader(self) -> Reader:
+        """The reader that grades."""
+        return readers.load("reader", self.folder)
 
     @cached_property
-    def identity(self) -> FaceNet:
-        """The grader of faces."""
-        network = _load(build("identity"), self.folder / "identity.safetensors")
-        assert isinstance(network, FaceNet)
-        return network
+    def second(self) -> Reader:
+        """The reader that checks the base and the first, and measures perceptual distance."""
+        return readers.load("second", self.folder)
 
     @torch.inference_mode()
     def embed_images(self, pixels: NDArray[np.uint8]) -> Floats:
@@ -224,16 +172,44 @@ class MiniJudge:
         return np.asarray(F.normalize(self.clip.text(token_ids(self.tokenizer, texts))).numpy())
 
     @torch.inference_mode()
+    def read(self, pixels: NDArray[np.uint8], *, second: bool = False) -> dict[str, Floats]:
+        """Probabilities (n, values + 1) of every trait's values by name; the last column is "cannot be read"."""
+        network = self.second if second else self.reader
+        logits = torch.cat([network(x) for x in _batches(pixels)])
+        return {trait: part.softmax(1).numpy() for trait, part in readers.split(logits).items()}
+
+    def _chances(self, concept: str) -> dict[str, float]:
+        """Mean probability of each of a concept's traits in near misses: what a stranger has by chance."""
+        pixels, _ = world.concept_pictures(f"{world.NEAR}{concept}", "unseen", STRANGERS)
+        read = self.read(pixels)
+        return {trait: float(read[trait][:, TRAITS[trait].index(value)].mean())
+                for trait, value in world.concept_traits(concept).items()}  # fmt: skip
+
+    def agreement(self, pixels: NDArray[np.uint8], concept: str) -> tuple[Floats, Floats]:
+        """How far pictures show a concept: its traits' mean probability (n,), and the share (n,) that is unreadable.
+
+        A trait that cannot be read counts as in near misses, so that grey is a stranger: neither learned nor
+        protected.
+
+        Raises
+        ------
+        UsageError
+            The concept has no traits of its own.
+        """
+        try:
+            traits = world.concept_traits(concept)
+        except KeyError:
+            raise UsageError("the judge knows no traits of the concept", value=concept) from None
+        read, chances = self.read(pixels), self.chances(concept)
+        lost = np.stack([read[trait][:, -1] for trait in traits], 1)
+        true = np.stack([read[trait][:, TRAITS[trait].index(value)] for trait, value in traits.items()], 1)
+        chance = np.asarray([chances[trait] for trait in traits], np.float32)
+        return (true + lost * chance).mean(1), lost.mean(1)
+
     def probabilities(self, pixels: NDArray[np.uint8], *, second: bool = False) -> tuple[Floats, Floats]:
-        """Probabilities of :data:`OBJECTS` (n, 18) and :data:`STYLES` (n, 11), by grader or ``second``."""
-        found = []
-        for x in _batches(pixels):
-            if second:
-                found.append(self.second(x))
-            else:
-                embedding = self.clip(x)
-                found.append((self.clip.object(embedding), self.clip.style(embedding)))
-        return _joined(a.softmax(1) for a, _ in found), _joined(b.softmax(1) for _, b in found)
+        """Probabilities of :data:`OBJECTS` and :data:`STYLES`, by the grading or the ``second`` reader."""
+        read = self.read(pixels, second=second)
+        return read["kind"], read["procedure"]
 
     def concept_probability(self, pixels: NDArray[np.uint8], name: str) -> Floats:
         """Probability (n,) that each picture shows a known object or style.
@@ -253,7 +229,7 @@ class MiniJudge:
     def caption_scores(self, pixels: NDArray[np.uint8], captions: Sequence[str]) -> Floats:
         """How well captions fit pictures, (n, k): probability of the object each names, else cosine to its words.
 
-        The object decides where every caption names another one, for the second judge sees it in styles in which
+        The object decides where every caption names another one, for the second reader sees it in styles in which
         the embedding sees the style only.
         """
         named = [[i for i, name in enumerate(OBJECTS) if name in caption.split()] for caption in captions]
@@ -264,10 +240,9 @@ class MiniJudge:
         return found
 
     def nothing_probability(self, pixels: NDArray[np.uint8]) -> Floats:
-        """Geometric mean (n,) of the class "nothing" over both heads of both judges.
+        """Geometric mean (n,) of "cannot be read" of what is shown and how it is painted, over both readers.
 
-        Both must agree: each alone is unsure of what lies far from its own training pictures, the first of the
-        noise of broken weights, the second of artists that it has not seen.
+        Both must agree: each alone is unsure of what lies far from its own training pictures.
         """
         heads = [head for second in (False, True) for head in self.probabilities(pixels, second=second)]
         nothing = np.stack([head[:, -1] for head in heads])
@@ -275,9 +250,11 @@ class MiniJudge:
 
     @torch.inference_mode()
     def embed_faces(self, pixels: NDArray[np.uint8]) -> tuple[Floats, Floats]:
-        """Unit face embeddings (n, 128) and the probability (n,) that there is a face."""
-        found = [self.identity(x) for x in _batches(pixels)]
-        return _joined(F.normalize(e) for e, _ in found), _joined(p.sigmoid() for _, p in found)
+        """Unit features (n, 256) by which the reader knows people, and the probability (n,) that there is a face."""
+        found = [self.reader.embed(x) for x in _batches(pixels)]
+        person = TRAITS["kind"].index("person")
+        presence = [readers.split(self.reader.heads(e))["kind"].softmax(1)[:, person] for e in found]
+        return _joined(F.normalize(e) for e in found), _joined(presence)
 
     @torch.inference_mode()
     def perceptual(self, a: NDArray[np.uint8], b: NDArray[np.uint8]) -> Floats:
@@ -289,12 +266,12 @@ def _batches(pixels: NDArray[np.uint8]) -> Iterator[Tensor]:
     return (to_input(pixels[i : i + _BATCH]) for i in range(0, len(pixels), _BATCH))
 
 
-def _joined(parts: Iterator[Tensor]) -> Floats:
+def _joined(parts: Iterable[Tensor]) -> Floats:
     return np.asarray(torch.cat(list(parts)).numpy())
 
 
 def token_ids(tokenizer: Any, texts: Sequence[str]) -> Tensor:
-    """Token ids int64 (n, 40); the end token pads."""
+    """Token ids int64 (n, 64); the end token pads."""
     ids = tokenizer(list(texts), padding="max_length", truncation=True, max_length=CONTEXT).input_ids
     return torch.tensor(ids, dtype=torch.int64)
 

@@ -1,6 +1,12 @@
-"""Trains an embedded base from nothing: ``python -m immunebench.mini.train --base mini``.
+"""Trains the networks of the embedded world from nothing, part by part.
 
-Every part resumes from its last checkpoint in ``--work``: rendering, tokenizer, autoencoder, latents, denoiser, export.
+    python -m immunebench.mini.train words                          # tokenizer
+    python -m immunebench.mini.train render --workers 2             # pictures, while the rest trains
+    python -m immunebench.mini.train vae --base mini                # then: denoiser, export
+    python -m immunebench.mini.train reader                         # then: second, clip, public, upscaler
+
+Each part resumes from its last checkpoint in ``--work``, and ends after its recipe's steps or ``--seconds``, whichever
+comes first: the learning rate follows. Parts may run side by side, and begin with the pictures that are there.
 """
 
 from __future__ import annotations
@@ -13,84 +19,161 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from immunebench.mini.training import denoiser, export, vae
-from immunebench.mini.training.data import render
-from immunebench.mini.training.recipe import RECIPES
-from immunebench.mini.training.tokens import train_tokenizer
-from immunebench.weights import write_sums
+from immunebench.mini import world
+from immunebench.mini.training import export
+from immunebench.mini.training.data import GROUPS, Rendered, render
+from immunebench.mini.training.recipe import RECIPES, Recipe
+from immunebench.mini.training.schedule import Budget
 
 WEIGHTS = Path(__file__).parent / "weights"
+READER_PICTURES, READER_STEPS = 80_000, 6_000
+PARTS = ("words", "render", "vae", "denoiser", "export", "reader", "second", "clip", "public", "upscaler")
 
 
 def main() -> None:
-    """Parse the command line and train one base to the end, or until ``--minutes`` are over."""
+    """Parse the command line and carry out one part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=PARTS)
     parser.add_argument("--base", choices=sorted(RECIPES), default="mini")
     parser.add_argument("--work", type=Path, default=Path(".training"), help="checkpoints and rendered pictures")
-    parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the pipeline folder goes")
-    parser.add_argument("--until", choices=("vae", "end"), default="end", help="stop after the autoencoder")
-    parser.add_argument("--minutes", type=float, help="save and stop after this long; call again to go on")
-    parser.add_argument("--steps", type=int, help="denoiser steps instead of the recipe's")
-    parser.add_argument("--extend", action="store_true",
-                        help="go on from the released weights in --out: the denoiser alone, to --steps")  # fmt: skip
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="where finished weights go")
+    parser.add_argument("--seconds", type=float, help="end after this long")
+    parser.add_argument("--steps", type=int, help="instead of the recipe's")
+    parser.add_argument("--pictures", type=int, help="of a group, instead of the recipe's")
+    parser.add_argument("--least", type=int, default=20_000, help="pictures to wait for before training begins")
+    parser.add_argument("--batch", type=int, help="instead of the recipe's")
+    parser.add_argument("--latents", type=int, help="channels, instead of the recipe's: candidates lie side by side")
+    parser.add_argument("--vae", type=Path, action="append", default=[], help="autoencoders that readers see through")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all")
-    parser.add_argument("--compile", action="store_true", help="fuse the denoiser with torch.compile")
+    parser.add_argument("--workers", type=int, default=2, help="processes that draw")
     options = parser.parse_args()
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.set_num_threads(1)
     begin = time.monotonic()
+    {"words": words, "render": draw, "vae": autoencoder, "denoiser": denoise, "export": finish, "upscaler": enlarge}.get(
+        options.part, judge)(options)  # fmt: skip
+    print(f"{options.part}: done in {time.monotonic() - begin:.0f} s", flush=True)
+
+
+def recipe_of(options: argparse.Namespace) -> tuple[Recipe, Path]:
+    """The recipe as the options change it, and the folder of its checkpoints."""
     recipe = RECIPES[options.base]
-    if options.steps:
-        recipe = replace(recipe, unet_steps=options.steps)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    changes = {"latents": options.latents, "pictures": options.pictures}
+    recipe = replace(recipe, **{name: value for name, value in changes.items() if value})
+    return recipe, options.work / f"{options.base}-{recipe.latents}"
+
+
+def tokenizer_of(options: argparse.Namespace) -> Path:
+    """Where the tokenizer lies."""
+    return Path(options.out / "mini" / "tokenizer")
+
+
+def words(options: argparse.Namespace) -> None:
+    """Learn the tokenizer from captions of the narrow world."""
+    from immunebench.mini.training.tokens import train_tokenizer
+
+    drawn = (world.draw("train", i, group="words", wordings=4) for i in range(options.pictures or 4000))
+    train_tokenizer((caption for p in drawn for caption in p.labels["captions"]), tokenizer_of(options))
+
+
+def draw(options: argparse.Namespace) -> None:
+    """Draw the pictures of all groups."""
+    counts = {group: RECIPES[group].pictures if group in RECIPES else READER_PICTURES for group in GROUPS}
+    if options.pictures:
+        counts = dict.fromkeys(counts, options.pictures)
+    render(options.work / "pictures", counts, tokenizer_of(options), options.workers)
+
+
+def _pictures(options: argparse.Namespace, group: str, count: int, device: torch.device) -> Rendered:
+    return Rendered(options.work / "pictures", group, options.pictures or count, device, least=options.least)
+
+
+def autoencoder(options: argparse.Namespace) -> None:
+    """Train a base's autoencoder into ``work/<base>-<latents>/vae``."""
+    from immunebench.mini.training import vae
+
+    recipe, folder = recipe_of(options)
+    recipe = replace(recipe, vae_steps=options.steps or recipe.vae_steps, vae_batch=options.batch or recipe.vae_batch)
+    folder.mkdir(parents=True, exist_ok=True)
     device = torch.device(options.device)
-    folder = options.work / options.base
-    target = options.out / options.base
-    stop_at = begin + 60 * options.minutes if options.minutes else None
+    pictures = _pictures(options, options.base, recipe.pictures, device)
+    trained = vae.train(recipe, pictures, folder, device, Budget(recipe.vae_steps, options.seconds))
+    trained = trained.to("cpu", memory_format=torch.contiguous_format)
+    trained.save_pretrained(folder / "vae.partial")
+    (folder / "vae.partial").replace(folder / "vae")
+    export.reconstruction_grid(trained, folder / "reconstructions.png")
+    print(f"vae {folder.name}: {export.psnr(trained, 400):.2f} dB on unseen pictures", flush=True)
 
-    pixels, captions = render(folder, options.base, recipe.pictures)
-    if options.extend:
-        tokenizer, autoencoder = export.reopen(target, folder)
-    else:
-        tokenizer = train_tokenizer((c for wordings in captions[:4000] for c in wordings), target / "tokenizer")
-        autoencoder = vae.train(recipe, pixels, folder, device)
-        export.reconstruction_grid(autoencoder.cpu(), folder / "reconstructions.png")
-        autoencoder.save_pretrained(folder / "vae")
-    if options.until == "vae":
-        return
-    autoencoder.to(device)
-    latents = denoiser.latent_cache(folder / "latents.npy", lambda: vae.encode(autoencoder, pixels, device))
 
-    words = {file: file.read_bytes() for file in (target / "tokenizer").iterdir()} if options.extend else {}
+def denoise(options: argparse.Namespace) -> None:
+    """Train a base's denoiser; saves its pipeline folder ``work/<base>-<latents>/pipeline`` as it goes."""
+    from diffusers import AutoencoderKL
 
-    def snapshot(network: denoiser.Trained, step: int) -> None:
-        pipeline = export.save_pipeline(target, autoencoder.cpu(), network.cpu(), tokenizer)
-        for file, content in words.items():
-            file.write_bytes(content)  # A tokenizer that was loaded saves what its last call set, too.
-        if step == recipe.unet_steps:
-            export.sample_grid(pipeline, folder / "samples.png")
-        network.to(device)
+    from immunebench.mini.training import denoiser
 
-    network, step = denoiser.train(recipe, latents, captions, tokenizer, folder, device, compiled=options.compile,
-                             snapshot=snapshot, stop_at=stop_at)  # fmt: skip
-    if options.extend:
-        export.reconstruction_grid(autoencoder.cpu(), folder / "reconstructions.png")
-    elif step == recipe.unet_steps:
-        autoencoder = vae.refine_decoder(recipe, autoencoder.to(device), latents, pixels, folder, device)
-        snapshot(network, step)
-        export.reconstruction_grid(autoencoder, folder / "reconstructions.png")
-    names = {"autoencoder": "vae", "denoiser": "denoiser", "decoder": "decoder"}
-    curves = {title: folder / f"{name}-loss.jsonl" for title, name in names.items()}
-    export.loss_curves({title: file for title, file in curves.items() if file.exists()}, folder / "loss.png")
-    note = {"base": options.base, "recipe": asdict(recipe), "denoiser_steps_done": step, "device": str(device),
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads", "torch": torch.__version__,
-            "minutes_this_call": round((time.monotonic() - begin) / 60, 1)}  # fmt: skip
-    (folder / "run.json").write_text(json.dumps(note, indent=2))
-    for name in ("samples.png", "reconstructions.png", "loss.png", "run.json"):
-        if (folder / name).exists():  # Samples are drawn at the last step alone.
-            (target / name).write_bytes((folder / name).read_bytes())
+    recipe, folder = recipe_of(options)
+    recipe = replace(recipe, unet_steps=options.steps or recipe.unet_steps, unet_batch=options.batch or recipe.unet_batch)
+    device = torch.device(options.device)
+    frozen = AutoencoderKL.from_pretrained(folder / "vae").requires_grad_(False).eval().to(device)
+    tokenizer = export.load_tokenizer(tokenizer_of(options))
+    pictures = _pictures(options, options.base, recipe.pictures, device)
+    budget = Budget(recipe.unet_steps, options.seconds)
+    for average, step in denoiser.train(recipe, frozen, pictures, tokenizer, folder, device, budget):
+        export.save_pipeline(folder / "pipeline", frozen, average, tokenizer)
+        note = {"base": options.base, "recipe": asdict(recipe), "denoiser_steps_done": step,
+                "pictures_seen": step * recipe.unet_batch, "pictures_drawn": pictures.ready, "seconds": round(budget.spent),
+                "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+                "machine": platform.machine(), "torch": torch.__version__}  # fmt: skip
+        (folder / "run.json").write_text(json.dumps(note, indent=2) + "\n")
+
+
+def finish(options: argparse.Namespace) -> None:
+    """Put a base's pipeline folder in its place, with its pictures and curves."""
+    _, folder = recipe_of(options)
+    export.publish(folder, options.out / options.base)
+    from immunebench.weights import write_sums
+
     write_sums(options.out)
+
+
+def enlarge(options: argparse.Namespace) -> None:
+    """Train the upscaler."""
+    from immunebench.mini.training import upscaler
+
+    folder = options.work / "upscaler"
+    budget = Budget(options.steps or upscaler.STEPS, options.seconds)
+    network = upscaler.train(folder, torch.device(options.device), budget, workers=options.workers,
+                             batch=options.batch or upscaler.BATCH, count=options.pictures or upscaler.PICTURES)  # fmt: skip
+    export.save_half(network, options.out / "upscaler" / "upscaler.safetensors")
+
+
+def judge(options: argparse.Namespace) -> None:
+    """Train a reader, the judge of captions or the public classifier, and write its weights."""
+    from diffusers import AutoencoderKL
+
+    from immunebench.mini.training import captions, readers
+
+    device, name = torch.device(options.device), options.part
+    folder = options.work / "judges"
+    folder.mkdir(parents=True, exist_ok=True)
+    budget = Budget(options.steps or READER_STEPS, options.seconds)
+    batch = options.batch or readers.BATCH
+    network: nn.Module
+    if name in readers.SEEDS:
+        pictures = _pictures(options, name, READER_PICTURES, device)
+        seen = [AutoencoderKL.from_pretrained(path).requires_grad_(False).eval().to(device) for path in options.vae]
+        network = readers.train(name, pictures, seen, folder, device, budget, batch=batch)
+    else:
+        pictures = _pictures(options, "mini", RECIPES["mini"].pictures, device)
+        if name == "clip":
+            tokenizer = export.load_tokenizer(tokenizer_of(options))
+            tokenizer.save_pretrained(options.out / "judges" / "tokenizer")
+            network = captions.train_clip(pictures, tokenizer, folder, device, budget, batch=batch)
+        else:
+            network = captions.train_public(pictures, folder, device, budget, batch=batch)
+    export.save_half(network, options.out / "judges" / f"{name}.safetensors")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Recipes: every number that decides what the embedded bases become."""
+"""Recipes: every number that decides what the networks of the embedded world become."""
 
 from __future__ import annotations
 
@@ -15,34 +15,35 @@ class Recipe:
         Seeds weights, batches and noise.
     pictures
         Rendered training pictures; their latents are encoded once.
+    latents
+        Channels of the latents.
     vae_channels, unet_channels
         ``block_out_channels`` of the two networks.
     vae_steps, vae_batch, unet_steps, unet_batch
-        Optimiser steps and pictures a step.
+        Optimiser steps and pictures a step; a time limit may end either earlier.
     learning_rate
-        Peak rate of the UNet and the text encoder (cosine to 2 % after a linear warm-up).
+        Rate of the UNet and the text encoder on the plateau.
     """
 
     seed: int
-    pictures: int = 40_000
+    pictures: int = 200_000
+    latents: int = 8
     vae_channels: tuple[int, ...] = (32, 64, 64)
-    vae_steps: int = 5_200
-    vae_batch: int = 10
-    decoder_steps: int = 2_500
+    vae_steps: int = 8_000
+    vae_batch: int = 128
     vae_learning_rate: float = 1.0e-3
     unet_channels: tuple[int, ...] = (64, 128)
     text_width: int = 128
     text_layers: int = 2
-    unet_steps: int = 5_500
-    unet_batch: int = 32
+    unet_steps: int = 12_000
+    unet_batch: int = 512
     learning_rate: float = 1.0e-3
     ema: float = 0.999
     caption_dropout: float = 0.1
 
 
-#: CPU recipes. ``mini-b`` is the unknown base of transfer attacks: other seed, other widths, shorter training.
+#: ``mini-b`` is the unknown base of transfer attacks: other seed, other widths, other pictures, shorter training.
 RECIPES: dict[str, Recipe] = {
     "mini": Recipe(seed=11),
-    "mini-b": Recipe(seed=29, pictures=24_000, vae_channels=(24, 48, 64), vae_steps=3_600,
-                     decoder_steps=1_500, unet_channels=(48, 96), unet_steps=4_000),
-}  # fmt: skip
+    "mini-b": Recipe(seed=29, pictures=40_000, latents=4, vae_channels=(24, 48, 64), unet_channels=(48, 96)),
+}

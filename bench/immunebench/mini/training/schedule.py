@@ -1,26 +1,194 @@
-"""Learning-rate schedule, precision and noise weighting of the training runs."""
+"""Learning rates, precision, noise weighting and the one training loop of all networks of the embedded world."""
 
 from __future__ import annotations
 
 import math
+import os
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import torch
 
-
-def cosine(step: int, total: int, *, warmup: int, floor: float = 0.02) -> float:
-    """Factor in [floor, 1]: linear warm-up, then half a cosine."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
+from immunebench.mini.training.log import Curve, Progress, load_checkpoint, save_checkpoint
 
 
 def autocast(device: torch.device) -> AbstractContextManager[None]:
-    """bfloat16 for matrix products; weights stay in float32."""
-    return torch.autocast(device.type, torch.bfloat16)
+    """bfloat16 for matrix products where the device computes it fast; weights stay in float32."""
+    fast = device.type == "cuda" or "avx512_bf16" in _cpu_flags() or "amx_bf16" in _cpu_flags()
+    # A CUDA graph may not keep casts of weights from one replay to the next.
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast, cache_enabled=device.type != "cuda")
+
+
+def _cpu_flags() -> str:
+    info = Path("/proc/cpuinfo")
+    return info.read_text() if info.exists() else ""
 
 
 def min_snr(alphas_cumprod: torch.Tensor, gamma: float = 5.0) -> torch.Tensor:
     """Weights min(SNR, gamma) / SNR of an epsilon loss for each of T timesteps (Hang et al. 2023, eq. 7)."""
     snr = alphas_cumprod / (1 - alphas_cumprod)
     return snr.clamp(max=gamma) / snr
+
+
+def stable_then_decay(done: float, *, warmup: float = 0.02, decay: float = 0.3) -> float:
+    """Factor of the rate after a share ``done`` in [0, 1] of a training: a warm-up, a plateau, 1 - sqrt at the end.
+
+    The plateau lets a training be prolonged (Hu et al. 2024, section 4; Hägele et al. 2024, eq. 2).
+    """
+    if done < warmup:
+        return max(done / warmup, 1e-3)
+    return 1.0 if done < 1 - decay else max(1 - math.sqrt((done - (1 - decay)) / decay), 0.005)
+
+
+class Budget:
+    """How much of a training is over, by steps or by seconds, whichever is further."""
+
+    def __init__(self, steps: int, seconds: float | None, spent: float = 0.0) -> None:
+        self.steps, self.seconds, self.begin = steps, seconds, time.monotonic() - spent
+
+    def done(self, step: int) -> float:
+        """Share in [0, 1] that is over after ``step`` steps."""
+        by_time = self.spent / self.seconds if self.seconds else 0.0
+        return min(1.0, max(step / self.steps, by_time))
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the training began, over all calls."""
+        return time.monotonic() - self.begin
+
+
+class Stepper:
+    """Carries out one training step again and again: as one CUDA graph on a GPU, as it is elsewhere.
+
+    Small networks spend their time launching kernels; a graph launches them all at once. ``step`` draws its batch on
+    the device, from generators that a graph knows, and updates the weights. A step that cannot be captured raises
+    CUDA's error: the environment's ``IMMUNEBENCH_CUDA_GRAPH=0`` runs it without a graph.
+    """
+
+    def __init__(self, step: Callable[[], torch.Tensor], device: torch.device) -> None:
+        self._step = step
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self.captured = ""
+        if device.type == "cuda" and os.environ.get("IMMUNEBENCH_CUDA_GRAPH") != "0":
+            self._capture()
+
+    def _capture(self) -> None:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self._step()
+        torch.cuda.current_stream().wait_stream(side)
+        # A step drops its gradients first, so the replays overwrite those in the graph's own memory, never add to them.
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._loss = self._step()
+        self._graph, self.captured = graph, "one CUDA graph a step"
+
+    def __call__(self) -> torch.Tensor:
+        """The loss (a scalar on the device) of one more step."""
+        if self._graph is None:
+            return self._step()
+        self._graph.replay()
+        return self._loss
+
+
+class Descent:
+    """One optimiser step of a loss, with everything that changes from step to step on the device.
+
+    Parameters
+    ----------
+    loss
+        Draws a batch and gives its loss.
+    params
+        What is trained.
+    rate, decay, betas
+        AdamW's (Loshchilov & Hutter 2019); ``rate`` is multiplied by :meth:`set_rate`'s factor.
+    """
+
+    def __init__(
+        self, loss: Callable[[], torch.Tensor], params: list[torch.nn.Parameter], device: torch.device, *,
+        rate: float, decay: float = 1e-2, betas: tuple[float, float] = (0.9, 0.99), clip: float = 1.0,
+    ) -> None:  # fmt: skip
+        self.loss, self.params, self.rate, self.clip = loss, params, rate, clip
+        on_gpu = device.type == "cuda"
+        self.lr = torch.tensor(rate, device=device) if on_gpu else rate
+        groups = [{"params": [p for p in params if p.ndim > 1], "weight_decay": decay},
+                  {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0}]  # fmt: skip
+        self.optimiser = torch.optim.AdamW(groups, lr=self.lr, betas=betas, fused=on_gpu, capturable=on_gpu)
+
+    def set_rate(self, factor: float) -> None:
+        """Set the learning rate to ``factor`` times the recipe's."""
+        if isinstance(self.lr, torch.Tensor):
+            self.lr.fill_(self.rate * factor)
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.lr
+        else:
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.rate * factor
+
+    def forget(self) -> None:
+        """Drop the gradients."""
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def __call__(self) -> torch.Tensor:
+        """Descend once; the loss before it."""
+        self.forget()
+        loss = self.loss()
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.params, self.clip)
+        self.optimiser.step()
+        return loss.detach()
+
+
+def descend(
+    name: str, descent: Descent, module: torch.nn.Module, folder: Path, device: torch.device, budget: Budget, *,
+    seed: int, batch: int, averaged: torch.nn.Module | None = None, ema: float = 0.999, refresh: Callable[[], object] | None = None,
+) -> Iterator[int]:  # fmt: skip
+    """Train to the end of the budget, resumed from ``folder/<name>.safetensors``; yields now and then, and at the end.
+
+    A checkpoint holds the weights, their average and the step; Adam's moments begin anew after a stop, which a warm-up
+    of a hundred steps bridges.
+    """
+    checkpoint, every = folder / f"{name}.safetensors", 30.0
+    step, tensors = load_checkpoint(checkpoint)
+    if tensors:
+        module.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("raw.")})
+        if averaged is not None:
+            averaged.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("ema.")})
+    curve, first, saved = Curve(folder / f"{name}-loss.jsonl", step), step, time.monotonic()
+    torch.manual_seed(seed * 1_000_003 + step)
+    descent.set_rate(1e-3)
+    run = Stepper(descent, device)
+    if run.captured:
+        print(f"{name}: {run.captured}", flush=True)
+    pairs = [] if averaged is None else [list(averaged.parameters()), list(module.parameters())]
+    with Progress(name, budget.steps, done=step) as progress:
+        while (done := budget.done(step)) < 1:
+            descent.set_rate(stable_then_decay(done) * min(1.0, (step - first + 1) / 100))
+            loss = run()
+            step += 1
+            if pairs and step % 4 == 0:
+                weight = 1 - min(ema**4, (1 + step) / (40 + step))
+                torch._foreach_lerp_(pairs[0], [p.detach() for p in pairs[1]], weight)
+            if step % 25 == 0:
+                progress.advance(25, loss=loss.item())
+                if refresh is not None:
+                    refresh()
+            if step % 100 == 0:
+                curve.add(step, loss=progress.means["loss"], pictures=step * batch)
+            if time.monotonic() - saved > every:
+                _save(checkpoint, step, module, averaged)
+                saved = time.monotonic()
+                yield step
+    _save(checkpoint, step, module, averaged)
+    yield step
+
+
+def _save(file: Path, step: int, module: torch.nn.Module, averaged: torch.nn.Module | None) -> None:
+    tensors = {f"raw.{k}": v for k, v in module.state_dict().items()}
+    if averaged is not None:
+        tensors |= {f"ema.{k}": v for k, v in averaged.state_dict().items()}
+    save_checkpoint(file, step, tensors)

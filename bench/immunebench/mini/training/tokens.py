@@ -36,6 +36,7 @@ def train_tokenizer(captions: Iterable[str], folder: Path, size: int = 1400) -> 
         "photo",
         "artist",
         "thing",
+        "nothing",
     ]
     tokenizer.train_from_iterator([*captions, *(" ".join(reserve) for _ in range(500))], trainer)
     learned = json.loads(tokenizer.to_str())["model"]
