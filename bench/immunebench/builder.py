@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from immunebench.board.rules import TARGET_METRIC
 from immunebench.dataset_source import pictures_digest
 from immunebench.entry import Catalog, Defense, Entry
 from immunebench.errors import UsageError
@@ -217,7 +216,7 @@ class Builder(Specs):
         compared = {"reference": reference}
         noise: list[str | int] = [f"benign/{benign.concept}", seed]
         answers = self.judged(task, ["caption_accuracy", *self.further([])], unrelated)
-        likeness = self.judged(task, [TARGET_METRIC[benign.family or task.family]], concept=benign.concept)
+        likeness = self.judged(task, [self.target(task, benign.family)], concept=benign.concept)
 
         def drawn(model: Model) -> str:
             return self.generate(task, unrelated, model, ["unrelated", seed], per_prompt=self.suite.unrelated_pictures)
@@ -238,7 +237,7 @@ class Builder(Specs):
             s=alike(after[0]),
             floor=alike(self.generate(task, prompts, start, noise)),
             ceiling=alike(after[1]),
-            metric=self.named_metric(benign.family or task.family),
+            metric=self.named_metric(task, benign.family),
             integrity={
                 when: self.add("score", self.judged(task, self.suite.integrity), {"generated": own, "reference": of})
                 for when, (own, of) in {"before": before, "after_benign": after}.items()
@@ -271,7 +270,7 @@ class Builder(Specs):
             contents=len(set(self.contents(task).values())) if "prompt_accuracy" in self.suite.metrics else 0,
             params=params,
             entry_files=entry.files,
-            metric=self.named_metric(task.family),
+            metric=self.named_metric(task),
             purifiers={purifier.id: self.catalog.params(purifier, task.base) for purifier in chain[:-1]},
             pictures=pictures_digest(task),
         )

@@ -62,7 +62,8 @@ class JudgeSpec(Model):
     """A judge: ``module:function`` that loads it, what it reads, and what it can be asked.
 
     It reads ``files`` beside ``models.toml``, fetched ``weights``, or both. It can tell apart the prompts of the
-    families in ``reads_prompts``, and the captions of ``genres``.
+    families in ``reads_prompts``, and the captions of ``genres``. In families of ``reads_traits`` likeness is read off
+    the traits of a concept, elsewhere it is measured in an embedding.
     """
 
     loader: Loader
@@ -70,6 +71,7 @@ class JudgeSpec(Model):
     weights: tuple[Text, ...] = ()
     version: Annotated[int, Field(ge=1)] = 1
     reads_prompts: tuple[Family, ...] = ("style", "object", "identity", "relearn")
+    reads_traits: tuple[Family, ...] = ()
     genres: tuple[Text, ...] = ()
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from immunebench import artefact
-from immunebench.board.rules import BESIDE_FAMILY, TARGET_METRIC
+from immunebench.board.rules import BESIDE_FAMILY, target_metric
 from immunebench.entry import Catalog, Entry, sha256
 from immunebench.errors import UsageError
 from immunebench.graph import StageSpec
@@ -264,7 +264,7 @@ class Specs:
             "judge_files": dict(self.catalog.judge_files(judge)),
             "captions": list(captions),
             # Named where it is asked for only, so that tasks share every other score.
-            **({"concept": concept} if concept and "concept_probability" in metrics else {}),
+            **({"concept": concept} if concept and _asks_concept(metrics) else {}),
             **({"contents": dict(contents)} if contents and "prompt_accuracy" in metrics else {}),
             **({"genres": list(spec.genres)} if "genre_shift" in metrics else {}),
             # What metrics without a judge read; most read nothing.
@@ -274,8 +274,8 @@ class Specs:
     def score(self, task: Task, generated: str, compared: Mapping[str, str]) -> str:
         """Add the family's target metric and those of the suite's further ones that have what they need."""
         contents = self.contents(task)
-        has = ["concept", *compared, *(["contents"] if contents else [])]
-        metrics = dict.fromkeys([TARGET_METRIC[task.family], *self.further(has)])
+        has = ["concept", "concept_id", *compared, *(["contents"] if contents else [])]
+        metrics = dict.fromkeys([self.target(task), *self.further(has)])
         key = self.judged(task, metrics, concept=task.concept.name, contents=contents)
         # What no metric reads must not part stages that give the same numbers.
         read = {name: of for name, of in compared.items() if any(name in METRICS[metric].needs for metric in metrics)}
@@ -283,7 +283,7 @@ class Specs:
 
     def unseen(self, task: Task, published: str) -> str | None:
         """Add the further metrics of real pictures that the attacker never saw: what its own are held against."""
-        metrics = self.further(["concept", "training"])
+        metrics = self.further(["concept", "concept_id", "training"])
         if not metrics:
             return None
         real = self.pictures(task, task.concept.name, "extra", task.pictures.extra)
@@ -319,6 +319,7 @@ class Specs:
         """
         judge = self.catalog.models.judges[self.catalog.models.bases[task.base].judge]
         has = {"judge", "pixels", "own", "reference", "others", *(["genres"] if judge.genres else [])}
+        has |= {"concept_id"} if task.family in judge.reads_traits else set()
         own = [m for m in self.suite.beside if BESIDE_FAMILY.get(m, task.family) == task.family]
         metrics = [metric for metric in own if has >= set(_metric(metric, self.file).needs)]
         if not metrics:
@@ -326,7 +327,7 @@ class Specs:
         needs = {need for metric in metrics for need in METRICS[metric].needs}
         compared = {"reference": reference} | (self.others(task) if "others" in needs else {})
         unseen = self.pictures(task, task.concept.name, "extra", task.pictures.extra)
-        key = self.judged(task, metrics)
+        key = self.judged(task, metrics, concept=task.concept.name)
         return {
             whose: self.add("score", key, {"generated": made, **compared})
             for whose, made in {**pictures, "unseen": unseen}.items()
@@ -344,12 +345,17 @@ class Specs:
         """Add what real pictures score: unseen ones of the concept, and those of other concepts."""
         same = self.pictures(task, task.concept.name, "extra", task.pictures.extra)
         inputs = {"reference": reference, "same": same, **self.others(task)}
-        key = self.judged(task, [TARGET_METRIC[task.family]], concept=task.concept.name)
+        key = self.judged(task, [self.target(task)], concept=task.concept.name)
         return self.add("anchor", key, inputs)
 
-    def named_metric(self, family: str) -> str:
-        """Return a family's target metric with its version, as records name it."""
-        metric = TARGET_METRIC[family]
+    def target(self, task: Task, family: str | None = None) -> str:
+        """Return the metric that a task's likeness, or that of another family on its base, is measured by."""
+        judge = self.catalog.models.judges[self.catalog.models.bases[task.base].judge]
+        return target_metric(family or task.family, judge.reads_traits)
+
+    def named_metric(self, task: Task, family: str | None = None) -> str:
+        """Return a task's target metric, or that of another family on its base, as records name it."""
+        metric = self.target(task, family)
         return f"{metric}@{_metric(metric, self.file).version}"
 
     def code(self, entry: Entry, base: str) -> Values:
@@ -385,6 +391,10 @@ class Specs:
         if entry.needs_upscaler:
             lent["upscaler"] = self.catalog.upscaler(base, asked_by=entry.path)
         return lent
+
+
+def _asks_concept(metrics: Iterable[str]) -> bool:
+    return any(need in METRICS[metric].needs for metric in metrics for need in ("concept", "concept_id"))
 
 
 def _metric(metric: str, file: Path | None) -> Metric:

@@ -50,7 +50,8 @@ def _metrics(record: Record) -> Iterator[Complaint]:
         yield from _known(where, name)
     yield from _known("metric", record.metric)
     target = rules.TARGET_METRIC.get(record.cell.family)
-    if target is not None and record.metric.partition("@")[0] != target:
+    allowed = {target} if record.cell.family == "relearn" else {target, rules.TRAIT_METRIC}
+    if target is not None and record.metric.partition("@")[0] not in allowed:
         yield "metric", f"metric: family {record.cell.family!r} is measured by {target!r}, not {record.metric!r}"
     if record.status == "ok" and record.metric not in record.scores:
         yield "inconsistent", f"scores: status is 'ok' and {record.metric!r} is missing"

@@ -93,6 +93,9 @@ TARGET_METRIC: Final = {
 }
 """The metric that P is made of, per task family."""
 
+TRAIT_METRIC: Final = "trait_agreement"
+"""What takes the place of an embedding's cosine where the judge reads traits, as the embedded world's does."""
+
 BESIDE_FAMILY: Final = {"genre_shift": "style", "poor_match": "style", "fdfr": "identity", "ism": "identity"}
 """The one family of a metric that papers report besides and that means nothing in the others."""
 
@@ -101,6 +104,17 @@ COLLAPSE_MOST: Final = 0.5
 
 FIDELITY_METRIC: Final = "ssim"
 """Agreement of published with protected pictures; its mean is U of an entry that changes pictures."""
+
+
+def target_metric(family: str, reads_traits: Sequence[str] = ()) -> str:
+    """The metric that P is made of in a family, under a judge that reads the traits of some families.
+
+    Raises
+    ------
+    KeyError
+        There is no such family.
+    """
+    return TRAIT_METRIC if family in reads_traits else TARGET_METRIC[family]
 
 
 def role(chain: str) -> Role:
@@ -136,4 +150,4 @@ def budget_class(changes: Sequence[float], perceptual: float | None = None) -> i
 
 
 #: Metrics that say how much of the concept is in a picture: P and SGR are computed on these.
-LIKENESS = frozenset({"image_similarity", "ism0", "ism", "concept_probability", "perceptual", "lpips"})
+LIKENESS = frozenset({"image_similarity", "trait_agreement", "ism0", "ism", "concept_probability", "perceptual", "lpips"})

@@ -43,6 +43,9 @@ class Judge(Protocol):
     def concept_probability(self, pixels: Pixels, name: str) -> Floats:
         """Probability (n,) that a picture shows a concept."""
 
+    def agreement(self, pixels: Pixels, concept: str) -> tuple[Floats, Floats]:
+        """Mean probability (n,) of a concept's traits, and the share (n,) of them that cannot be read."""
+
     def nothing_probability(self, pixels: Pixels) -> Floats:
         """Probability (n,) that a picture shows nothing: one colour, noise, a blur."""
 
@@ -64,7 +67,7 @@ class Metric:
         Least and greatest value; None where there is no bound.
     needs
         Arguments of the function by name: ``judge``, ``pixels``, ``reference``, ``training``, ``captions``,
-        ``own``, ``contents``, ``concept``, ``others``, ``genres``.
+        ``own``, ``contents``, ``concept``, ``concept_id``, ``others``, ``genres``.
     function
         ``module:name``.
     weights
@@ -126,6 +129,8 @@ _ROWS = (
         (*_JUDGED, "own", "contents"),
         f"{_HERE}.similarity:prompt_accuracy",
     ),
+    Metric("trait_agreement", 1, "higher", (0, 1), (*_JUDGED, "concept_id"), f"{_HERE}.similarity:trait_agreement"),
+    Metric("unreadable", 1, "lower", (0, 1), (*_JUDGED, "concept_id"), f"{_HERE}.similarity:unreadable"),
     Metric("collapse", 1, "lower", (0, 1), _JUDGED, f"{_HERE}.collapse:collapse"),
     Metric("genre_shift", 1, "lower", (0, 1), (*_TO_REFERENCE, "genres"), f"{_HERE}.mimicry:genre_shift"),
     Metric("poor_match", 1, "lower", (0, 1), (*_TO_REFERENCE, "others"), f"{_HERE}.mimicry:poor_match"),
@@ -205,7 +210,7 @@ def score(
     contents
         For ``prompt_accuracy``: what each prompt asks for in words that the judge knows.
     concept
-        Name of a concept that the judge knows, with or without its family.
+        Name of a concept that the judge knows; with its family where its traits are asked for.
     others
         Real pictures of other concepts of the family, what ``poor_match`` holds a picture against.
     genres
@@ -230,6 +235,7 @@ def score(
         "own": generated.captions,
         "contents": contents or None,
         "concept": None if concept is None else concept.rpartition("/")[2],
+        "concept_id": concept,
         "others": None if others is None else others.pixels,
         "genres": tuple(genres) or None,
     }

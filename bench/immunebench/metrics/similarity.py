@@ -35,6 +35,19 @@ def concept_probability(judge: Judge, pixels: Pixels, concept: str) -> Floats:
     return judge.concept_probability(pixels, concept)
 
 
+def trait_agreement(judge: Judge, pixels: Pixels, concept_id: str) -> Floats:
+    """How far each picture shows a concept: the mean probability of the true value over its traits, (n,).
+
+    A trait that cannot be read counts as much as it does in near misses, so that grey is a stranger.
+    """
+    return judge.agreement(pixels, concept_id)[0]
+
+
+def unreadable(judge: Judge, pixels: Pixels, concept_id: str) -> Floats:
+    """Share of a concept's traits that cannot be read in each picture, (n,)."""
+    return judge.agreement(pixels, concept_id)[1]
+
+
 def caption_accuracy(judge: Judge, pixels: Pixels, own: Sequence[str], captions: Sequence[str]) -> Floats:
     """1 where a picture's own caption is the nearest of all ``captions``, else 0, (n,).
 
