@@ -92,6 +92,26 @@ def test_the_date_can_be_said(place: Path) -> None:
     assert isinstance(result.exception, UsageError) and "--created" in str(result.exception)
 
 
+def test_files_are_frozen_beside_the_boards(place: Path) -> None:
+    (place / "README.md").write_text("what this is\n")
+    assert call("release", "2026.1", "--add", "README.md").exit_code == 0
+    assert bytes_of(frozen(place))["README.md"] == b"what this is\n"
+    assert "tiny" in release.read("2026.1", place / "leaderboard")[1], "the checksums hold it too"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("rules.md", "another file"), ("SHA256SUMS", "another file"), ("tiny", "another file"),
+                       ("nowhere.md", "cannot be read")],
+)  # fmt: skip
+def test_a_file_that_cannot_be_frozen_stops_the_release(place: Path, name: str, said: str) -> None:
+    if name != "nowhere.md":
+        (place / "more").mkdir()
+        (place / "more" / name).write_text("x")
+    result = call("release", "2026.1", "--add", f"more/{name}")
+    assert isinstance(result.exception, UsageError) and said in str(result.exception)
+    assert not (place / "leaderboard" / "releases").exists()
+
+
 @pytest.mark.parametrize("name", ["", "..", ".a", "a..b", "a.", "a/b", "../x", "/tmp/x", "a b", "-a", "a\n", "x" * 65])
 def test_an_unsafe_id_is_refused(place: Path, name: str) -> None:
     with pytest.raises(UsageError, match="make an id"):

@@ -111,6 +111,10 @@ def release(
         str | None,
         typer.Option("--created", help="Its date, such as --created 2026-11-23; default that of the newest record."),
     ] = None,
+    add: Annotated[
+        list[Path] | None,
+        typer.Option("--add", help="A file to freeze beside the boards, such as --add README.md; may be repeated."),
+    ] = None,
     results: ResultsDir = Path("results"),
     leaderboard: BoardDir = Path("leaderboard"),
     as_json: AsJson = False,
@@ -124,7 +128,7 @@ def release(
     from immunebench.board import release as releases
 
     with _refusable():
-        folder, manifest = releases.make(name, results, leaderboard, created=created)
+        folder, manifest = releases.make(name, results, leaderboard, created=created, add=add or ())
     if as_json:
         _print_json({"folder": str(folder), **manifest.model_dump(mode="json")})
         return

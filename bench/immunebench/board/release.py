@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -60,7 +61,9 @@ def checked_id(name: str) -> str:
     return name
 
 
-def make(name: str, results: Path, leaderboard: Path, *, created: str | None = None) -> tuple[Path, Manifest]:
+def make(
+    name: str, results: Path, leaderboard: Path, *, created: str | None = None, add: Iterable[Path] = ()
+) -> tuple[Path, Manifest]:
     """Freeze every suite of a folder of results.
 
     Parameters
@@ -73,6 +76,8 @@ def make(name: str, results: Path, leaderboard: Path, *, created: str | None = N
         Holds ``rules.md``, and ``releases``, where the release goes.
     created
         ISO 8601 date or time; default that of the newest record, so that two makings give the same bytes.
+    add
+        Files to freeze beside the boards under their own names, such as a ``README.md`` that says what the release is.
 
     Returns
     -------
@@ -81,7 +86,7 @@ def make(name: str, results: Path, leaderboard: Path, *, created: str | None = N
     Raises
     ------
     UsageError
-        The id is unsafe or taken, the date is none, or a folder is missing.
+        The id is unsafe or taken, the date is none, a folder is missing, or a file to add has a name that is taken.
     BoardError
         A record is broken, a control misbehaves, or there is nothing to release; every reason is said.
     """
@@ -106,6 +111,13 @@ def make(name: str, results: Path, leaderboard: Path, *, created: str | None = N
     for suite, scored in boards.items():
         for file, content in board_files(scored.board, snapshots[suite]).items():
             files[f"{suite}/{file}"] = content
+    for path in add:
+        if path.name in {SUMS, *(file.split("/")[0] for file in files)}:
+            raise UsageError("has the name of another file of the release:", field="--add", value=str(path))
+        try:
+            files[path.name] = path.read_bytes()
+        except OSError as error:
+            raise UsageError(f"cannot be read: {error.strerror}", file=path) from error
     _write(target, files)
     return target, manifest
 
