@@ -258,6 +258,9 @@ def main() -> None:
     parser.add_argument("--drawn", type=Path, help="what latent_shift.py wrote of mini-data-more")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    for suite in ("mini-budget", "mini-power"):
+        if not any((options.results / suite).glob("*.jsonl")):
+            parser.error(f"no records in {options.results / suite}: run the suite, or name a folder by --results")
     found = places(read(options.results / "mini-budget"))
     families = sorted({place.family for place in found})
     everywhere = [

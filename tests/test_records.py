@@ -167,7 +167,7 @@ def test_records_from_before_these_measures_still_load(made: Plan, store: FakeSt
         del value["utility"][field]
     old = Record.model_validate_json(json.dumps(value))
     assert measurement(old).beside == Beside()
-    assert read_records(Path(__file__).parents[1] / "results" / "mini-power")
+    assert read_records(Path(__file__).parent / "fixtures" / "world1")
 
 
 def test_records_survive_the_file_and_two_writes_are_equal(made: Plan, store: FakeStore, tmp_path: Path) -> None:

@@ -15,9 +15,14 @@ from typer.testing import CliRunner, Result
 import synthetic
 from immunebench import cli
 from immunebench.board import BoardError, release
+from immunebench.board.scored import score_folder
+from immunebench.board.snapshot import take
 from immunebench.errors import UsageError
 from synthetic import record
 from test_cite import CFF
+
+ROOT = Path(__file__).parents[1]
+WORLD1 = ROOT / "tests/fixtures/world1/mini-lite"
 
 
 @pytest.fixture(autouse=True)
@@ -212,3 +217,24 @@ def test_a_release_made_anew_under_the_same_name_is_noticed(place: Path) -> None
     call("release", "2026.1", "--created", "2026-12-31")
     checked = call("cite", "--check", line)
     assert checked.exit_code == 1 and "release changed: 2026.1" in checked.stdout
+
+
+def test_the_frozen_boards_are_what_was_frozen() -> None:
+    found = release.names(ROOT / "leaderboard")
+    assert "2026.0-world1" in found
+    for name in found:
+        release.read(name, ROOT / "leaderboard")
+
+
+def test_records_of_world_1_still_give_its_frozen_numbers() -> None:
+    frozen = release.read("2026.0-world1", ROOT / "leaderboard")[1]["mini-lite"]
+    scored = score_folder(WORLD1)
+    assert scored.problems == () and scored.board.refusals == ()
+    assert {"none", "none-replicate", "imma-lora", "destroy"} == {row.defense for row in scored.board.rows}
+    now = take(scored, frozen.rules)
+    assert now.records.items() <= frozen.records.items(), "read back to the same digests"
+    for row in now.rows:
+        then = frozen.row(row.name)
+        assert row.p == pytest.approx(then.p, abs=1e-12) and row.u == pytest.approx(then.u, abs=1e-12)
+        assert row.p_chain == pytest.approx({chain: then.p_chain[chain] for chain in row.p_chain}, abs=1e-12)
+    assert now.row("imma-lora").p == pytest.approx(0.0092, abs=5e-5), "0.01 on the frozen board"

@@ -322,6 +322,17 @@ def test_command_writes_all_boards_and_the_site(tmp_path: Path, monkeypatch: pyt
     assert isinstance(CliRunner().invoke(cli.app, ["board"]).exception, UsageError)
 
 
+def test_command_says_that_there_is_nothing_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "README.md").write_text("What lies here.\n")
+    done = CliRunner().invoke(cli.app, ["board"])
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert "nothing yet: no folder of results has records" in done.stdout
+    assert "There are no results yet" in (tmp_path / "leaderboard/site/index.html").read_text("utf-8")
+    assert isinstance(CliRunner().invoke(cli.app, ["board", "mini-lite"]).exception, UsageError)
+
+
 def test_showing_a_board_imports_no_torch() -> None:
     code = (
         "import sys, immunebench.board.site, immunebench.board.writers, immunebench.board.plots.scatter\n"

@@ -30,6 +30,8 @@ def catalog() -> Catalog:
 def test_cells_that_mini_lite_gains_orphan_no_committed_record(catalog: Catalog) -> None:
     plan = api.plan_suite("mini-lite", catalog=catalog)
     versions = {entry.id: entry.version for entry in catalog.attacks.values()}
+    if not (RESULTS / "mini-lite").is_dir():
+        pytest.skip("no record of mini-lite is committed yet")
     records = read_records(RESULTS / "mini-lite")
     # A task or an attack that changed since makes its own cells history; the suite must not.
     current = [

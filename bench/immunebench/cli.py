@@ -240,7 +240,8 @@ def board(
 ) -> None:
     """Print the scored table of a suite's results; without SUITE write every board, its files, plots and the site.
 
-    Exits with 1 where lines of the results are left out or the board is refused, with 2 where nothing can be shown.
+    Exits with 1 where lines of the results are left out or the board is refused, with 2 where nothing can be shown. A
+    folder without any records is no failure: that is said, and the site says it too.
 
     Example: immunebench board mini-smoke
     """
@@ -279,8 +280,8 @@ def _write_boards(results: Path, site: Path, leaderboard: Path) -> None:
     from immunebench.board.site import load_suite, suite_folders, write_site
 
     folders = suite_folders(results)
-    if not folders:
-        raise UsageError("has no folder of records:", field="--results", value=str(results))
+    if not results.is_dir():
+        raise UsageError("no such folder", field="--results", value=str(results))
     suites = [load_suite(folder) for folder in folders]
     published = leaderboard / "reported.toml"
     figures = reported.figures(published) if published.is_file() else []
@@ -296,6 +297,8 @@ def _write_boards(results: Path, site: Path, leaderboard: Path) -> None:
         for key, sheet in scored.sheets.items():
             if sheet.problem:
                 print(f"no picture: {key}: the contact sheet {sheet.problem}", file=sys.stderr)
+    if not suites:
+        print(f"nothing yet: no folder of {results} has records; the site says so")
     print(f"suites: {len(suites)}, files: {len(files)}, site: {site / 'index.html'}")
     if any(scored.refusals or scored.problems for scored in suites):
         raise typer.Exit(1)
