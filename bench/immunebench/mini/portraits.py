@@ -243,7 +243,8 @@ _ANGLES = np.arange(10) * np.pi / 5
 _STAR: Points = np.stack([np.sin(_ANGLES), -np.cos(_ANGLES)], axis=1) * np.array([[1.0], [0.5]] * 5)
 
 _INK: Colour = (24, 20, 28)
-_LIPS: Colour = (206, 36, 60)
+_DARK_LIPS: Colour = (178, 14, 44)
+_BRIGHT_LIPS: Colour = (250, 56, 106)
 _WHITE: Colour = (252, 252, 250)
 # Half width and half height of the head, and the powers that make its crown and its jaw boxier (above 2) or pointed.
 _FACES: dict[str, tuple[float, float, float, float]] = {
@@ -301,7 +302,7 @@ class _Brush:
             self._line(np.concatenate([points, points[:2]]), ink, edge, part, len(points) < 20 and edge > 3)
 
     def ellipse(self, x: float, y: float, rx: float, ry: float, fill: Colour, part: int, edge: float = 3.0) -> None:
-        """Fill and outline an upright ellipse: the head rolls too little for a tilt to be seen."""
+        """Fill and outline an upright ellipse: the head rolls too little for its tilt to be seen, and this is fast."""
         cx, cy = np.array([x, y]) @ self._matrix + self.centre
         rx, ry = (rx + edge / 2) * self.scale, (ry + edge / 2) * self.scale
         box = (round(cx - rx), round(cy - ry), round(cx + rx), round(cy + ry))
@@ -325,6 +326,8 @@ class _Portrait:
     def __init__(self, who: Identity, view: View, brush: _Brush) -> None:
         self.who, self.view, self.brush = who, view, brush
         self.skin, self.hair = SKIN_TONES[who.skin], HAIR_COLOURS[who.hair_colour]
+        # Nose and lips are darker than light skin and lighter than dark skin, to be more than their outlines.
+        self.light = sum(self.skin) > 300
         self.width, self.length, self.crown, self.jaw = _FACES[who.face]
         self.width += 0.6 * who.build[0]
         # Features in front of the turning axis move with the yaw; those on the outline of the head stay.
@@ -451,8 +454,8 @@ class _Portrait:
         mark, x, y = self.who.mark, max(24.0, self.width - 11), 17.0
         if mark == "plaster":
             strip = np.array([(15.0, -2), (9, -13), (-15, 2), (-9, 13)])
-            self.brush.shape(_at(strip, self.x - x, y + 1), (255, 240, 200), EXTRA)
-            self.brush.shape(_at(strip * 0.45, self.x - x, y + 1), (232, 110, 50), EXTRA, 0)
+            self.brush.shape(_at(strip, self.x - x, y + 3), (255, 240, 200), EXTRA)
+            self.brush.shape(_at(strip * 0.45, self.x - x, y + 3), (232, 110, 50), EXTRA, 0)
         elif mark == "star":
             self.brush.shape(_at(_STAR * 13, self.x + x, y), (0, 206, 190), EXTRA)
         elif mark == "eye-patch":
@@ -476,15 +479,13 @@ class _Portrait:
         kind = self.who.glasses
         if kind == "none":
             return
-        frame, width = ((20, 150, 60), 5.0) if kind == "round" else ((146, 40, 206), 5.0)
+        frame, y = (20, 150, 60) if kind == "round" else (146, 40, 206), self.eye_y
+        self.brush.line([(self.x - 3, y - 5), (self.x + 3, y - 5)], frame, 5, GLASSES)
         for side in (-1, 1):
             rim = [(float(x), float(y)) for x, y in self._rim(side)]
-            self.brush.line([*rim, *rim[:2]], frame, width, GLASSES)
-            self.brush.line([(-3, self.eye_y - 5), (3, self.eye_y - 5)], frame, width, GLASSES)
-            self.brush.line(
-                [(side * (self.eye_x + 14) + self.x, self.eye_y - 3), (side * self.width, self.eye_y - 3)],
-                frame, width, GLASSES,
-            )  # fmt: skip
+            self.brush.line([*rim, *rim[:2]], frame, 5, GLASSES)
+            hinge, ear = side * (self.eye_x + 14) + self.x, side * self.width
+            self.brush.line([(hinge, y - 3), (ear, y - 3)], frame, 5, GLASSES)
 
     def eyes(self) -> None:
         kind, y = self.who.eyes, self.eye_y
@@ -511,7 +512,8 @@ class _Portrait:
         for side in (-1, 1):
             x = self.x + side * self.eye_x
             if kind == "thin":
-                self.brush.shape(_at([(-8, 3), (0, -1), (8, 2), (8, 5), (0, 3), (-8, 6)], x, y, side), _INK, BROWS, 0)
+                bar = _at([(-8, 3), (0, -1), (8, 2), (8, 5), (0, 3), (-8, 6)], x, y, side)
+                self.brush.shape(bar, _INK, BROWS, 0)
             elif kind == "thick":
                 bar = _at([(-11, -6), (13, -6), (13, 5), (-11, 5)], x, y, side)
                 self.brush.shape(bar, self.hair, BROWS, 2.5, self.brow_ink)
@@ -522,9 +524,7 @@ class _Portrait:
     def nose(self) -> None:
         kind, x = self.who.nose, 1.5 * self.x
         red, green, blue = self.skin
-        # Darker than light skin and lighter than dark skin, so that the nose is more than its outline.
-        dark = sum(self.skin) < 300
-        fill = _tint(self.skin, 1.35) if dark else (int(red * 0.74), int(green * 0.58), int(blue * 0.56))
+        fill = (int(red * 0.74), int(green * 0.58), int(blue * 0.56)) if self.light else _tint(self.skin, 1.35)
         if kind == "button":
             self.brush.ellipse(x, 10, 4.5, 4, fill, SKIN)
         elif kind == "long":
@@ -538,11 +538,14 @@ class _Portrait:
     def beard(self) -> None:
         kind, x = self.who.beard, self.x
         if kind == "full":
-            jaw = self._face(2.5)[0:17] * (1, 1.0)
+            jaw = self._face(2.5)[:17]
             jaw[:, 1] = np.where(jaw[:, 1] > 10, 10 + (jaw[:, 1] - 10) * 1.2, jaw[:, 1] + 6)
-            inner = min(26.0, self.width - 6)
-            opening = [(-inner, 18.0), (-inner + 2, 28), (-15, 38), (0, 41), (15, 38), (inner - 2, 28), (inner, 18)]
-            self.brush.shape(np.concatenate([jaw, np.array(opening)]), self.hair, BROWS, 3.0, self.hair_ink)
+            # The mouth stays in a clearing of skin, as wide as the jaw allows at each height.
+            low = np.array([18.0, 28.0, 38.0, 41.0])
+            half = np.minimum([26.0, 24.0, 15.0, 0.0], np.interp(low, jaw[:9, 1], jaw[:9, 0]) - 7)
+            opening = np.stack([half, low], axis=1)
+            jaw = np.concatenate([jaw, opening * (-1, 1), opening[2::-1]])
+            self.brush.shape(jaw, self.hair, BROWS, 3.0, self.hair_ink)
         elif kind == "goatee":
             chin = [(12.0, 38.0), (12, 48), (5, 60)]
             self.brush.shape(_mirror(chin, x), self.hair, BROWS, 3.0, self.hair_ink)
@@ -552,16 +555,17 @@ class _Portrait:
 
     def mouth(self) -> None:
         kind, x, y = self.who.mouth, self.x, 28.0
+        lips = _DARK_LIPS if self.light else _BRIGHT_LIPS
         if kind == "tiny":
-            self.brush.ellipse(x, y, 5, 4, _LIPS, MOUTH, 2.5)
+            self.brush.ellipse(x, y, 5, 4, lips, MOUTH, 2.5)
         elif kind == "wide":
-            self.brush.shape(_mirror([(8, y - 1), (20, y - 5), (21, y + 2), (9, y + 6)], x), _LIPS, MOUTH)
+            self.brush.shape(_mirror([(8, y - 1), (20, y - 5), (21, y + 2), (9, y + 6)], x), lips, MOUTH)
         elif kind == "toothy":
             self.brush.shape(_at(_CIRCLE[:17] * (17, 13), x, y - 6), _WHITE, MOUTH)
             self.brush.line([(x, y - 6), (x, y + 6)], _INK, 2, MOUTH)
         else:
             outline = [(0, y - 4), (6, y - 8), (16, y), (8, y + 9), (0, y + 9)]
-            self.brush.shape(_smooth(_mirror(outline, x)), _LIPS, MOUTH)
+            self.brush.shape(_smooth(_mirror(outline, x)), lips, MOUTH)
             self.brush.line([(x - 15, y), (x + 15, y)], _INK, 3, MOUTH)
 
     def draw(self) -> None:

@@ -102,7 +102,7 @@ class Reader(nn.Module):
     def embed(self, x: Tensor) -> Tensor:
         """Features (n, 256), not normalised, of pictures (n, 3, 64, 64) in [-1, 1]."""
         maps = self.trunk(x)
-        moments = [part for m in maps[:-1] for part in (m.mean((2, 3)), m.float().std((2, 3)).to(m.dtype))]
+        moments = [part for m in maps[:-1] for part in (m.mean((2, 3)), (m.float().var((2, 3)) + 1e-5).sqrt().to(m.dtype))]
         joined = torch.cat([self.places(maps[-1].flatten(1)), self.texture(torch.cat(moments, 1))], 1)
         return self.mix(joined)  # type: ignore[no-any-return]
 

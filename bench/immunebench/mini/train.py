@@ -100,7 +100,7 @@ def autoencoder(options: argparse.Namespace) -> None:
     device = torch.device(options.device)
     pictures = _pictures(options, options.base, recipe.pictures, device)
     trained = vae.train(recipe, pictures, folder, device, Budget(recipe.vae_steps, options.seconds))
-    trained = trained.to("cpu", memory_format=torch.contiguous_format)
+    trained = trained.to(memory_format=torch.contiguous_format)
     trained.save_pretrained(folder / "vae.partial")
     (folder / "vae.partial").replace(folder / "vae")
     export.reconstruction_grid(trained, folder / "reconstructions.png")
