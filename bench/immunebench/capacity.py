@@ -22,14 +22,15 @@ from immunebench.entry import Catalog, Entry, default_catalog
 from immunebench.errors import UsageError
 from immunebench.profile import Profile
 from immunebench.shapes import SHAPES, Shape, weights_gib
-from immunebench.types import Concept, Numerics, Params, Pictures, StageError
+from immunebench.types import Concept, Numerics, Params, Pictures, StageError, Weights
 
 if TYPE_CHECKING:
+    from immunebench.context import AttackHandle, Context, Report
     from immunebench.diffusion import LatentDiffusion
 
 #: What is measured where nothing is named: every attack that trains, and each kind of defense of the model.
 USUAL = ("lora", "textual-inversion", "dreambooth-lora", "dreambooth", "imma-lora", "imma-ti", "imma-dreambooth", "esd")
-_PICTURES = 5
+PICTURES = 5
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,9 @@ def run(job: Job) -> Demand:
     )  # fmt: skip
     try:
         with TemporaryDirectory() as out, runtime.memory_guard(numerics) as report:
-            _steps(catalog, entry, job, numerics, params, Path(out), clock)
+            _, made = take_steps(catalog, entry, job, _load(catalog, job, numerics), params, Path(out), clock)
+            if made is not None:
+                made.save(Path(out) / "weights.safetensors")
     except StageError as error:
         status: Any = error.kind if error.kind in ("oom", "over_memory") else "error"
         done = dataclasses.replace(done, status=status, reason=str(error))
@@ -207,26 +210,36 @@ def shortened(values: Mapping[str, Any], steps: int) -> Params:
     return Params({**values, **short})
 
 
-def _steps(
-    catalog: Catalog, entry: Entry, job: Job, numerics: Numerics, params: Params, out: Path, clock: _Clock
-) -> None:
-    """Call the entry's hook as its stage would, on made-up pictures: their values change neither time nor memory."""
-    from immunebench.context import AttackHandle, Context
+def take_steps(
+    catalog: Catalog, entry: Entry, job: Job, model: LatentDiffusion, params: Params, out: Path, report: Report,
+    seed: int = 0,
+) -> tuple[Context, Weights | None]:  # fmt: skip
+    """Call the entry's hook as its stage would, on made-up pictures: their values change neither time nor memory.
+
+    Returns
+    -------
+    ctx : Context
+        With the figures of each step.
+    made : Weights or None
+        What a defense releases.
+    """
+    from immunebench.context import Context
     from immunebench.stages import Simulated, call_hook
 
-    model = _load(catalog, job, numerics)
-    own = made_up(_PICTURES, numerics.resolution, "a photo of sks mug")
-    drawn = made_up(_PICTURES, numerics.resolution, "a photo of a mug")
+    numerics = model.numerics
+    own = made_up(PICTURES, numerics.resolution, "a photo of sks mug")
+    drawn = made_up(PICTURES, numerics.resolution, "a photo of a mug")
     attacks: dict[str, AttackHandle] = {}
-    ctx = Context(numerics, 0, out, clock, attacks, public=drawn, prior=drawn, token="sks", noun="mug")
+    ctx = Context(numerics, seed, out, report, attacks, public=drawn, prior=drawn, token="sks", noun="mug")
     for name in entry.against:
         attack = catalog.attack(name)
         attacks[attack.id] = Simulated(attack, Params(parameters(catalog, attack, job)), ctx)
     if job.kind == "attack":
         call_hook(entry, "adapt", model, own, params, ctx)
-    else:
-        concept = Concept("capacity", "object", "mug", "sks", own.captions[0], own)
-        call_hook(entry, "protect_model", model, (concept,), params, ctx).save(out / "weights.safetensors")
+        return ctx, None
+    concept = Concept("capacity", "object", "mug", "sks", own.captions[0], own)
+    made: Weights = call_hook(entry, "protect_model", model, (concept,), params, ctx)
+    return ctx, made
 
 
 def _load(catalog: Catalog, job: Job, numerics: Numerics) -> LatentDiffusion:

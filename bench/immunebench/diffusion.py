@@ -636,12 +636,13 @@ def to_pixels(x: Tensor) -> NDArray[np.uint8]:
 def training(
     parameters: Mapping[str, nn.Parameter],
 ) -> Iterator[None]:
-    """Switch gradients on for these parameters only while the block runs."""
+    """Switch gradients on for these parameters only while the block runs, and let it repeat to the byte."""
     chosen = list(parameters.values())
     for parameter in chosen:
         parameter.requires_grad_(True)
     try:
-        yield
+        with runtime.deterministic():
+            yield
     finally:
         for parameter in chosen:
             parameter.requires_grad_(False)

@@ -71,6 +71,9 @@ def prepare_process(numerics: Numerics) -> None:
     StageError
         If the profile computes in bfloat16 and the card, or the card that it stands in for, has none.
     """
+    # Read once, when the first handle of cuBLAS is made.
+    if numerics.device == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
     from transformers.utils import logging
 
@@ -81,12 +84,39 @@ def prepare_process(numerics: Numerics) -> None:
     torch.backends.cuda.enable_cudnn_sdp(not lacks_ampere(numerics.compute_capability))
     _check_bfloat16(numerics)
     if numerics.device == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
         torch.use_deterministic_algorithms(True, warn_only=True)
+        # Fresh memory is never read here; filling it costs one more kernel for each tensor.
+        torch.utils.deterministic.fill_uninitialized_memory = False
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Let the block run deterministic kernels alone, in a process that `prepare_process` asked for them on CUDA.
+
+    Outside, an operation that has none only warns: the gradient to a picture may pass a bilinear enlargement or a
+    reflecting border. But under a warning the backward pass of attention takes its faster kernel, which adds in
+    any order, and two trainings differ.
+
+    Raises
+    ------
+    RuntimeError
+        Within the block, of an operation without a deterministic kernel. The networks of a base have none:
+        convolutions, matrix products, attention, norms, enlargement to the nearest pixel, embeddings, indexing by rows.
+    """
+    import torch
+
+    softened = torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+    if softened:
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        if softened:
+            torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def _check_bfloat16(numerics: Numerics) -> None:

@@ -284,12 +284,16 @@ def tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
     Prompts are filled up with the word `pad`.
     """
     import gzip
-    from importlib.resources import files
+    from importlib.util import find_spec
 
-    from open_clip.tokenizer import bytes_to_unicode
     from transformers import CLIPTokenizer
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    packed = (files("open_clip") / "bpe_simple_vocab_16e6.txt.gz").read_bytes()
+    # The file alone: importing the package takes seconds.
+    place = find_spec("open_clip")
+    if place is None or place.origin is None:
+        raise ModuleNotFoundError("No module named 'open_clip'", name="open_clip")
+    packed = (Path(place.origin).parent / "bpe_simple_vocab_16e6.txt.gz").read_bytes()
     merges = gzip.decompress(packed).decode("utf-8").split("\n")[1 : 49152 - 256 - 2 + 1]
     letters = list(bytes_to_unicode().values())
     words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(merge.split()) for merge in merges)]
