@@ -5,14 +5,14 @@
 
 Weights are random unless `--base` names a base of `immunebench list bases`: memory and time do not depend on them. One
 process measures all; the networks are made once, on the device, and brought back between two measurements as into fresh
-memory. What matters most comes first. Each figure is in `gpu.jsonl` of the folder as soon as there is one, a failure is such a
-line too, and from these lines come `gpu.md`, `gpu.json` and `gpu.png`. `--minutes` counts from the start of the process; what
-does not fit is named as not run. `--resume` goes on from the lines that are there, but repeats what failed; with `--minutes 0`
-it only writes the page, which needs no GPU.
+memory. What matters most comes first. Each figure is in `gpu.jsonl` of the folder as soon as there is one, a failure is
+such a line too, and from these lines come `gpu.md`, `gpu.json` and `gpu.png`. `--minutes` counts from the start of the
+process; what does not fit is named as not run. `--resume` goes on from the lines that are there, but repeats what
+failed; with `--minutes 0` it only writes the page, which needs no GPU.
 
-- IMMA against DreamBooth under the cap of a T4 and beside the reference as plain code (fp32, batch 1, autoencoder and text
-  encoder at each step): with torch's own choice of kernels (TF32 in cuDNN, none deterministic) and without TF32. The same
-  pictures, time steps and noise for all.
+- IMMA against DreamBooth under the cap of a T4 and beside the reference as plain code (fp32, batch 1, autoencoder and
+  text encoder at each step): with torch's own choice of kernels (TF32 in cuDNN, none deterministic) and without TF32.
+  The same pictures, time steps and noise for all.
 - The peak of each attack that trains and each kind of defense of the model under the cap of a T4.
 - Share of the card's own rate of matrix products that a training step of the whole UNet reaches, at batch 1 and 4.
 - The guard: a stage over its cap ends as `oom`, and the next one runs.
@@ -30,6 +30,7 @@ import json
 import logging
 import os
 import statistics
+import subprocess
 import sys
 import textwrap
 import time
@@ -65,6 +66,13 @@ GUARD, EQUAL, SAMPLING, OTHERS, COMPILED = (
 MATRIX = "matrix products"
 SPEED, MEMORY = "a100-40g", "t4-16g"
 SEED = 0
+PROBE = """
+import sys, torch, bitsandbytes
+p = torch.nn.Parameter(torch.zeros(8192, device=sys.argv[1]))
+p.grad = torch.ones_like(p)
+bitsandbytes.optim.AdamW8bit([p], lr=1.0).step()
+sys.exit(not p.sum().item() < 0)
+"""
 Figures = dict[str, Any]
 
 
@@ -93,6 +101,7 @@ class Bench:
         self.ends = psutil.Process().create_time() + 60 * options.minutes
         self.lines = Lines(options.out / "gpu.jsonl", resume=options.resume)
         self._model: LatentDiffusion | None = None
+        self._probe: subprocess.Popen[str] | None = None
 
     @property
     def on_gpu(self) -> bool:
@@ -108,11 +117,38 @@ class Bench:
         """Return a profile's numerics; on a CPU in fp32, which it computes in."""
         found = Numerics.of(default_catalog().profile(profile).numerics(sampling=True))
         changes = {"resolution": SHAPES[self.shape].resolution, **changes} if self.base is None else changes
-        if found.optimiser_state == "8bit" and not eight_bit_works(self.device):
+        if found.optimiser_state == "8bit" and not self.eight_bit:
             changes["optimiser_state"] = "float32"
         if not self.on_gpu:
             changes |= {"device": "cpu", "frozen_dtype": "float32", "compute_capability": "", "threads": 1}
         return dataclasses.replace(found, **changes)
+
+    def begin(self) -> None:
+        """Make the networks, and try bitsandbytes in another process meanwhile."""
+        self._probe = subprocess.Popen(
+            [sys.executable, "-c", PROBE, self.device], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self.model(self.numerics(SPEED))
+
+    def end(self) -> None:
+        """End what was begun and nobody waited for."""
+        if self._probe is not None:
+            self._probe.kill()
+            self._probe.communicate()
+
+    @functools.cached_property
+    def eight_bit(self) -> bool:
+        """Whether bitsandbytes is there and moves a tensor on the device; else fp32 moments are measured, and said so.
+
+        A process of its own tried it: on a card that its kernels are not made for the library ends the process.
+        """
+        assert self._probe is not None
+        said, _ = self._probe.communicate(timeout=90)
+        works = self._probe.returncode == 0
+        self._probe = None
+        if not works:
+            print(f"no moments in eight bits, fp32 in their place: {' '.join(said.split())[-300:]}", flush=True)
+        return works
 
     def whole_card(self) -> float:
         """Return the memory of the card in GiB."""
@@ -167,21 +203,6 @@ class Bench:
         if self.on_gpu:
             torch.cuda.synchronize()
         return time.perf_counter()
-
-
-@functools.cache
-def eight_bit_works(device: str) -> bool:
-    """Whether bitsandbytes is there and moves a tensor on the device; else moments are measured in fp32, and said so."""
-    try:
-        from immunebench.optim import _maker
-
-        p = torch.nn.Parameter(torch.zeros(8192, device=device))
-        p.grad = torch.ones_like(p)
-        _maker(Numerics(optimiser_state="8bit"))([p], lr=1.0).step()
-        return bool(p.sum().item() < 0)
-    except Exception as error:  # a library of another CUDA fails in any way
-        print(f"no moments in eight bits, fp32 in their place: {one_line(error)}", flush=True)
-        return False
 
 
 class Lines:
@@ -296,13 +317,12 @@ def stage(
     model = bench.model(numerics)
     if plain:
         as_torch_has_it(tf32=True)
+    clock = Clock(bench)
     with TemporaryDirectory() as out, guarded(bench, numerics) as found:
-        clock = Clock(bench)
         ctx, _ = capacity.take_steps(catalog, found_entry, job, model, params, Path(out), clock, seed)
         if losses:
             found["losses"] = [row["loss"] for row in ctx.rows]
         del ctx, _
-    # On a CPU a cap is no card's: the peak is that of the process.
     parts = ("inner", "outer") if entry.startswith("imma") else ()
     return {"moments": numerics.optimiser_state, "batch": params.get("batch", ""), **found, **clock.figures(parts)}
 
@@ -319,6 +339,7 @@ def reference(bench: Bench, *, tf32: bool) -> Figures:
     model = bench.model(numerics)
     as_torch_has_it(tf32=tf32)
     losses: list[float] = []
+    clock = Clock(bench)
     with TemporaryDirectory() as out, guarded(bench, numerics) as found:
         ctx = Context(numerics, SEED, Path(out), lambda *_: None)
         pictures = made_up(PICTURES, numerics.resolution, "a photo of sks mug")
@@ -329,7 +350,7 @@ def reference(bench: Bench, *, tf32: bool) -> Figures:
             (tensors, torch.optim.AdamW(tensors.values(), lr=lr), sign)
             for tensors, lr, sign in ((everything, rate, 1.0), (theta, params.lr_out, -1.0))
         ]
-        clock = Clock(bench)
+        clock.start = bench.now()
         for step in range(bench.warm_up + bench.steps):
             tensors, optimiser, sign = sides[step % 2]
             rows = next(order)
@@ -448,6 +469,8 @@ def equal(bench: Bench, profile: str) -> Figures:
         apart = [float((a.float() - b.float()).abs().max()) for a, b in zip(first, weights, strict=True)]
         differ = sum(not torch.equal(a, b) for a, b in zip(first, weights, strict=True))
         moved = not torch.equal(first[0].cpu(), next(iter(bench._model._pristine.values())).to(first[0].dtype))
+        # Peaks hold the first run's weights too: none to show.
+        found = {name: found[name] for name in ("status", "moments", "seconds a step")}
         found |= {"equal bytes": differ == 0, "tensors that differ": differ, "of": len(first),
                   "largest difference": max(apart), "moved at all": moved, "steps": steps + bench.warm_up}  # fmt: skip
     return found
@@ -496,9 +519,9 @@ def plan(bench: Bench) -> list[Task]:
         Task(SAMPLING, f"{SPEED}, batch 4", lambda b: sampling(b, SPEED, 4)),
         Task(SAMPLING, f"{MEMORY}, batch 1", lambda b: sampling(b, MEMORY, 1)),
         Task(IMMA, "speed preset, other noise", lambda b: imma(b, profile=SPEED, seed=SEED + 1)),
-        *of(PEAKS, ("esd", "dreambooth-lora"), MEMORY, **small),
     ]
     if bench.on_gpu:
+        tasks += of(PEAKS, ("esd", "dreambooth-lora"), MEMORY, **small)
         for profile in (SPEED, "a10-24g", "v100-32g"):
             tasks += of(OTHERS, ("dreambooth", "lora", "imma-dreambooth", "imma-lora", "imma-ti", "textual-inversion",
                                  "dreambooth-lora", "esd"), profile, **small)  # fmt: skip
@@ -593,8 +616,8 @@ def write(lines: Lines, out: Path) -> None:
     plot([row for row in rows if row["section"] == IMMA and row.get("losses")], about["what"], out / "gpu.png")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print and write."""
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--shape", choices=tuple(SHAPES), default="sd14")
@@ -603,26 +626,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=25.0, help="from the start; what does not fit is not run")
     parser.add_argument("--resume", action="store_true", help="go on from the gpu.jsonl that is there")
     parser.add_argument("--out", type=Path, required=True, help="folder of gpu.jsonl, gpu.md, gpu.json and gpu.png")
-    options = parser.parse_args(arguments)
-    on_gpu = options.device == "cuda"
-    options.steps = options.steps or (8 if on_gpu else 2)
-    if options.steps < 2:
-        sys.exit(f"error: --steps: must be at least 2, not {options.steps}")
-    page_only = options.resume and options.minutes == 0
+    given = parser.parse_args(arguments)
+    given.steps = given.steps or (8 if given.device == "cuda" else 2)
+    if given.steps < 2:
+        sys.exit(f"error: --steps: must be at least 2, not {given.steps}")
+    given.out.mkdir(parents=True, exist_ok=True)
+    return given
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print and write."""
+    given = options(arguments)
+    on_gpu = given.device == "cuda"
+    page_only = given.resume and given.minutes == 0
     if on_gpu and not page_only and not torch.cuda.is_available():
         sys.exit("error: no CUDA device here; --device cpu --shape sd14-narrow checks that the script runs")
     logging.disable(logging.WARNING)
-    options.out.mkdir(parents=True, exist_ok=True)
-    bench = Bench(options)
+    bench = Bench(given)
     if not page_only:
         tasks = plan(bench)
         named: dict[str, list[str]] = {}
         for task in tasks:
             named.setdefault(task.section, []).append(task.name)
         about: Figures = {
-            "what": f"{options.base or 'shape of ' + options.shape}" + ("" if on_gpu else f". {SELF_CHECK}"),
+            "what": f"{given.base or 'shape of ' + given.shape}" + ("" if on_gpu else f". {SELF_CHECK}"),
             "date": f"{datetime.now(UTC):%Y-%m-%d}", "seed": SEED, "plan": named,
-            "environment": runtime.environment(options.device),
+            "environment": runtime.environment(given.device),
         }  # fmt: skip
         earlier = bench.lines.about
         for name in ("what", "environment"):
@@ -631,12 +660,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not earlier:
             bench.lines.add(about)
         try:
+            if not all(bench.lines.done(task) for task in tasks):
+                bench.begin()
             measure(bench, tasks)
         except UsageError as error:
             sys.exit(f"error: {error}")
+        finally:
+            bench.end()
     if not bench.lines.about:
         sys.exit("error: --resume: there are no lines to make a page of")
-    write(bench.lines, options.out)
+    write(bench.lines, given.out)
 
 
 if __name__ == "__main__":

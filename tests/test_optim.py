@@ -299,6 +299,23 @@ def test_eight_bit_moments_survive_an_overflow() -> None:
     assert torch.isfinite(values(net)).all() and not torch.equal(values(net), before)
 
 
+def test_eight_bit_moments_are_those_of_the_library_without_its_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    import bitsandbytes
+
+    ours, theirs = network(width=128), network(width=128)
+    waits: list[object] = []
+    monkeypatch.setattr(bitsandbytes.optim.optimizer, "sync_gpu", waits.append)
+    for net, make in ((ours, optim._maker(Numerics(optimiser_state="8bit"))), (theirs, bitsandbytes.optim.AdamW8bit)):
+        before = len(waits)
+        optimiser = make(list(net.parameters()), lr=1e-2, weight_decay=1e-2)
+        for step in range(3):
+            regression(net, step).backward()
+            optimiser.step()
+            optimiser.zero_grad()
+        assert (len(waits) > before) == (net is theirs)
+    assert torch.equal(values(ours), values(theirs))
+
+
 def test_missing_or_unknown_moments_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StageError, match="'4bit' is not offered; float32 or 8bit"):
         of(Numerics(optimiser_state="4bit"))(network())

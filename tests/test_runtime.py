@@ -63,3 +63,27 @@ def test_the_environment_names_the_libraries() -> None:
 def test_an_unknown_dtype_is_refused() -> None:
     with pytest.raises(StageError, match="unknown dtype 'int4'"):
         runtime.dtype("int4")
+
+
+def test_training_alone_is_held_to_deterministic_kernels() -> None:
+    """On a GPU a process only warns of the others, and then attention takes one that adds in any order."""
+    import torch
+
+    from immunebench.diffusion import training
+
+    softened = torch.is_deterministic_algorithms_warn_only_enabled
+    with training({}):
+        assert not torch.are_deterministic_algorithms_enabled()  # nobody asked for them
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with training({}):
+            assert torch.are_deterministic_algorithms_enabled() and not softened()
+            with training({}):
+                assert not softened()
+            assert not softened()
+        assert softened()
+        with pytest.raises(ValueError), training({}):
+            raise ValueError
+        assert softened()
+    finally:
+        torch.use_deterministic_algorithms(False)
