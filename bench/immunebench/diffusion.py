@@ -250,11 +250,12 @@ class LatentDiffusion:
         generator : torch.Generator
             On the CPU, so that one seed gives the same noise on every device.
         """
-        rows = torch.as_tensor(np.asarray(indices), device=data.latents.device)
+        chosen = np.asarray(indices)
+        rows = torch.as_tensor(chosen, device=data.latents.device)
         latents = data.latents[rows]
         noise = torch.randn(latents.shape, generator=generator)
         steps = torch.randint(self.noising.config.num_train_timesteps, (len(rows),), generator=generator)
-        captions = tuple(data.captions[int(row)] for row in rows) if data.captions else ()
+        captions = tuple(data.captions[row] for row in chosen.tolist()) if data.captions else ()
         return Batch(latents, data.condition[rows], noise.to(self.device), steps.to(self.device), captions)
 
     def predict(self, noised: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
