@@ -3,10 +3,10 @@
 #
 #   bash benchmarks/train_world.sh WORK OUT [SECONDS]
 #
-# WORK takes pictures, checkpoints and logs, OUT the finished weights, SECONDS is for a denoiser (default 330).
+# WORK takes pictures, checkpoints and logs, OUT the finished weights, SECONDS is for a denoiser (default 380).
 # TINY=1 rehearses it on a CPU in a few minutes. A second call goes on from the checkpoints.
 set -u
-work=$1 out=$2 seconds=${3:-330}
+work=$1 out=$2 seconds=${3:-380}
 python=${PYTHON:-python3} workers=${WORKERS:-13} candidates=${CANDIDATES:-"4 8"}
 mkdir -p "$work/logs"
 export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
@@ -56,13 +56,12 @@ for c in $candidates; do
 	[ "$c" = "$best" ] || { touch "$work/chosen-denoiser"; pkill -P "${!process}"; }
 done
 
-part second second "${seen[@]}" --seconds "$(scaled 80)" --least 8000
-part denoiser-b denoiser --base mini-b --seconds "$(scaled 60)" --least 3000
-part clip clip --seconds "$(scaled 50)"
-part public public --seconds "$(scaled 25)"
-part upscaler upscaler --seconds "$(scaled 25)" --workers "$workers"
-process=denoiser_$best
-wait "${!process}"
+part second second "${seen[@]}" --seconds "$(scaled 70)" --least 8000
+part denoiser-b denoiser --base mini-b --seconds "$(scaled 50)" --least 3000
+part public public --seconds "$(scaled 25)" &
+part upscaler upscaler --seconds "$(scaled 25)" --workers "$workers" &
+part clip clip --seconds "$(scaled 45)"
+wait
 "$python" -m immunebench.mini.training.check "$work/mini-$best/pipeline" --judges "$out/judges" --reader second \
 	--count "$(scaled 1000)" --sheets --json "$work/drawn.json" >"$work/logs/drawn" 2>&1
 touch "$work/finished"
