@@ -68,6 +68,7 @@ def train(
     Latents are encoded as pictures arrive; a caption is one of a picture's wordings, or empty once in ten.
     """
     network = Trained(*build(recipe, tokenizer)).to(device)
+    network.unet.to(memory_format=torch.channels_last)
     average = Trained(*build(recipe, tokenizer)).to(device).requires_grad_(False).eval()
     latents = torch.empty(pictures.count, recipe.latents, 16, 16, device=device, dtype=torch.float16)
     ready = torch.zeros((), device=device)
@@ -76,10 +77,12 @@ def train(
         pictures.refresh()
         have = int(ready)
         if have < pictures.ready:
-            latents[have : pictures.ready] = vae.encode(autoencoder, pictures.pixels[have : pictures.ready]).half()
+            with autocast(device):
+                latents[have : pictures.ready] = vae.encode(autoencoder, pictures.pixels[have : pictures.ready]).half()
             ready.fill_(float(pictures.ready))
 
-    refresh()
+    for _ in range(10):
+        refresh()
     empty = torch.from_numpy(token_ids(tokenizer, [""])).to(device)
     alphas = scheduler().alphas_cumprod.to(device)
     weights, batch = min_snr(alphas), recipe.unet_batch
@@ -93,7 +96,8 @@ def train(
         z0, a = latents[rows].float(), alphas[t].view(-1, 1, 1, 1)
         eps = torch.randn_like(z0)
         with autocast(device):
-            predicted = network(a.sqrt() * z0 + (1 - a).sqrt() * eps, t, ids).float()
+            z_t = (a.sqrt() * z0 + (1 - a).sqrt() * eps).contiguous(memory_format=torch.channels_last)
+            predicted = network(z_t, t, ids).float()
         error = (predicted - eps).square().mean((1, 2, 3))
         return (error * weights[t]).mean()
 
