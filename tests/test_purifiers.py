@@ -13,9 +13,8 @@ from scipy.ndimage import gaussian_filter
 
 from immunebench.entry import default_catalog
 from immunebench.metrics.pixels import psnr
-from immunebench.mini import train_upscaler, upscaler, world
+from immunebench.mini import upscaler, world
 from immunebench.mini.judges import load_public_distance
-from immunebench.mini.upscaler import UpscalerNet
 from immunebench.restoration import denoised, noised
 from immunebench.types import Numerics, Params, Pictures
 from tiny import tiny_context, tiny_model, tiny_pictures
@@ -169,20 +168,3 @@ def test_impress_pp_cleans_drawn_pictures_at_its_own_deviation(tmp_path: Path) -
     params = Params(entry.params("mini"))
     found = entry.function("clean_samples")(model, grainy, params, tiny_context(model, tmp_path))
     assert found.pixels[0, :, :16].var() < grainy.pixels[0, :, :16].var() / 10
-
-
-def test_training_the_upscaler_goes_on_from_its_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pixels = rendered(4, reduce=1)
-    torch.manual_seed(0)
-    network = UpscalerNet()
-    given = train_upscaler.batch(pixels, np.random.default_rng(9))
-    assert given[0].shape[1:] == (3, 64, 64) and given[1].shape[1:] == (3, 128, 128)
-    before = train_upscaler.loss(network, *given).item()
-    train_upscaler.train(network, pixels, tmp_path, 4)
-    halted = train_upscaler.loss(network, *given).item()
-    fresh = UpscalerNet()
-    train_upscaler.train(fresh, pixels, tmp_path, 4)
-    assert "upscaler: 4/4" in capsys.readouterr().out
-    assert train_upscaler.loss(fresh, *given).item() == pytest.approx(halted, rel=1e-3), "no step was taken again"
-    train_upscaler.train(fresh, pixels, tmp_path, 12)
-    assert train_upscaler.loss(fresh, *given).item() < before
