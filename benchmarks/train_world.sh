@@ -60,7 +60,6 @@ part second second "${seen[@]}" --seconds "$(scaled 70)" --least 8000
 part denoiser-b denoiser --base mini-b --seconds "$(scaled 50)" --least 3000
 part public public --seconds "$(scaled 25)" &
 part upscaler upscaler --seconds "$(scaled 25)" --workers "$workers" &
-part clip clip --seconds "$(scaled 45)"
 wait
 "$python" -m immunebench.mini.training.check "$work/mini-$best/pipeline" --judges "$out/judges" --reader second \
 	--count "$(scaled 1000)" --sheets --json "$work/drawn.json" >"$work/logs/drawn" 2>&1

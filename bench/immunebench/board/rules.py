@@ -150,4 +150,6 @@ def budget_class(changes: Sequence[float], perceptual: float | None = None) -> i
 
 
 #: Metrics that say how much of the concept is in a picture: P and SGR are computed on these.
-LIKENESS = frozenset({"image_similarity", "trait_agreement", "ism0", "ism", "concept_probability", "perceptual", "lpips"})
+LIKENESS = frozenset(
+    {"image_similarity", "trait_agreement", "ism0", "ism", "concept_probability", "perceptual", "lpips"}
+)

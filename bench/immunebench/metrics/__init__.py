@@ -115,7 +115,7 @@ _ROWS = (
     ),
     Metric(
         "caption_accuracy",
-        1,
+        2,
         "higher",
         (0, 1),
         (*_JUDGED, "own", "captions"),

@@ -49,7 +49,7 @@ def unreadable(judge: Judge, pixels: Pixels, concept_id: str) -> Floats:
 
 
 def caption_accuracy(judge: Judge, pixels: Pixels, own: Sequence[str], captions: Sequence[str]) -> Floats:
-    """1 where a picture's own caption is the nearest of all ``captions``, else 0, (n,).
+    """1 where a picture's own caption fits it best of all ``captions``, else 0, (n,).
 
     Raises
     ------
@@ -64,7 +64,7 @@ def caption_accuracy(judge: Judge, pixels: Pixels, own: Sequence[str], captions:
                 value=caption,
                 choices=captions,
             )
-    nearest = (judge.embed_images(pixels) @ judge.embed_texts(captions).T).argmax(1)
+    nearest = judge.caption_scores(pixels, list(captions)).argmax(1)
     return np.asarray(nearest == [list(captions).index(caption) for caption in own], np.float32)
 
 

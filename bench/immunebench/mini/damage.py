@@ -75,9 +75,13 @@ def clouds(count: int, cells: int, device: torch.device) -> Tensor:
 
 def nothing(count: int, real: Tensor, decoded: Tensor | None, device: torch.device) -> Tensor:
     """Pictures that show nothing: flat, noise, gradients, blotches, bars, shuffled pictures, decoded random latents."""
-    y, x = torch.meshgrid(torch.linspace(-1, 1, 64, device=device), torch.linspace(-1, 1, 64, device=device), indexing="ij")
+    y, x = torch.meshgrid(
+        torch.linspace(-1, 1, 64, device=device), torch.linspace(-1, 1, 64, device=device), indexing="ij"
+    )
+
     def rand(*shape: int) -> Tensor:
         return torch.rand(*shape, device=device)
+
     colour = rand(count, 3, 1, 1) * 2 - 1
     grey = colour[:, :1].expand(-1, 3, -1, -1)
     colour = torch.where(rand(count, 1, 1, 1) < 0.4, grey, colour)
@@ -146,7 +150,9 @@ def damaged(x: Tensor, labels: Tensor, boxes: Tensor, decoded: Tensor | None) ->
         return slice(round(begin * n), round(end * n))
 
     def lose(part: slice, mask: Tensor, value: Tensor | int) -> None:
-        labels[part] = torch.where(mask, value if isinstance(value, Tensor) else torch.full_like(lost, value), labels[part])
+        labels[part] = torch.where(
+            mask, value if isinstance(value, Tensor) else torch.full_like(lost, value), labels[part]
+        )
 
     survives = _survives(device)
     for begin, sigma in ((0.0, 0.5), (0.04, 0.9), (0.08, 1.3), (0.11, 1.8), (0.14, 2.6), (0.17, 4.0), (0.2, 7.0)):

@@ -1,8 +1,7 @@
 """The judges of the embedded world: networks, weights, and one object that answers what metrics ask.
 
-Two readers (:mod:`immunebench.mini.readers`) read the traits of what is drawn; the first grades. An open_clip model
-says how captions fit and embeds pictures, as judges of full-size bases do; a public classifier is for entries to use
-because it grades nothing.
+Two readers (:mod:`immunebench.mini.readers`) read the traits of what is drawn; the first grades. What they read serves
+as an embedding too, of pictures and of captions. A public classifier is for entries to use because it grades nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,12 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from immunebench.errors import UsageError
-from immunebench.mini import readers, world
+from immunebench.mini import readers, traits, world
 from immunebench.mini.readers import PlainTrunk, Reader
 from immunebench.mini.traits import TRAITS
-
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
 
 Floats = NDArray[np.float32]
 N = TypeVar("N", bound=nn.Module)
@@ -35,37 +31,9 @@ NOTHING = "nothing"
 #: What pictures show and how they are painted, as heads name it.
 OBJECTS = (*TRAITS["kind"], NOTHING)
 STYLES = (*TRAITS["procedure"], NOTHING)
-CONTEXT = 64
-EMBEDDING = 128
 #: Near misses by which the chance of a stranger's trait is known.
 STRANGERS = 64
 _BATCH = 64
-
-
-class ClipJudge(nn.Module):
-    """An open_clip model (ModifiedResNet and a two-layer text transformer).
-
-    Parameters
-    ----------
-    vocabulary
-        Number of tokens of the tokenizer.
-    """
-
-    def __init__(self, vocabulary: int) -> None:
-        from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-
-        super().__init__()
-        vision = CLIPVisionCfg(layers=(1, 2, 2, 1), width=16, head_width=64, image_size=64)
-        text = CLIPTextCfg(context_length=CONTEXT, vocab_size=vocabulary, width=128, heads=4, layers=2)
-        self.clip = CLIP(EMBEDDING, vision, text)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Embedding (n, 128), not normalised, of pictures (n, 3, 64, 64) in [-1, 1]."""
-        return self.clip.encode_image(x)  # type: ignore[no-any-return]
-
-    def text(self, ids: Tensor) -> Tensor:
-        """Embedding (n, 128), not normalised, of token ids (n, 64)."""
-        return self.clip.encode_text(ids)  # type: ignore[no-any-return]
 
 
 class Classifier(nn.Module):
@@ -132,24 +100,12 @@ class MiniJudge:
     Parameters
     ----------
     folder
-        Weights and tokenizer.
+        Weights.
     """
 
     def __init__(self, folder: Path = WEIGHTS) -> None:
         self.folder = folder
         self.chances = cache(self._chances)
-
-    @cached_property
-    def tokenizer(self) -> CLIPTokenizer:
-        """The tokenizer of the text tower."""
-        from transformers import CLIPTokenizer
-
-        return CLIPTokenizer.from_pretrained(self.folder / "tokenizer")
-
-    @cached_property
-    def clip(self) -> ClipJudge:
-        """The judge of captions."""
-        return _load(ClipJudge(len(self.tokenizer)), self.folder / "clip.safetensors")
 
     @cached_property
     def reader(self) -> Reader:
@@ -161,15 +117,22 @@ class MiniJudge:
         """The reader that checks the base and the first, and measures perceptual distance."""
         return readers.load("second", self.folder)
 
-    @torch.inference_mode()
     def embed_images(self, pixels: NDArray[np.uint8]) -> Floats:
-        """Unit embeddings (n, 128) of pictures uint8 (n, 64, 64, 3)."""
-        return _joined(F.normalize(self.clip(x)) for x in _batches(pixels))
+        """Unit embeddings (n, answers) of pictures uint8 (n, 64, 64, 3): roots of the probabilities of all answers.
 
-    @torch.inference_mode()
+        The cosine of two pictures is the mean over traits of the Bhattacharyya coefficient of what is read.
+        """
+        return np.asarray(np.sqrt(np.concatenate(list(self.read(pixels).values()), 1) / len(TRAITS)), np.float32)
+
     def embed_texts(self, texts: Sequence[str]) -> Floats:
-        """Unit embeddings (n, 128) of captions."""
-        return np.asarray(F.normalize(self.clip.text(token_ids(self.tokenizer, texts))).numpy())
+        """Unit embeddings (n, answers) of captions, in the space of the pictures': the traits that each names."""
+        found = np.zeros((len(texts), sum(readers.ANSWERS)), np.float32)
+        starts = dict(zip(TRAITS, np.cumsum([0, *readers.ANSWERS[:-1]]).tolist(), strict=True))
+        for row, text in zip(found, texts, strict=True):
+            names = traits.named(text)
+            for trait, value in names.items():
+                row[starts[trait] + TRAITS[trait].index(value)] = len(names) ** -0.5
+        return found
 
     @torch.inference_mode()
     def read(self, pixels: NDArray[np.uint8], *, second: bool = False) -> dict[str, Floats]:
@@ -197,13 +160,13 @@ class MiniJudge:
             The concept has no traits of its own.
         """
         try:
-            traits = world.concept_traits(concept)
+            own = world.concept_traits(concept)
         except KeyError:
             raise UsageError("the judge knows no traits of the concept", value=concept) from None
         read, chances = self.read(pixels), self.chances(concept)
-        lost = np.stack([read[trait][:, -1] for trait in traits], 1)
-        true = np.stack([read[trait][:, TRAITS[trait].index(value)] for trait, value in traits.items()], 1)
-        chance = np.asarray([chances[trait] for trait in traits], np.float32)
+        lost = np.stack([read[trait][:, -1] for trait in own], 1)
+        true = np.stack([read[trait][:, TRAITS[trait].index(value)] for trait, value in own.items()], 1)
+        chance = np.asarray([chances[trait] for trait in own], np.float32)
         return (true + lost * chance).mean(1), lost.mean(1)
 
     def probabilities(self, pixels: NDArray[np.uint8], *, second: bool = False) -> tuple[Floats, Floats]:
@@ -227,17 +190,17 @@ class MiniJudge:
         raise UsageError("the judge knows no concept", value=name, choices={*OBJECTS, *STYLES})
 
     def caption_scores(self, pixels: NDArray[np.uint8], captions: Sequence[str]) -> Floats:
-        """How well captions fit pictures, (n, k): probability of the object each names, else cosine to its words.
+        """How well captions fit pictures, (n, k): mean log-probability of the traits that each caption names.
 
-        The object decides where every caption names another one, for the second reader sees it in styles in which
-        the embedding sees the style only.
+        A caption that names none (:func:`immunebench.mini.traits.named`) fits every picture alike, and worst.
         """
-        named = [[i for i, name in enumerate(OBJECTS) if name in caption.split()] for caption in captions]
-        if all(len(found) == 1 for found in named) and len({found[0] for found in named}) == len(captions):
-            by_object, _ = self.probabilities(pixels, second=True)
-            return by_object[:, [found[0] for found in named]]
-        found: Floats = self.embed_images(pixels) @ self.embed_texts(captions).T
-        return found
+        read = {trait: np.log(np.maximum(p, 1e-4)) for trait, p in self.read(pixels).items()}
+        scores = np.full((len(pixels), len(captions)), np.log(1e-4), np.float32)
+        for k, caption in enumerate(captions):
+            names = traits.named(caption)
+            if names:
+                scores[:, k] = np.mean([read[t][:, TRAITS[t].index(value)] for t, value in names.items()], 0)
+        return scores
 
     def nothing_probability(self, pixels: NDArray[np.uint8]) -> Floats:
         """Geometric mean (n,) of "cannot be read" of what is shown and how it is painted, over both readers.
@@ -268,12 +231,6 @@ def _batches(pixels: NDArray[np.uint8]) -> Iterator[Tensor]:
 
 def _joined(parts: Iterable[Tensor]) -> Floats:
     return np.asarray(torch.cat(list(parts)).numpy())
-
-
-def token_ids(tokenizer: Any, texts: Sequence[str]) -> Tensor:
-    """Token ids int64 (n, 64); the end token pads."""
-    ids = tokenizer(list(texts), padding="max_length", truncation=True, max_length=CONTEXT).input_ids
-    return torch.tensor(ids, dtype=torch.int64)
 
 
 def load(folder: Path | None = None) -> MiniJudge:

@@ -96,13 +96,17 @@ class Reader(nn.Module):
         # Where things are is in the last map; how strokes are is in the means and spreads of the finer ones.
         self.places = nn.Linear(widths[-1] * 16, FEATURES)
         self.texture = nn.Linear(2 * sum(widths[:-1]), FEATURES // 2)
-        self.mix = nn.Sequential(nn.LayerNorm(FEATURES * 3 // 2), nn.ReLU(), nn.Linear(FEATURES * 3 // 2, FEATURES), nn.ReLU())
+        self.mix = nn.Sequential(
+            nn.LayerNorm(FEATURES * 3 // 2), nn.ReLU(), nn.Linear(FEATURES * 3 // 2, FEATURES), nn.ReLU()
+        )
         self.heads = nn.Linear(FEATURES, sum(ANSWERS))
 
     def embed(self, x: Tensor) -> Tensor:
         """Features (n, 256), not normalised, of pictures (n, 3, 64, 64) in [-1, 1]."""
         maps = self.trunk(x)
-        moments = [part for m in maps[:-1] for part in (m.mean((2, 3)), (m.float().var((2, 3)) + 1e-5).sqrt().to(m.dtype))]
+        moments = [
+            part for m in maps[:-1] for part in (m.mean((2, 3)), (m.float().var((2, 3)) + 1e-5).sqrt().to(m.dtype))
+        ]
         joined = torch.cat([self.places(maps[-1].flatten(1)), self.texture(torch.cat(moments, 1))], 1)
         return self.mix(joined)  # type: ignore[no-any-return]
 

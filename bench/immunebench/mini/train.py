@@ -3,7 +3,7 @@
     python -m immunebench.mini.train words                          # tokenizer
     python -m immunebench.mini.train render --workers 2             # pictures, while the rest trains
     python -m immunebench.mini.train vae --base mini                # then: denoiser, export
-    python -m immunebench.mini.train reader                         # then: second, clip, public, upscaler
+    python -m immunebench.mini.train reader                         # then: second, public, upscaler
 
 Each part resumes from its last checkpoint in ``--work``, and ends after its recipe's steps or ``--seconds``, whichever
 comes first: the learning rate follows. Parts may run side by side, and begin with the pictures that are there.
@@ -29,7 +29,7 @@ from immunebench.mini.training.schedule import Budget
 
 WEIGHTS = Path(__file__).parent / "weights"
 READER_PICTURES, READER_STEPS = 80_000, 6_000
-PARTS = ("words", "render", "vae", "denoiser", "export", "reader", "second", "clip", "public", "upscaler")
+PARTS = ("words", "render", "vae", "denoiser", "export", "reader", "second", "public", "upscaler")
 
 
 def main() -> None:
@@ -52,8 +52,9 @@ def main() -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.set_num_threads(1)
     begin = time.monotonic()
-    {"words": words, "render": draw, "vae": autoencoder, "denoiser": denoise, "export": finish, "upscaler": enlarge}.get(
-        options.part, judge)(options)  # fmt: skip
+    parts = {"words": words, "render": draw, "vae": autoencoder, "denoiser": denoise, "export": finish,
+             "upscaler": enlarge}  # fmt: skip
+    parts.get(options.part, judge)(options)
     print(f"{options.part}: done in {time.monotonic() - begin:.0f} s", flush=True)
 
 
@@ -114,7 +115,8 @@ def denoise(options: argparse.Namespace) -> None:
     from immunebench.mini.training import denoiser
 
     recipe, folder = recipe_of(options)
-    recipe = replace(recipe, unet_steps=options.steps or recipe.unet_steps, unet_batch=options.batch or recipe.unet_batch)
+    steps, batch = options.steps or recipe.unet_steps, options.batch or recipe.unet_batch
+    recipe = replace(recipe, unet_steps=steps, unet_batch=batch)
     device = torch.device(options.device)
     frozen = AutoencoderKL.from_pretrained(folder / "vae").requires_grad_(False).eval().to(device)
     tokenizer = export.load_tokenizer(tokenizer_of(options))
@@ -123,7 +125,8 @@ def denoise(options: argparse.Namespace) -> None:
     for average, step in denoiser.train(recipe, frozen, pictures, tokenizer, folder, device, budget):
         export.save_pipeline(folder / "pipeline", frozen, average, tokenizer)
         note = {"base": options.base, "recipe": asdict(recipe), "denoiser_steps_done": step,
-                "pictures_seen": step * recipe.unet_batch, "pictures_drawn": pictures.ready, "seconds": round(budget.spent),
+                "pictures_seen": step * recipe.unet_batch, "pictures_drawn": pictures.ready,
+                "seconds": round(budget.spent),
                 "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
                 "machine": platform.machine(), "torch": torch.__version__}  # fmt: skip
         (folder / "run.json").write_text(json.dumps(note, indent=2) + "\n")
@@ -144,16 +147,17 @@ def enlarge(options: argparse.Namespace) -> None:
 
     folder = options.work / "upscaler"
     budget = Budget(options.steps or upscaler.STEPS, options.seconds)
-    network = upscaler.train(folder, torch.device(options.device), budget, workers=options.workers,
-                             batch=options.batch or upscaler.BATCH, count=options.pictures or upscaler.PICTURES)  # fmt: skip
+    batch, count = options.batch or upscaler.BATCH, options.pictures or upscaler.PICTURES
+    device = torch.device(options.device)
+    network = upscaler.train(folder, device, budget, workers=options.workers, batch=batch, count=count)
     export.save_half(network, options.out / "upscaler" / "upscaler.safetensors")
 
 
 def judge(options: argparse.Namespace) -> None:
-    """Train a reader, the judge of captions or the public classifier, and write its weights."""
+    """Train a reader or the public classifier, and write its weights."""
     from diffusers import AutoencoderKL
 
-    from immunebench.mini.training import captions, readers
+    from immunebench.mini.training import public, readers
 
     device, name = torch.device(options.device), options.part
     folder = options.work / "judges"
@@ -167,12 +171,7 @@ def judge(options: argparse.Namespace) -> None:
         network = readers.train(name, pictures, seen, folder, device, budget, batch=batch)
     else:
         pictures = _pictures(options, "mini", RECIPES["mini"].pictures, device)
-        if name == "clip":
-            tokenizer = export.load_tokenizer(tokenizer_of(options))
-            tokenizer.save_pretrained(options.out / "judges" / "tokenizer")
-            network = captions.train_clip(pictures, tokenizer, folder, device, budget, batch=batch)
-        else:
-            network = captions.train_public(pictures, folder, device, budget, batch=batch)
+        network = public.train(pictures, folder, device, budget, batch=batch)
     export.save_half(network, options.out / "judges" / f"{name}.safetensors")
 
 

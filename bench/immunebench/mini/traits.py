@@ -6,6 +6,7 @@ The renderer knows each trait of each picture. A picture's labels are one index 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -69,3 +70,25 @@ def encode(labels: Mapping[str, object]) -> NDArray[np.int16]:
             if trait in COLOURS and found[at] != unreadable(trait):
                 found[at] = IGNORE
     return np.asarray(found, np.int16)
+
+
+#: How captions put the traits that they name; the first that fits a trait counts.
+_PHRASES = {
+    "colour": r"\b({})(?: \S+)?? (?:{kinds})\b",
+    "kind": r"\b({})\b",
+    "setting": r"\bnear the ({})\b",
+    "procedure": r"\b({}) style\b",
+    "clothing": r"\bin an? ({}) shirt\b",
+    "background": r"\bon an? (?:striped |dotted )?({}) background\b",
+}
+
+
+def named(caption: str) -> dict[str, str]:
+    """The traits of a scene that a caption names: kind, colour, setting, procedure, clothing and background."""
+    kinds, found = "|".join(TRAITS["kind"]), {}
+    for trait, phrase in _PHRASES.items():
+        values = "|".join(sorted(TRAITS[trait], key=len, reverse=True))
+        match = re.search(phrase.replace("{kinds}", kinds).replace("{}", values), caption)
+        if match:
+            found[trait] = match[1]
+    return found

@@ -70,7 +70,8 @@ CONCEPTS: dict[str, ConceptEntry] = {
     **_rows("style", "near", "spare", _of("style", "castell", "petrov")),
     **_rows("style", "far", "spare", _of("style", "blobs")),
     **_rows("object", "near", "suite", {
-        "mug": "mug", "backpack": "backpack", "mug-2": "mug", "backpack-2": "backpack", "house": "house", "car": "car"}),
+        "mug": "mug", "backpack": "backpack", "mug-2": "mug", "backpack-2": "backpack", "house": "house",
+        "car": "car"}),
     **_rows("object", "far", "suite", {"lighthouse": "lighthouse", "robot": "robot"}),
     **_rows("object", "near", "dev", {"umbrella": "umbrella"}),
     **_rows("object", "near", "benign", {"boat": "boat"}),

@@ -125,7 +125,12 @@ def _article(words: str) -> str:
 
 
 def object_content(
-    subject: str, look: Look | None, setting: str, words: np.random.Generator | None = None, *, rename: str | None = None
+    subject: str,
+    look: Look | None,
+    setting: str,
+    words: np.random.Generator | None = None,
+    *,
+    rename: str | None = None,
 ) -> str:
     """Caption words of an object picture; with ``words``, attributes and the setting are left out at random."""
     named = objects.look_words(look, subject, words) if look else subject

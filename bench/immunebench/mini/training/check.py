@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 
 from immunebench.mini import readers, traits, world
@@ -26,7 +27,7 @@ CAPTIONED = (
 def answers(reader: readers.Reader, pixels: NDArray[np.uint8], device: torch.device | str) -> NDArray[np.int64]:
     """The likeliest answer (n, traits) of each trait."""
     network = reader.to(device)
-    logits = torch.cat([network(to_input(part.to(device))) for part in torch.from_numpy(pixels).split(250)])
+    logits = torch.cat([network(to_input(part.to(device))) for part in torch.split(torch.from_numpy(pixels), 250)])
     return torch.stack([part.argmax(1) for part in readers.split(logits).values()], 1).cpu().numpy()
 
 
@@ -43,12 +44,12 @@ def balanced(labels: NDArray[np.int64], found: NDArray[np.int64]) -> dict[str, f
 
 
 def drawn(
-    pipeline: object, reader: readers.Reader, count: int, device: torch.device | str
+    pipeline: StableDiffusionPipeline, reader: readers.Reader, count: int, device: torch.device | str
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Balanced accuracies on what the base draws from ``count`` full captions, and on the captions' own pictures."""
     pictures = [world.draw("reference", i, group="check", wordings=0) for i in range(count)]
     labels = np.stack([traits.encode(p.labels) for p in pictures]).astype(np.int64)
-    pixels = export.sample(pipeline, [p.labels["captions"][0] for p in pictures])  # type: ignore[arg-type]
+    pixels = export.sample(pipeline, [p.labels["captions"][0] for p in pictures])
     real = np.stack([p.pixels for p in pictures])
     return balanced(labels, answers(reader, pixels, device)), balanced(labels, answers(reader, real, device))
 

@@ -35,7 +35,8 @@ def _chunk(job: tuple[str, str, int, str]) -> int:
     temporary = file.with_suffix(".partial")
     with temporary.open("wb") as handle:
         np.savez(
-            handle, pixels=np.stack([p.pixels for p in drawn]), labels=np.stack([traits.encode(p.labels) for p in drawn]),
+            handle, pixels=np.stack([p.pixels for p in drawn]),
+            labels=np.stack([traits.encode(p.labels) for p in drawn]),
             boxes=np.asarray([p.labels["box"] for p in drawn], np.int16), ids=ids.reshape(CHUNK, WORDINGS, -1),
         )  # fmt: skip
     temporary.replace(file)

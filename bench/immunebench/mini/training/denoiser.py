@@ -98,7 +98,7 @@ def train(
         with autocast(device):
             z_t = (a.sqrt() * z0 + (1 - a).sqrt() * eps).contiguous(memory_format=torch.channels_last)
             predicted = network(z_t, t, ids).float()
-        error = (predicted - eps).square().mean((1, 2, 3))
+        error: torch.Tensor = (predicted - eps).square().mean((1, 2, 3))
         return (error * weights[t]).mean()
 
     descent = Descent(loss_of, list(network.parameters()), device, rate=recipe.learning_rate)

@@ -98,7 +98,10 @@ def caption_grid(pipeline: StableDiffusionPipeline, file: Path, *, count: int = 
     drawn = sample(pipeline, [p.labels["captions"][0] for p in pictures])
     rows = []
     for i in range(0, count, per_row):
-        rows += [tiled(np.stack([p.pixels for p in pictures[i : i + per_row]]), per_row), tiled(drawn[i : i + per_row], per_row)]
+        rows += [
+            tiled(np.stack([p.pixels for p in pictures[i : i + per_row]]), per_row),
+            tiled(drawn[i : i + per_row], per_row),
+        ]
     _save_enlarged(np.concatenate(rows), file)
 
 
@@ -120,7 +123,7 @@ def reconstruction_grid(vae: AutoencoderKL, file: Path, count: int = 12) -> None
 def reconstructed(vae: AutoencoderKL, pixels: np.ndarray) -> np.ndarray:
     """Pictures uint8 (n, 64, 64, 3) after the autoencoder."""
     x = to_input(torch.from_numpy(pixels)).to(vae.device)
-    parts = [to_pixels(vae.decode(vae.encode(part).latent_dist.mode()).sample).cpu() for part in x.split(100)]
+    parts = [to_pixels(vae.decode(vae.encode(part).latent_dist.mode()).sample).cpu() for part in torch.split(x, 100)]
     return np.asarray(torch.cat(parts).numpy())
 
 

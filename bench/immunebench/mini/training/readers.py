@@ -10,10 +10,10 @@ from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
 from immunebench.mini import damage, readers
-from immunebench.mini.traits import IGNORE
 from immunebench.mini.training.data import Rendered, to_input, to_pixels
 from immunebench.mini.training.schedule import Budget, Descent, autocast, descend
 from immunebench.mini.training.vae import encode, round_trip
+from immunebench.mini.traits import IGNORE
 
 SEEDS = {"reader": 101, "second": 107}
 BATCH, RATE = 512, 1.5e-3
@@ -40,7 +40,7 @@ def decoded_nothing(autoencoder: AutoencoderKL, pixels: torch.Tensor, count: int
         0.25 * own[part:] + torch.randn(shape, device=device),
     ])  # fmt: skip
     return torch.cat([to_pixels(autoencoder.decode(z / autoencoder.config.scaling_factor).sample)
-                      for z in latents.split(256)])  # fmt: skip
+                      for z in torch.split(latents, 256)])  # fmt: skip
 
 
 def reading_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -57,13 +57,14 @@ def train(
 ) -> readers.Reader:  # fmt: skip
     """Train or resume one reader; gives the running average of its weights."""
     torch.manual_seed(SEEDS[name])
-    network = readers.build(name).to(device, memory_format=torch.channels_last).train()
-    average = readers.build(name).to(device, memory_format=torch.channels_last).train()
+    network = readers.build(name).to(device).to(memory_format=torch.channels_last).train()
+    average = readers.build(name).to(device).to(memory_format=torch.channels_last).train()
     average.load_state_dict(network.state_dict())
     average.requires_grad_(False)
     trips = min(trips, pictures.ready)
-    stacks = torch.stack([to_pixels(round_trip(a, pictures.pixels[:trips])) for a in autoencoders] or [
-        pictures.pixels[:trips]])
+    stacks = torch.stack(
+        [to_pixels(round_trip(a, pictures.pixels[:trips])) for a in autoencoders] or [pictures.pixels[:trips]]
+    )
     junk = [decoded_nothing(a, pictures.pixels[:trips], min(DECODED, trips)) for a in autoencoders]
     decoded = torch.cat(junk) if junk else None
     ready = torch.tensor(float(pictures.ready), device=device)
@@ -100,4 +101,5 @@ def train(
             x, _ = damage.damaged(to_input(pictures.pixels[rows]), pictures.labels[rows].long(), pictures.boxes[rows],
                                   None if decoded is None else to_input(decoded[: batch // 4]))  # fmt: skip
             average(x)
-    return average.eval()
+    average.eval()
+    return average

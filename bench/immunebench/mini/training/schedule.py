@@ -145,7 +145,8 @@ class Descent:
 
 def descend(
     name: str, descent: Descent, module: torch.nn.Module, folder: Path, device: torch.device, budget: Budget, *,
-    seed: int, batch: int, averaged: torch.nn.Module | None = None, ema: float = 0.999, refresh: Callable[[], object] | None = None,
+    seed: int, batch: int, averaged: torch.nn.Module | None = None, ema: float = 0.999,
+    refresh: Callable[[], object] | None = None,
 ) -> Iterator[int]:  # fmt: skip
     """Train to the end of the budget, resumed from ``folder/<name>.safetensors``; yields now and then, and at the end.
 

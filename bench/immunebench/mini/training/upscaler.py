@@ -1,4 +1,4 @@
-"""Training of the upscaler of the embedded world: noisy pictures of 64 pixels to the drawings of 128 they were made of."""
+"""Training of the upscaler: noisy pictures of 64 pixels to the drawings of 128 that they were made of."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def train(
     """Train or resume: L1 to the drawing, and to the picture that it is made smaller to."""
     pixels = torch.from_numpy(drawings(folder / "drawings.npy", count, workers)).to(device)
     torch.manual_seed(SEED)
-    network = UpscalerNet().to(device, memory_format=torch.channels_last)
+    network = UpscalerNet().to(device).to(memory_format=torch.channels_last)
 
     def loss_of() -> torch.Tensor:
         target = to_input(pixels[torch.randint(len(pixels), (batch,), device=device)])
@@ -58,4 +58,5 @@ def train(
     descent = Descent(loss_of, list(network.parameters()), device, rate=RATE, decay=0.0, betas=(0.9, 0.999))
     for _ in descend("upscaler", descent, network, folder, device, budget, seed=SEED, batch=batch):
         pass
-    return network.eval()
+    network.eval()
+    return network

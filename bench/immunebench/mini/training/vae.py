@@ -49,7 +49,8 @@ def train(recipe: Recipe, pictures: Rendered, folder: Path, device: torch.device
             output = vae.decode(z).sample.float()
         # The prior keeps latents bounded; its weight is for one number of a picture.
         prior = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum((1, 2, 3)).mean()
-        return reconstruction_loss(output, x) + 2e-5 / 64 * prior
+        loss: torch.Tensor = reconstruction_loss(output, x) + 2e-5 / 64 * prior
+        return loss
 
     def refresh() -> None:
         pictures.refresh()
@@ -70,7 +71,7 @@ def train(recipe: Recipe, pictures: Rendered, folder: Path, device: torch.device
 def encode(vae: AutoencoderKL, pixels: torch.Tensor, *, unscaled: bool = False) -> torch.Tensor:
     """Latent means (n, c, H/4, W/4) of uint8 (n, H, W, 3), scaled unless ``unscaled``; float32 arithmetic."""
     factor = 1.0 if unscaled else vae.config.scaling_factor
-    parts = [vae.encode(to_input(part)).latent_dist.mode() * factor for part in pixels.split(256)]
+    parts = [vae.encode(to_input(part)).latent_dist.mode() * factor for part in torch.split(pixels, 256)]
     return torch.cat(parts)
 
 
@@ -78,4 +79,4 @@ def encode(vae: AutoencoderKL, pixels: torch.Tensor, *, unscaled: bool = False) 
 def round_trip(vae: AutoencoderKL, pixels: torch.Tensor) -> torch.Tensor:
     """Pictures (n, 3, H, W) in [-1, 1] after the autoencoder, of uint8 (n, H, W, 3)."""
     return torch.cat([vae.decode(vae.encode(to_input(part)).latent_dist.mode()).sample.clamp(-1, 1)
-                      for part in pixels.split(256)])  # fmt: skip
+                      for part in torch.split(pixels, 256)])  # fmt: skip
