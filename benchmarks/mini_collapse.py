@@ -20,8 +20,9 @@ from tabulate import tabulate
 from immunebench.diffusion import LatentDiffusion
 from immunebench.entry import default_catalog
 from immunebench.metrics.collapse import NOTHING, collapse
-from immunebench.mini import judges, world
-from immunebench.mini.judge_augment import NOTHING_KINDS, one_of_nothing
+from immunebench.mini import damage, judges, world
+from immunebench.mini.training.data import to_input, to_pixels
+from immunebench.mini.training.readers import decoded_nothing
 from immunebench.mini.vocabulary import CONCEPTS
 from immunebench.runtime import derive_seed
 from immunebench.types import Numerics, Weights
@@ -48,15 +49,16 @@ def concepts(part: Part, count: int) -> Iterator[Named]:
 
 
 def nothing(model: LatentDiffusion, part: Part, real: Bytes, count: int) -> Iterator[Named]:
-    """Pictures of nothing of every kind that the judges were trained with."""
+    """Pictures of nothing of the kinds that the readers were trained with, and the base's of latents that mean nothing."""
     import torch
 
-    rng = np.random.default_rng(derive_seed("nothing", part))
-    noise = torch.from_numpy(rng.standard_normal((count, 4, 16, 16), dtype=np.float32))
-    decoded = model.decode(noise)
-    for kind in NOTHING_KINDS:
-        made = [one_of_nothing(kind, real[int(rng.integers(len(real)))], decoded[i], rng) for i in range(count)]
-        yield f"nothing, {kind}", np.stack(made)
+    # All of it draws from torch's own generator, as the trainings do.
+    torch.manual_seed(derive_seed("nothing", part) % 2**31)
+    shown, cpu = to_input(torch.from_numpy(real)), torch.device("cpu")
+    yield "nothing, all kinds", to_pixels(damage.nothing(4 * count, shown, None, cpu)).numpy()
+    for cells in (4, 8, 16):
+        yield f"nothing, blotches of {64 // cells} pixels", to_pixels(damage.clouds(count, cells, cpu)).numpy()
+    yield "nothing, decoded latents", decoded_nothing(model.vae, torch.from_numpy(real), -(-count // 4) * 4).numpy()
 
 
 def unknown_nothing(count: int) -> Iterator[Named]:
