@@ -49,7 +49,7 @@ def concepts(part: Part, count: int) -> Iterator[Named]:
 
 
 def nothing(model: LatentDiffusion, part: Part, real: Bytes, count: int) -> Iterator[Named]:
-    """Pictures of nothing of the kinds that the readers were trained with, and the base's of latents that mean nothing."""
+    """Pictures of nothing as the readers met them, and what the base decodes of latents that mean nothing."""
     import torch
 
     # All of it draws from torch's own generator, as the trainings do.

@@ -104,7 +104,7 @@ def linear_code(learned: Bytes, pixels: Bytes, numbers: int) -> Floats:
     axes = np.linalg.eigh(np.cov(known - mean, rowvar=False))[1][:, ::-1][:, :numbers]
     back = (patches(pixels) - mean) @ axes @ axes.T + mean
     whole = back.reshape(len(pixels), side, side, PATCH, PATCH, 3).transpose(0, 1, 3, 2, 4, 5)
-    return np.clip(whole.reshape(pixels.shape), 0, 255)
+    return np.asarray(np.clip(whole.reshape(pixels.shape), 0, 255))
 
 
 def autoencoder(options: argparse.Namespace) -> Part:

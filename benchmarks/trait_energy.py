@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ Pair = tuple[Bytes, Bytes]
 #: Draws the two pictures of one pair.
 Draw = Callable[[np.random.Generator], Pair]
 
+T = TypeVar("T", Identity, View, Look, Hand)
 PLAIN = Hand("plain")
 PATCH = 4
 CODES = (4, 8, 12)
@@ -61,6 +62,12 @@ def principal_axes(pictures: Bytes) -> tuple[Doubles, Doubles]:
     return mean, axes[:, ::-1]
 
 
+def changed(drawn: T, trait: str, value: object) -> T:
+    """The same person, view, look or hand with another value of one trait."""
+    values: dict[str, Any] = {trait: value}
+    return replace(drawn, **values)
+
+
 def other(rng: np.random.Generator, values: Sequence[str], own: str) -> str:
     """One of the values that is not one's own."""
     return str(rng.choice([value for value in values if value != own]))
@@ -86,15 +93,15 @@ def person(trait: str) -> Draw:
     def pair(rng: np.random.Generator) -> Pair:
         who, view = Identity.random(rng, unseen=0.1), View.random(rng)
         if trait in portraits.TRAITS:
-            changed_person = replace(who, **{trait: other(rng, portraits.TRAITS[trait], getattr(who, trait))})
+            changed_person = changed(who, trait, other(rng, portraits.TRAITS[trait], getattr(who, trait)))
             return _portraits(rng, (who, changed_person), (view, view))
         if trait == "pose":
             turned = View.random(rng)
-            changed = replace(view, **{name: getattr(turned, name) for name in _POSE})
+            seen = replace(view, **{name: getattr(turned, name) for name in _POSE})
         else:
             values = {"clothing": portraits.CLOTHING_COLOURS, "background": portraits.BACKGROUND_COLOURS}[trait]
-            changed = replace(view, **{trait: other(rng, list(values), getattr(view, trait))})
-        return _portraits(rng, (who, who), (view, changed))
+            seen = changed(view, trait, other(rng, list(values), getattr(view, trait)))
+        return _portraits(rng, (who, who), (view, seen))
 
     return pair
 
@@ -113,9 +120,9 @@ def changed_look(rng: np.random.Generator, look: Look, trait: str) -> Look:
         return replace(look, shape=0.75 * (objects.SHAPES.index(word) - 1))
     if trait in ("colour", "accent"):
         against = look.accent if trait == "colour" else look.colour
-        return replace(look, **{trait: other(rng, sorted(objects.contrasting(against)), getattr(look, trait))})
+        return changed(look, trait, other(rng, sorted(objects.contrasting(against)), getattr(look, trait)))
     values = {"pattern": objects.PATTERNS, "marking": objects.MARKINGS}[trait]
-    return replace(look, **{trait: other(rng, values, getattr(look, trait))})
+    return changed(look, trait, other(rng, values, getattr(look, trait)))
 
 
 def thing(trait: str) -> Draw:
@@ -146,7 +153,7 @@ def hand(trait: str, procedure: str = "") -> Draw:
         if procedure:
             first, second = replace(first, palette="natural"), PLAIN
         else:
-            second = replace(first, **{trait: other(rng, styles.HAND[trait], getattr(first, trait))})
+            second = changed(first, trait, other(rng, styles.HAND[trait], getattr(first, trait)))
         again = _seeds(rng)
         name, look = str(rng.choice(world.OBJECT_NAMES)), objects.random_look(rng)
         rgb, parts, _ = world.object_scene(name, look, next(again))
