@@ -104,7 +104,7 @@ def autoencoder(options: argparse.Namespace) -> None:
     trained = trained.to(memory_format=torch.contiguous_format)
     trained.save_pretrained(folder / "vae.partial")
     (folder / "vae.partial").replace(folder / "vae")
-    export.reconstruction_grid(trained, folder / "reconstructions.png")
+    export.reconstruction_grid(trained, folder / "reconstructions.webp")
     print(f"vae {folder.name}: {export.psnr(trained, 400):.2f} dB on unseen pictures", flush=True)
 
 

@@ -1,6 +1,7 @@
 """The upscaler of the embedded world: a small network that undoes noise and the world's own reduction by two.
 
-Public: attackers clean pictures with it, and no judge was trained with it. See :mod:`immunebench.mini.train_upscaler`.
+Public: attackers clean pictures with it, and no judge was trained with it. See
+:mod:`immunebench.mini.training.upscaler`.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=600)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--sheets", action="store_true", help="draw captions.png beside each pipeline")
+    parser.add_argument("--sheets", action="store_true", help="draw captions.webp beside each pipeline")
     options = parser.parse_args()
     reader = readers.load(options.reader, options.judges)
     columns: dict[str, dict[str, float]] = {}
@@ -82,7 +82,7 @@ def main() -> None:
         name = f"{folder.parent.name}/{folder.name}"[-13:]
         columns[name], columns["rendered"] = drawn(pipeline, reader, options.count, options.device)
         if options.sheets:
-            export.caption_grid(pipeline, folder.parent / "captions.png")
+            export.caption_grid(pipeline, folder.parent / "captions.webp")
     columns["rendered"] = columns.pop("rendered")
     print(table(columns), flush=True)
     if options.json:

@@ -86,10 +86,10 @@ def sample(
 
 
 def sample_grid(pipeline: StableDiffusionPipeline, file: Path, *, per_row: int = 10) -> None:
-    """Draw known objects and a portrait in a row of styles, one seed a picture, into one PNG."""
+    """Draw known objects and a portrait in a row of styles, one seed a picture, into one file."""
     names = (*world.OBJECT_NAMES[: per_row - 1], "portrait of a person")
     prompts = [f"a {name} in {style} style" for style in world.STYLE_NAMES for name in names]
-    _save_enlarged(tiled(sample(pipeline, prompts), per_row), file)
+    _save(tiled(sample(pipeline, prompts), per_row), file)
 
 
 def caption_grid(pipeline: StableDiffusionPipeline, file: Path, *, count: int = 48, per_row: int = 12) -> None:
@@ -102,7 +102,7 @@ def caption_grid(pipeline: StableDiffusionPipeline, file: Path, *, count: int = 
             tiled(np.stack([p.pixels for p in pictures[i : i + per_row]]), per_row),
             tiled(drawn[i : i + per_row], per_row),
         ]
-    _save_enlarged(np.concatenate(rows), file)
+    _save(np.concatenate(rows), file)
 
 
 def tiled(pixels: np.ndarray, per_row: int) -> np.ndarray:
@@ -116,7 +116,7 @@ def reconstruction_grid(vae: AutoencoderKL, file: Path, count: int = 12) -> None
     pixels = np.stack([p.pixels for p in world.stream("reference", 2 * count, group="reconstruction")])
     back = reconstructed(vae, pixels)
     rows = [tiled(stack[i : i + count], count) for i in (0, count) for stack in (pixels, back)]
-    _save_enlarged(np.concatenate(rows), file)
+    _save(np.concatenate(rows), file)
 
 
 @torch.no_grad()
@@ -134,10 +134,9 @@ def psnr(vae: AutoencoderKL, count: int) -> float:
     return float((10 * np.log10(255**2 / np.maximum(error, 1e-9))).mean())
 
 
-def _save_enlarged(tile: np.ndarray, file: Path) -> None:
-    Image.fromarray(tile).resize((tile.shape[1] * 2, tile.shape[0] * 2), Image.Resampling.NEAREST).save(
-        file, optimize=True
-    )
+def _save(tile: np.ndarray, file: Path) -> None:
+    """WebP at native size: pages enlarge it."""
+    Image.fromarray(tile).save(file, quality=88)
 
 
 def publish(work: Path, target: Path) -> None:
@@ -150,9 +149,9 @@ def publish(work: Path, target: Path) -> None:
     for file in target.rglob("*.safetensors"):
         file.chmod(0o644)
     pipeline = open_pipeline(target)
-    sample_grid(pipeline, target / "samples.png")
-    caption_grid(pipeline, target / "captions.png")
-    reconstruction_grid(pipeline.vae, target / "reconstructions.png")
+    sample_grid(pipeline, target / "samples.webp")
+    caption_grid(pipeline, target / "captions.webp")
+    reconstruction_grid(pipeline.vae, target / "reconstructions.webp")
     curves = {"autoencoder": work / "vae-loss.jsonl", "denoiser": work / "denoiser-loss.jsonl"}
     loss_curves({title: file for title, file in curves.items() if file.exists()}, target / "loss.png")
 
