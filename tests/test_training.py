@@ -419,7 +419,7 @@ def test_a_base_goes_from_rendered_pictures_to_its_place(
     base = out / "mini-b"
     note = json.loads((base / "run.json").read_text())
     assert (note["base"], note["denoiser_steps_done"], note["pictures_seen"]) == ("mini-b", 2, 8)
-    assert sorted(drawn) == ["captions.png", "reconstructions.png", "reconstructions.png", "samples.png"]
+    assert sorted(drawn) == ["captions.webp", "reconstructions.webp", "reconstructions.webp", "samples.webp"]
     listed = (out / "SHA256SUMS").read_text()
     assert "mini-b/unet/diffusion_pytorch_model.safetensors" in listed
     loaded = StableDiffusionPipeline.from_pretrained(base)
