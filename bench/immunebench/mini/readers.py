@@ -117,7 +117,7 @@ class Reader(nn.Module):
 
 def split(logits: Tensor) -> dict[str, Tensor]:
     """Logits (n, answers) of each trait by name."""
-    return dict(zip(TRAITS, logits.split(ANSWERS, dim=1), strict=True))
+    return dict(zip(TRAITS, torch.split(logits, list(ANSWERS), dim=1), strict=True))
 
 
 def build(name: str) -> Reader:

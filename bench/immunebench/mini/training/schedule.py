@@ -75,7 +75,7 @@ class Stepper:
             self._capture()
 
     def _capture(self) -> None:
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):
@@ -165,7 +165,9 @@ def descend(
     run = Stepper(descent, device)
     if run.captured:
         print(f"{name}: {run.captured}", flush=True)
-    pairs = [] if averaged is None else [list(averaged.parameters()), list(module.parameters())]
+    pairs: list[list[torch.Tensor]] = []
+    if averaged is not None:
+        pairs = [list(averaged.parameters()), list(module.parameters())]
     with Progress(name, budget.steps, done=step) as progress:
         while (done := budget.done(step)) < 1:
             descent.set_rate(stable_then_decay(done) * min(1.0, (step - first + 1) / 100))
