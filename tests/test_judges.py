@@ -14,7 +14,13 @@ from torch import nn
 from immunebench.errors import UsageError
 from immunebench.metrics.collapse import collapse
 from immunebench.metrics.perceptual import perceptual
-from immunebench.metrics.similarity import nearest_training, prompt_accuracy, trait_agreement, unreadable
+from immunebench.metrics.similarity import (
+    caption_accuracy,
+    nearest_training,
+    prompt_accuracy,
+    trait_agreement,
+    unreadable,
+)
 from immunebench.mini import damage, judges, objects, readers, styles, traits, world
 from immunebench.mini.judges import OBJECTS, STYLES, MiniJudge
 from immunebench.mini.styles import Hand
@@ -347,14 +353,35 @@ def test_the_object_of_a_prompt_is_seen_in_a_held_out_hand(judge: MiniJudge) -> 
     assert prompt_accuracy(judge, np.stack(drawn), own, prompts).mean() >= 0.85
 
 
-def test_the_embedding_tells_captions_apart(judge: MiniJudge) -> None:
+def test_a_caption_names_what_its_picture_shows_and_nothing_else() -> None:
+    asked = {
+        "thing": ("kind", "colour", "setting", "procedure"),
+        "person": ("kind", "clothing", "background", "procedure"),
+    }
+    for index in range(60):
+        full = world.draw("unseen", index, group="named", wordings=0)
+        whole = asked["person" if full.labels["kind"] == "person" else "thing"]
+        assert traits.named(full.labels["captions"][0]) == {trait: full.labels[trait] for trait in whole}
+        for caption in world.draw("unseen", index, group="named", wordings=6).labels["captions"]:
+            assert all(full.labels[trait] == value for trait, value in traits.named(caption).items()), caption
+
+
+def test_captions_fit_their_own_pictures_best(judge: MiniJudge) -> None:
     """Full captions of twelve pictures: a guess would be right once."""
     drawn = [world.draw("unseen", i, group="captions test", wordings=0) for i in range(12)]
     texts = [p.labels["captions"][0] for p in drawn]
     pixels = np.stack([p.pixels for p in drawn])
+    assert caption_accuracy(judge, pixels, texts, texts).mean() >= 0.9
+    for unit in (judge.embed_images(pixels), judge.embed_texts(texts)):
+        np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, atol=1e-5)
     likeness = judge.embed_images(pixels) @ judge.embed_texts(texts).T
-    np.testing.assert_allclose(np.linalg.norm(judge.embed_images(pixels), axis=1), 1, atol=1e-5)
-    assert (likeness.argmax(1) == np.arange(12)).mean() >= 0.6
+    assert (likeness.argmax(1) == np.arange(12)).mean() >= 0.9
+
+
+def test_a_caption_that_names_nothing_fits_no_picture(judge: MiniJudge) -> None:
+    fish = world.concept_pictures("known/fish", "reference", 4)[0]
+    scores = judge.caption_scores(fish, ["what one likes to see", "a fish", "a house"])
+    assert (scores.argmax(1) == 1).all() and scores[:, 0] == pytest.approx(np.log(1e-4))
 
 
 def test_a_concept_is_nearer_to_itself_than_to_others_in_the_embedding_too(judge: MiniJudge) -> None:

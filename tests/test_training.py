@@ -18,8 +18,8 @@ from transformers import CLIPTokenizer
 
 from immunebench.mini import readers as networks
 from immunebench.mini import train, traits, world
-from immunebench.mini.judges import NOTHING, ClipJudge, load_public
-from immunebench.mini.training import captions, data, denoiser, export, readers, schedule, upscaler, vae
+from immunebench.mini.judges import load_public
+from immunebench.mini.training import data, denoiser, export, public, readers, schedule, upscaler, vae
 from immunebench.mini.training.log import Curve
 from immunebench.mini.training.recipe import RECIPES
 from immunebench.mini.training.schedule import Budget, Descent, Stepper, descend
@@ -344,31 +344,14 @@ def test_decoded_nothing_is_as_many_pictures_as_asked_for(work: Path, autoencode
     assert found.shape == (8, 64, 64, 3) and found.dtype == torch.uint8
 
 
-def test_contrastive_loss_of_a_sure_match_is_small_and_of_a_swap_large() -> None:
-    eye, scale = torch.eye(4), torch.tensor(20.0)
-    same = torch.eye(4, dtype=torch.bool)
-    assert captions.contrastive(eye, eye, same, scale).item() < 1e-3
-    assert captions.contrastive(eye, eye.roll(1, 0), same, scale).item() == pytest.approx(20.0, abs=1e-3)
-    # Two pictures of one caption: either is right, so that a sure match costs the logarithm of two.
-    twins = torch.tensor([[1.0, 0, 0], [1.0, 0, 0], [0, 1.0, 0]])
-    alike = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=torch.bool)
-    assert captions.contrastive(twins, twins, alike, scale).item() == pytest.approx(2 / 3 * np.log(2), rel=1e-3)
-
-
-def test_the_judge_of_captions_and_the_public_classifier_are_trained(
-    work: Path, tokenizer: CLIPTokenizer, tmp_path: Path
-) -> None:
+def test_the_public_classifier_is_trained_written_and_loaded(work: Path, tmp_path: Path) -> None:
     pictures = rendered(work)
-    clip = captions.train_clip(pictures, tokenizer, tmp_path, CPU, Budget(2, None), batch=BATCH)
-    assert isinstance(clip, ClipJudge) and not clip.training
-    ids = torch.from_numpy(data.token_ids(tokenizer, ["a mug", NOTHING])).long()
-    with torch.inference_mode():
-        assert clip(data.to_input(pictures.pixels[:2])).shape == clip.text(ids).shape == (2, 128)
-    public = captions.train_public(pictures, tmp_path, CPU, Budget(2, None), batch=BATCH)
-    export.save_half(public, tmp_path / "public.safetensors")
+    trained = public.train(pictures, tmp_path, CPU, Budget(2, None), batch=BATCH)
+    assert not trained.training
+    export.save_half(trained, tmp_path / "public.safetensors")
     loaded, x = load_public(tmp_path), data.to_input(pictures.pixels[:2])
     with torch.inference_mode():
-        for mine, theirs in zip(loaded(x), public(x), strict=True):
+        for mine, theirs in zip(loaded(x), trained(x), strict=True):
             assert torch.allclose(mine, theirs, atol=0.02)
 
 
