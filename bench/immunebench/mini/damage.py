@@ -69,12 +69,16 @@ def jpeg(x: Tensor, step: float) -> Tensor:
 
 def clouds(count: int, cells: int, device: torch.device) -> Tensor:
     """Smooth blotches of random colours (count, 3, 64, 64)."""
+    if count == 0:
+        return torch.empty(0, 3, 64, 64, device=device)
     seeds = torch.randn(count, 3, cells, cells, device=device) * 0.7 + torch.randn(count, 3, 1, 1, device=device) * 0.4
     return F.interpolate(seeds, 64, mode="bicubic").clamp(-1, 1)
 
 
 def nothing(count: int, real: Tensor, decoded: Tensor | None, device: torch.device) -> Tensor:
     """Pictures that show nothing: flat, noise, gradients, blotches, bars, shuffled pictures, decoded random latents."""
+    if count == 0:
+        return torch.empty(0, 3, 64, 64, device=device)
     y, x = torch.meshgrid(
         torch.linspace(-1, 1, 64, device=device), torch.linspace(-1, 1, 64, device=device), indexing="ij"
     )

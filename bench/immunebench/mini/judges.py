@@ -31,7 +31,8 @@ NOTHING = "nothing"
 #: What pictures show and how they are painted, as heads name it.
 OBJECTS = (*TRAITS["kind"], NOTHING)
 STYLES = (*TRAITS["procedure"], NOTHING)
-#: Near misses by which the chance of a stranger's trait is known.
+#: Near misses by which the chance of a stranger's trait is known: the very pictures of a task's anchor, so that what
+#: cannot be read at all lies at 0.
 STRANGERS = 64
 _BATCH = 64
 
@@ -143,7 +144,7 @@ class MiniJudge:
 
     def _chances(self, concept: str) -> dict[str, float]:
         """Mean probability of each of a concept's traits in near misses: what a stranger has by chance."""
-        pixels, _ = world.concept_pictures(f"{world.NEAR}{concept}", "unseen", STRANGERS)
+        pixels, _ = world.concept_pictures(f"{world.NEAR}{concept}", "reference", STRANGERS)
         read = self.read(pixels)
         return {trait: float(read[trait][:, TRAITS[trait].index(value)].mean())
                 for trait, value in world.concept_traits(concept).items()}  # fmt: skip

@@ -141,7 +141,7 @@ def _save(tile: np.ndarray, file: Path) -> None:
 
 def publish(work: Path, target: Path) -> None:
     """Copy a finished pipeline into its place, draw its sheets and its curves."""
-    for part in ("vae", "unet", "text_encoder", "scheduler"):
+    for part in ("vae", "unet", "text_encoder", "scheduler", "tokenizer"):
         shutil.rmtree(target / part, ignore_errors=True)
         shutil.copytree(work / "pipeline" / part, target / part)
     shutil.copy(work / "pipeline" / "model_index.json", target)

@@ -54,7 +54,7 @@ class Curve:
     """A loss curve that survives restarts: JSON lines of ``{"step", "loss", ...}``."""
 
     def __init__(self, file: Path, first: int) -> None:
-        kept = [row for row in _rows(file) if row["step"] < first]
+        kept = [row for row in _rows(file) if row["step"] <= first]
         file.write_text("".join(json.dumps(row) + "\n" for row in kept))
         self.file = file
 

@@ -186,6 +186,7 @@ def descend(
                 _save(checkpoint, step, module, averaged)
                 saved = time.monotonic()
                 yield step
+        progress.advance(step - progress.done)
     _save(checkpoint, step, module, averaged)
     yield step
 
