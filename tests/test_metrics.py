@@ -92,7 +92,7 @@ def test_a_reference_without_faces_is_refused() -> None:
 def test_caption_accuracy_counts_pictures_whose_own_caption_is_nearest() -> None:
     made = flat(RED, GREEN, BLUE, captions=["red", "blue", "blue"])
     found = score(["caption_accuracy"], MeanColour(), made, captions=["red", "green", "blue"])
-    assert found["caption_accuracy@1"] == [1.0, 0.0, 1.0]
+    assert found["caption_accuracy@2"] == [1.0, 0.0, 1.0]
 
 
 def test_caption_accuracy_refuses_a_caption_that_is_no_candidate() -> None:

@@ -72,12 +72,11 @@ def drawn() -> tuple[list[world.Picture], np.ndarray]:
     return asked, export.sample(pipeline, [picture.labels["captions"][0] for picture in asked], batch=12)
 
 
-@pytest.mark.parametrize("name", ["reader", "second"])
-def test_the_base_draws_what_its_captions_say(drawn: tuple[list[world.Picture], np.ndarray], name: str) -> None:
+def test_the_base_draws_what_its_captions_say(drawn: tuple[list[world.Picture], np.ndarray]) -> None:
     """Of a base that draws nothing in particular a kind would be right once in seventeen, most traits once in six."""
     asked, pixels = drawn
     labels = np.stack([traits.encode(picture.labels) for picture in asked]).astype(int)
-    found = check.answers(readers.load(name, WEIGHTS / "judges"), pixels, "cpu")
+    found = check.answers(readers.load("reader", WEIGHTS / "judges"), pixels, "cpu")
     captioned = [i for i, trait in enumerate(traits.TRAITS) if trait in check.CAPTIONED]
     has = (labels != traits.IGNORE) & (labels < [len(values) for values in traits.TRAITS.values()])
     right = {list(traits.TRAITS)[i]: float((found[:, i] == labels[:, i])[has[:, i]].mean()) for i in captioned}

@@ -216,7 +216,7 @@ class Builder(Specs):
         compared = {"reference": reference}
         noise: list[str | int] = [f"benign/{benign.concept}", seed]
         answers = self.judged(task, ["caption_accuracy", *self.further([])], unrelated)
-        likeness = self.judged(task, [self.target(task, benign.family)], concept=benign.concept)
+        likeness = self.judged(task, [self.target(task, benign.family, benign.source)], concept=benign.concept)
 
         def drawn(model: Model) -> str:
             return self.generate(task, unrelated, model, ["unrelated", seed], per_prompt=self.suite.unrelated_pictures)
@@ -237,7 +237,7 @@ class Builder(Specs):
             s=alike(after[0]),
             floor=alike(self.generate(task, prompts, start, noise)),
             ceiling=alike(after[1]),
-            metric=self.named_metric(task, benign.family),
+            metric=self.named_metric(task, benign.family, benign.source),
             integrity={
                 when: self.add("score", self.judged(task, self.suite.integrity), {"generated": own, "reference": of})
                 for when, (own, of) in {"before": before, "after_benign": after}.items()

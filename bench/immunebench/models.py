@@ -63,7 +63,7 @@ class JudgeSpec(Model):
 
     It reads ``files`` beside ``models.toml``, fetched ``weights``, or both. It can tell apart the prompts of the
     families in ``reads_prompts``, and the captions of ``genres``. In families of ``reads_traits`` likeness is read off
-    the traits of a concept, elsewhere it is measured in an embedding.
+    the traits of concepts out of the source ``traits_of``, elsewhere it is measured in an embedding.
     """
 
     loader: Loader
@@ -72,6 +72,7 @@ class JudgeSpec(Model):
     version: Annotated[int, Field(ge=1)] = 1
     reads_prompts: tuple[Family, ...] = ("style", "object", "identity", "relearn")
     reads_traits: tuple[Family, ...] = ()
+    traits_of: Id | None = None
     genres: tuple[Text, ...] = ()
 
     @model_validator(mode="after")

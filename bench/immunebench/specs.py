@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from immunebench import artefact
-from immunebench.board.rules import BESIDE_FAMILY, target_metric
+from immunebench.board.rules import BESIDE_FAMILY, TRAIT_METRIC, target_metric
 from immunebench.entry import Catalog, Entry, sha256
 from immunebench.errors import UsageError
 from immunebench.graph import StageSpec
@@ -274,7 +274,7 @@ class Specs:
     def score(self, task: Task, generated: str, compared: Mapping[str, str]) -> str:
         """Add the family's target metric and those of the suite's further ones that have what they need."""
         contents = self.contents(task)
-        has = ["concept", "concept_id", *compared, *(["contents"] if contents else [])]
+        has = ["concept", *self.traits(task), *compared, *(["contents"] if contents else [])]
         metrics = dict.fromkeys([self.target(task), *self.further(has)])
         key = self.judged(task, metrics, concept=task.concept.name, contents=contents)
         # What no metric reads must not part stages that give the same numbers.
@@ -283,7 +283,7 @@ class Specs:
 
     def unseen(self, task: Task, published: str) -> str | None:
         """Add the further metrics of real pictures that the attacker never saw: what its own are held against."""
-        metrics = self.further(["concept", "concept_id", "training"])
+        metrics = self.further(["concept", *self.traits(task), "training"])
         if not metrics:
             return None
         real = self.pictures(task, task.concept.name, "extra", task.pictures.extra)
@@ -319,7 +319,7 @@ class Specs:
         """
         judge = self.catalog.models.judges[self.catalog.models.bases[task.base].judge]
         has = {"judge", "pixels", "own", "reference", "others", *(["genres"] if judge.genres else [])}
-        has |= {"concept_id"} if task.family in judge.reads_traits else set()
+        has |= set(self.traits(task))
         own = [m for m in self.suite.beside if BESIDE_FAMILY.get(m, task.family) == task.family]
         metrics = [metric for metric in own if has >= set(_metric(metric, self.file).needs)]
         if not metrics:
@@ -348,14 +348,19 @@ class Specs:
         key = self.judged(task, [self.target(task)], concept=task.concept.name)
         return self.add("anchor", key, inputs)
 
-    def target(self, task: Task, family: str | None = None) -> str:
-        """Return the metric that a task's likeness, or that of another family on its base, is measured by."""
-        judge = self.catalog.models.judges[self.catalog.models.bases[task.base].judge]
-        return target_metric(family or task.family, judge.reads_traits)
+    def traits(self, task: Task) -> tuple[str, ...]:
+        """Return what a metric that reads traits needs, where the judge knows those of the task's concept."""
+        return ("concept_id",) if self.target(task) == TRAIT_METRIC else ()
 
-    def named_metric(self, task: Task, family: str | None = None) -> str:
-        """Return a task's target metric, or that of another family on its base, as records name it."""
-        metric = self.target(task, family)
+    def target(self, task: Task, family: str | None = None, source: str | None = None) -> str:
+        """Return the metric of a task's likeness, or of that of a concept of another family or source on its base."""
+        judge = self.catalog.models.judges[self.catalog.models.bases[task.base].judge]
+        known = (source or task.concept.source) == judge.traits_of
+        return target_metric(family or task.family, judge.reads_traits if known else ())
+
+    def named_metric(self, task: Task, family: str | None = None, source: str | None = None) -> str:
+        """Return the same with its version, as records name it."""
+        metric = self.target(task, family, source)
         return f"{metric}@{_metric(metric, self.file).version}"
 
     def code(self, entry: Entry, base: str) -> Values:
