@@ -53,8 +53,9 @@ PY
 echo "$best" >"$work/best"
 for c in $candidates; do
 	process=denoiser_$c
-	[ "$c" = "$best" ] || { touch "$work/chosen-denoiser"; pkill -P "${!process}"; }
+	[ "$c" = "$best" ] || { touch "$work/chosen-denoiser"; pkill -P "${!process}"; wait "${!process}"; }
 done
+rm -f "$work/chosen-denoiser" # mini-b's may be tried twice again
 
 part second second "${seen[@]}" --seconds "$(scaled 70)" --least 8000
 part denoiser-b denoiser --base mini-b --seconds "$(scaled 50)" --least 3000

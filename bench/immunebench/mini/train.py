@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shutil
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -103,6 +104,7 @@ def autoencoder(options: argparse.Namespace) -> None:
     trained = vae.train(recipe, pictures, folder, device, Budget(recipe.vae_steps, options.seconds))
     trained = trained.to(memory_format=torch.contiguous_format)
     trained.save_pretrained(folder / "vae.partial")
+    shutil.rmtree(folder / "vae", ignore_errors=True)  # of an earlier call, which this one prolonged
     (folder / "vae.partial").replace(folder / "vae")
     export.reconstruction_grid(trained, folder / "reconstructions.webp")
     print(f"vae {folder.name}: {export.psnr(trained, 400):.2f} dB on unseen pictures", flush=True)

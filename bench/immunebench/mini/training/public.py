@@ -17,13 +17,13 @@ SEED = 109
 _KIND, _PROCEDURE = list(TRAITS).index("kind"), list(TRAITS).index("procedure")
 
 
-def _batch(pictures: Rendered, ready: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mildly changed and damaged pictures, their labels and their rows."""
+def _batch(pictures: Rendered, ready: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mildly changed and damaged pictures, and their labels."""
     rows = (torch.rand(count, device=ready.device) * ready).long()
     x, labels = damage.damaged(
         to_input(pictures.pixels[rows]), pictures.labels[rows].long(), pictures.boxes[rows], None
     )
-    return x.contiguous(memory_format=torch.channels_last), labels, rows
+    return x.contiguous(memory_format=torch.channels_last), labels
 
 
 def train(pictures: Rendered, folder: Path, device: torch.device, budget: Budget, *, batch: int = 512) -> Classifier:
@@ -33,7 +33,7 @@ def train(pictures: Rendered, folder: Path, device: torch.device, budget: Budget
     ready = torch.tensor(float(pictures.ready), device=device)
 
     def loss_of() -> torch.Tensor:
-        x, labels, _ = _batch(pictures, ready, batch)
+        x, labels = _batch(pictures, ready, batch)
         with autocast(device):
             by_object, by_style = network(x)
         pairs = ((by_object, labels[:, _KIND]), (by_style, labels[:, _PROCEDURE]))
