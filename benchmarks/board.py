@@ -15,8 +15,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from immunebench.board import Measurement, aggregate
-from immunebench.board.measurement import Further
+from immunebench.board.scores import aggregate
+from immunebench.board.scores.measurement import Further, Measurement
 
 FAMILIES = ("style", "object", "identity", "relearn")
 

@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from immunebench import api, execute
-from immunebench.board import aggregate, measurement
-from immunebench.graph import CellGraph, Plan, StageSpec
-from immunebench.records import build_record
+from immunebench import api
+from immunebench.board.scores import aggregate, measurement
+from immunebench.execution import execute
+from immunebench.records.record import build_record
+from immunebench.store.graph import CellGraph, Plan, StageSpec
 
 
 def vary(plan: Plan, entry: str, parameters: Mapping[str, Any]) -> Plan:

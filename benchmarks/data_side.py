@@ -28,9 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from immunebench.board import Measurement, aggregate, measurement
-from immunebench.board.load import load_results
-from immunebench.board.reported import figures
+from immunebench.board.loading.load import load_results
+from immunebench.board.loading.reported import figures
+from immunebench.board.scores import aggregate, measurement
+from immunebench.board.scores.measurement import Measurement
 
 Array = NDArray[np.float64]
 DRAWS, SEED = 10_000, 0

@@ -25,19 +25,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 import immunebench
-from immunebench import api, execute
-from immunebench.builder import Builder
-from immunebench.entry import Catalog, Entry, load_catalog
-from immunebench.errors import UsageError
-from immunebench.graph import StageSpec
+from immunebench import api
+from immunebench.catalog.entry import Catalog, Entry, load_catalog
+from immunebench.core.errors import UsageError
+from immunebench.core.types import Pictures
+from immunebench.declared.suite import Suite
+from immunebench.declared.task import Task
+from immunebench.execution import execute
 from immunebench.mini.judges import OBJECTS, STYLES, MiniJudge
 from immunebench.mini.world import OBJECT_NAMES, STYLE_NAMES
-from immunebench.runtime import environment
-from immunebench.specs import stream
-from immunebench.store import Store
-from immunebench.suite import Suite
-from immunebench.task import Task
-from immunebench.types import Pictures
+from immunebench.model.runtime import environment
+from immunebench.plan.builder import Builder
+from immunebench.plan.specs import stream
+from immunebench.store.artifacts import Store
+from immunebench.store.graph import StageSpec
 
 FALL, HARM, BACK = 60.0, 10.0, 50.0
 PLACES = ("meadow", "beach", "snow", "forest")

@@ -47,16 +47,17 @@ import torch
 from tabulate import tabulate
 from torch.utils.flop_counter import FlopCounterMode
 
-from immunebench import capacity, runtime
-from immunebench.adapters import Dense
-from immunebench.capacity import PICTURES, Job, made_up
-from immunebench.context import Context
-from immunebench.diffusion import Batch, LatentDiffusion, training
-from immunebench.entry import default_catalog
-from immunebench.errors import UsageError
-from immunebench.offload import Resident
-from immunebench.shapes import SHAPES, build
-from immunebench.types import Numerics, Params, StageError
+from immunebench.catalog.entry import default_catalog
+from immunebench.core.errors import UsageError
+from immunebench.core.types import Numerics, Params, StageError
+from immunebench.hardware import capacity
+from immunebench.hardware.capacity import PICTURES, Job, made_up
+from immunebench.methods.adapters import Dense
+from immunebench.methods.context import Context
+from immunebench.model import runtime
+from immunebench.model.diffusion import Batch, LatentDiffusion, training
+from immunebench.model.offload import Resident
+from immunebench.model.shapes import SHAPES, build
 
 SELF_CHECK = "Self-check of the script on a CPU: no figure of a GPU, and none to cite."
 IMMA, PEAKS, SHARE = "IMMA against DreamBooth", "Peaks under t4-16g", "Training step of the whole UNet"

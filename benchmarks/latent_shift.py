@@ -28,14 +28,14 @@ import torch
 from torch import Tensor
 
 from immunebench import api
-from immunebench.adapters import install
-from immunebench.diffusion import Batch, LatentDiffusion
-from immunebench.entry import default_catalog
-from immunebench.graph import CellGraph, Plan
-from immunebench.runtime import environment, prepare_process
-from immunebench.stages import recaption
-from immunebench.store import Store
-from immunebench.types import Numerics, Pictures
+from immunebench.catalog.entry import default_catalog
+from immunebench.core.types import Numerics, Pictures
+from immunebench.execution.stages import recaption
+from immunebench.methods.adapters import install
+from immunebench.model.diffusion import Batch, LatentDiffusion
+from immunebench.model.runtime import environment, prepare_process
+from immunebench.store.artifacts import Store
+from immunebench.store.graph import CellGraph, Plan
 
 DRAWS, RESAMPLES, SEED = 8, 10_000, 0
 

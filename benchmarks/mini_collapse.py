@@ -17,15 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tabulate import tabulate
 
-from immunebench.diffusion import LatentDiffusion
-from immunebench.entry import default_catalog
+from immunebench.catalog.entry import default_catalog
+from immunebench.core.types import Numerics, Weights
 from immunebench.metrics.collapse import NOTHING, collapse
 from immunebench.mini import damage, judges, world
 from immunebench.mini.training.data import to_input, to_pixels
 from immunebench.mini.training.readers import decoded_nothing
 from immunebench.mini.vocabulary import CONCEPTS
-from immunebench.runtime import derive_seed
-from immunebench.types import Numerics, Weights
+from immunebench.model.diffusion import LatentDiffusion
+from immunebench.model.runtime import derive_seed
 
 Bytes = NDArray[np.uint8]
 Part = Literal["dev", "held-out"]

@@ -31,7 +31,7 @@ from immunebench.mini.judges import WEIGHTS, MiniJudge, to_input
 from immunebench.mini.training import check, export
 from immunebench.mini.training.data import to_pixels
 from immunebench.mini.vocabulary import CONCEPTS
-from immunebench.runtime import derive_seed
+from immunebench.model.runtime import derive_seed
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.floating[Any]]

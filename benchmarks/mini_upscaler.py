@@ -15,9 +15,9 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from tabulate import tabulate
 
+from immunebench.core.types import Numerics
+from immunebench.methods.restoration import denoised, noised
 from immunebench.mini import upscaler, world
-from immunebench.restoration import denoised, noised
-from immunebench.types import Numerics
 
 Bytes = NDArray[np.uint8]
 BLURS = (0.5, 0.7, 1.0)

@@ -26,11 +26,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from immunebench.diffusion import LatentDiffusion
-from immunebench.entry import default_catalog
-from immunebench.perturb import Draws, Objective, Perturbation
-from immunebench.runtime import GIB, environment, prepare_process, process_peak, reset_process_peak
-from immunebench.types import Numerics
+from immunebench.catalog.entry import default_catalog
+from immunebench.core.types import Numerics
+from immunebench.methods.perturb import Draws, Objective, Perturbation
+from immunebench.model.diffusion import LatentDiffusion
+from immunebench.model.runtime import GIB, environment, prepare_process, process_peak, reset_process_peak
 
 MICRO_BATCH = 8
 COUNTS = (8, 16, 32, 64)

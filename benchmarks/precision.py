@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from immunebench import api
-from immunebench.board import aggregate, measurement
-from immunebench.runtime import environment
-from immunebench.store import Store
+from immunebench.board.scores import aggregate, measurement
+from immunebench.model.runtime import environment
+from immunebench.store.artifacts import Store
 
 LIMIT = 0.1
 #: Defense, task, chain and seed.

@@ -20,14 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from immunebench import intake, stages
-from immunebench.bound import distances
-from immunebench.context import Context
-from immunebench.diffusion import LatentDiffusion
-from immunebench.entry import Entry, default_catalog
-from immunebench.runtime import prepare_process
-from immunebench.sheet import INK, PAPER, font
-from immunebench.types import Concept, Numerics, Params, Pictures
+from immunebench.catalog.entry import Entry, default_catalog
+from immunebench.core.types import Concept, Numerics, Params, Pictures
+from immunebench.execution import stages
+from immunebench.methods.bound import distances
+from immunebench.methods.context import Context
+from immunebench.model.diffusion import LatentDiffusion
+from immunebench.model.runtime import prepare_process
+from immunebench.pictures import intake
+from immunebench.records.contact_sheet import INK, PAPER, font
 
 Pixels = NDArray[np.uint8]
 LABELS = 150

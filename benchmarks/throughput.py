@@ -24,11 +24,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from immunebench.adapters import LowRank
-from immunebench.context import Context, distance
-from immunebench.diffusion import Batch, LatentDiffusion, training
-from immunebench.runtime import prepare_process
-from immunebench.types import Numerics, Pictures
+from immunebench.core.types import Numerics, Pictures
+from immunebench.methods.adapters import LowRank
+from immunebench.methods.context import Context, distance
+from immunebench.model.diffusion import Batch, LatentDiffusion, training
+from immunebench.model.runtime import prepare_process
 
 PARTS = ("encode", "text", "draw", "forward", "backward", "optimiser", "log")
 Split = dict[str, float]
@@ -192,7 +192,7 @@ def measure(numerics: Numerics, folder: Path, steps: int) -> dict[str, Split]:
 
 def random_base(folder: Path) -> Path:
     """Write a random pipeline of the embedded base's form: 64x64 pictures, 16x16x4 latents."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/support"))
     from tiny import mini_shaped_base  # type: ignore[import-not-found]
 
     base: Path = mini_shaped_base(folder)

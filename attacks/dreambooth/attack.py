@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from immunebench import Context, LatentDiffusion, Params, Pictures
-from immunebench.adapters import Adapter, Dense, LowRank
-from immunebench.diffusion import training
+from immunebench.methods.adapters import Adapter, Dense, LowRank
+from immunebench.model.diffusion import training
 
 
 def attach(model: LatentDiffusion, params: Params, ctx: Context) -> Adapter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from immunebench import Context, LatentDiffusion, Params, Pictures
-from immunebench.restoration import denoised, noised
+from immunebench.methods.restoration import denoised, noised
 
 
 def purify(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Context) -> Pictures:

@@ -7,8 +7,8 @@ the parameter `negative_prompt`, which the engine gives to the sampler.
 from __future__ import annotations
 
 from immunebench import Context, LatentDiffusion, Params, Pictures
-from immunebench.consistency import consistent
-from immunebench.restoration import denoised, noised
+from immunebench.methods.consistency import consistent
+from immunebench.methods.restoration import denoised, noised
 
 
 def purify(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Context) -> Pictures:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from immunebench import Context, LatentDiffusion, Params, Pictures
-from immunebench.consistency import consistent
+from immunebench.methods.consistency import consistent
 
 
 def purify(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Context) -> Pictures:

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from immunebench import Context, LatentDiffusion, Params, Pictures
-from immunebench.restoration import noised
+from immunebench.methods.restoration import noised
 
 
 def purify(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Context) -> Pictures:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from immunebench import Context, LatentDiffusion, Params, Pictures
-from immunebench.adapters import Words
-from immunebench.diffusion import training
+from immunebench.methods.adapters import Words
+from immunebench.model.diffusion import training
 
 
 def attach(model: LatentDiffusion, params: Params, ctx: Context) -> Words:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from immunebench.errors import UsageError
+from immunebench.core.errors import UsageError
 
 if TYPE_CHECKING:
     from immunebench.api import run
-    from immunebench.context import Context
-    from immunebench.diffusion import LatentDiffusion
-    from immunebench.types import Concept, Params, Pictures, StageError, Weights
+    from immunebench.core.types import Concept, Params, Pictures, StageError, Weights
+    from immunebench.methods.context import Context
+    from immunebench.model.diffusion import LatentDiffusion
 
 __version__ = "0.1.0"
 __all__ = [
@@ -32,13 +32,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Concept": "types",
-    "Context": "context",
-    "LatentDiffusion": "diffusion",
-    "Params": "types",
-    "Pictures": "types",
-    "StageError": "types",
-    "Weights": "types",
+    "Concept": "core.types",
+    "Context": "methods.context",
+    "LatentDiffusion": "model.diffusion",
+    "Params": "core.types",
+    "Pictures": "core.types",
+    "StageError": "core.types",
+    "Weights": "core.types",
     "run": "api",
 }
 

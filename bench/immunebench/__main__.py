@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from immunebench.cli import main
+from immunebench.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -14,19 +14,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from immunebench import bookmark, execute
-from immunebench.entry import Catalog, load_catalog
-from immunebench.errors import UsageError
-from immunebench.execute import Event, Executor, Inline, Outcome, RunStage
-from immunebench.graph import Plan
-from immunebench.plan import make_plan
-from immunebench.progress import Progress
-from immunebench.store import CorruptArtifact, Store
+from immunebench.catalog.entry import Catalog, load_catalog
+from immunebench.core.errors import UsageError
+from immunebench.execution import execute
+from immunebench.execution.execute import Event, Executor, Inline, Outcome, RunStage
+from immunebench.execution.progress import Progress
+from immunebench.plan.planning import make_plan
+from immunebench.store import bookmark
+from immunebench.store.artifacts import CorruptArtifact, Store
+from immunebench.store.graph import Plan
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from immunebench.records import Record
+    from immunebench.records.record import Record
 
 
 def run(
@@ -173,7 +174,7 @@ def measure(
     processes
         Use worker processes; default where there is more than one worker.
     run_stage
-        Carries out a stage; default `immunebench.stages.run_stage`.
+        Carries out a stage; default `immunebench.execution.stages.run_stage`.
     stream
         Where progress goes; default standard error.
 
@@ -189,8 +190,8 @@ def measure(
     KeyboardInterrupt
         The run was stopped; what was made stays.
     """
-    from immunebench.records import build_record
-    from immunebench.sheet import cell_sheet
+    from immunebench.records.contact_sheet import cell_sheet
+    from immunebench.records.record import build_record
 
     executor = make_executor(store, workers, processes=processes, run_stage=run_stage, timeout=timeout)
     if run_stage is None:
@@ -245,7 +246,7 @@ def require_machine(plan: Plan, store: Store) -> None:
     numerics = next((of for of in missing if isinstance(of, dict)), {})
     profile = plan.cells[0].profile
     if numerics.get("device") == "cuda":
-        from immunebench.doctor import cuda_devices, shortfall
+        from immunebench.hardware.doctor import cuda_devices, shortfall
 
         for reason in shortfall(cuda_devices(), float(numerics["memory_gib"])):  # type: ignore[arg-type]
             why = f"cannot be run here, {reason} (see: immunebench doctor):"
@@ -292,7 +293,7 @@ def make_executor(
         if timeout is not None:
             raise UsageError("needs worker processes, which can be stopped: workers=2 or more", field="timeout")
         return Inline(store, function)
-    from immunebench.pool import Processes
+    from immunebench.execution.pool import Processes
 
     return Processes(store, workers, function, timeout)
 
@@ -313,7 +314,7 @@ def record_file(folder: Path, record: Record) -> Path:
 
 def save(folder: Path, record: Record, store: Store) -> None:
     """Put a record into its file, in place of an older one of the same cell."""
-    from immunebench.records import read_records, write_records
+    from immunebench.records.record import read_records, write_records
 
     file = record_file(folder, record)
     # Another run may be adding other cells to the same file at this moment.

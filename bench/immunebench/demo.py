@@ -14,17 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from immunebench.board import Board, Row, aggregate, measurement
-from immunebench.board.finding import finding, winner
-from immunebench.board.tables import number
-from immunebench.sheet import FIRST_OF_PROMPT, INK, PALE, PAPER, font, load_pictures, tile
+from immunebench.board.scores.aggregate import aggregate
+from immunebench.board.scores.measurement import measurement
+from immunebench.board.scores.model import Board, Row
+from immunebench.board.tables.finding import finding, winner
+from immunebench.board.tables.layout import number
+from immunebench.records.contact_sheet import FIRST_OF_PROMPT, INK, PALE, PAPER, font, load_pictures, tile
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL import ImageDraw
 
-    from immunebench.records import Artifacts, Record
+    from immunebench.records.record import Artifacts, Record
 
     Colour = tuple[int, int, int]
 
@@ -213,8 +215,9 @@ def _task_score(draw: ImageDraw.ImageDraw, row: Row | None, task: str, place: tu
 def main() -> None:
     """Run the suite ``mini-demo``; exits 0 when every cell is ok and the board stands, else 1."""
     from immunebench import api
-    from immunebench.board import BoardError, tables
-    from immunebench.errors import UsageError
+    from immunebench.board.scores.model import BoardError
+    from immunebench.board.tables import layout
+    from immunebench.core.errors import UsageError
 
     folder = api.results_folder() / "demo"
     try:
@@ -229,8 +232,8 @@ def main() -> None:
     sentence = write_demo(records, store, folder / "demo.png")
     scored = aggregate(map(measurement, records))
     try:
-        tables.show(scored, "mini-demo")
-        tables.write_markdown(scored, "mini-demo", folder / "board.md")
+        layout.show(scored, "mini-demo")
+        layout.write_markdown(scored, "mini-demo", folder / "board.md")
     except BoardError as error:
         print(f"no board: {error}", file=sys.stderr)
         raise SystemExit(1) from None

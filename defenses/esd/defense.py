@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import mse_loss
 
 from immunebench import Concept, Context, LatentDiffusion, Params, Weights
-from immunebench.diffusion import training
+from immunebench.model.diffusion import training
 
 
 def protect_model(model: LatentDiffusion, concepts: tuple[Concept, ...], params: Params, ctx: Context) -> Weights:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from immunebench import Concept, Context, LatentDiffusion, Params, Pictures, StageError
-from immunebench.bound import within
-from immunebench.stages import recaption
+from immunebench.execution.stages import recaption
+from immunebench.methods.bound import within
 
 
 def protect_images(

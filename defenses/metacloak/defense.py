@@ -7,8 +7,8 @@ from torch import Tensor
 from torchvision.transforms import functional
 
 from immunebench import Concept, Context, LatentDiffusion, Params, Pictures
-from immunebench.perturb import Draws, Perturbation
-from immunebench.surrogate import Surrogate
+from immunebench.methods.perturb import Draws, Perturbation
+from immunebench.methods.surrogate import Surrogate
 
 
 def protect_images(

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from immunebench import Concept, Context, LatentDiffusion, Params, Pictures
-from immunebench.perturb import Draws, Perturbation
+from immunebench.methods.perturb import Draws, Perturbation
 
 
 def protect_images(

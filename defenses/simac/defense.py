@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from immunebench import Concept, Context, LatentDiffusion, Params, Pictures, StageError
-from immunebench.diffusion import Batch
-from immunebench.perturb import Draws, Perturbation
-from immunebench.surrogate import Surrogate, watched
+from immunebench.methods.perturb import Draws, Perturbation
+from immunebench.methods.surrogate import Surrogate, watched
+from immunebench.model.diffusion import Batch
 
 
 def protect_images(

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from immunebench.errors import UsageError
+from immunebench.core.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from immunebench.types import Pictures
+    from immunebench.core.types import Pictures
 
     Pixels = NDArray[np.uint8]
     Floats = NDArray[np.float32]
@@ -71,7 +71,7 @@ class Metric:
     function
         ``module:name``.
     weights
-        Names of weights that must be fetched first; see :mod:`immunebench.weights`.
+        Names of weights that must be fetched first; see :mod:`immunebench.bases.weights`.
     """
 
     id: str
@@ -245,7 +245,7 @@ def score(
             if available[need] is None:
                 raise UsageError(f"metric {row.id} needs", value=need)
         for name in row.weights:
-            from immunebench.weights import require
+            from immunebench.bases.weights import require
 
             require(name, asked_by=f"metric {row.id}")
     return {row.key: [float(v) for v in row.load()(*(available[need] for need in row.needs))] for row in rows}

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.ndimage import correlate1d
 from scipy.special import gamma
 
-from immunebench.weights import require
+from immunebench.bases.weights import require
 
 if TYPE_CHECKING:
     from immunebench.metrics import Floats, Pixels

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from immunebench.errors import UsageError
-from immunebench.weights import require
+from immunebench.bases.weights import require
+from immunebench.core.errors import UsageError
 
 if TYPE_CHECKING:
     from immunebench.metrics import Floats, Pixels

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from immunebench.errors import UsageError
-from immunebench.weights import require
+from immunebench.bases.weights import require
+from immunebench.core.errors import UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from immunebench.metrics import Floats, Pixels
 
-#: Names of the weights in :mod:`immunebench.weights`.
+#: Names of the weights in :mod:`immunebench.bases.weights`.
 CLIP_WEIGHTS, DINO_WEIGHTS, CLASSIFIER_WEIGHTS = "clip-vit-b32", "dino-vits16", "resnet50-imagenet"
 #: Architectures, by open_clip's, timm's and torchvision's names. OpenAI trained CLIP with the quick form of GELU.
 CLIP, DINO, CLASSIFIER = "ViT-B-32-quickgelu", "vit_small_patch16_224.dino", "resnet50"

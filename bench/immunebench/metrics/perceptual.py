@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from immunebench.bases.weights import require
 from immunebench.metrics.pixels import check_pair
-from immunebench.weights import require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,7 @@ def lpips_alex(a: Pixels, b: Pixels) -> Floats:
     """
     import torch
 
-    from immunebench.diffusion import to_tensor
+    from immunebench.model.diffusion import to_tensor
 
     check_pair(a, b)
     distance = alex()

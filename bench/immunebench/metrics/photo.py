@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from immunebench.errors import UsageError
+from immunebench.core.errors import UsageError
 from immunebench.metrics import networks
 from immunebench.metrics.collapse import LEAST_CORRELATION, neighbour_correlation
 

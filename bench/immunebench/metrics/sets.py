@@ -7,9 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from immunebench.errors import UsageError
+from immunebench.bases.weights import require
+from immunebench.core.errors import UsageError
 from immunebench.metrics.networks import batches
-from immunebench.weights import require
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from immunebench.errors import UsageError
+from immunebench.core.errors import UsageError
 
 if TYPE_CHECKING:
     from immunebench.metrics import Floats, Judge, Pixels

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from immunebench.errors import UsageError
+from immunebench.core.errors import UsageError
 from immunebench.mini import readers, traits, world
 from immunebench.mini.readers import PlainTrunk, Reader
 from immunebench.mini.traits import TRAITS

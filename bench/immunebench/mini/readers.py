@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from immunebench.errors import UsageError
+from immunebench.core.errors import UsageError
 from immunebench.mini.traits import TRAITS
 
 #: Number of answers of each head, in the order of the traits.

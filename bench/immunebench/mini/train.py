@@ -138,7 +138,7 @@ def finish(options: argparse.Namespace) -> None:
     """Put a base's pipeline folder in its place, with its pictures and curves."""
     _, folder = recipe_of(options)
     export.publish(folder, options.out / options.base)
-    from immunebench.weights import write_sums
+    from immunebench.bases.weights import write_sums
 
     write_sums(options.out)
 

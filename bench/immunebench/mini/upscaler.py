@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from immunebench.errors import UsageError
+from immunebench.core.errors import UsageError
+from immunebench.core.types import Numerics
 from immunebench.mini.judges import to_input
-from immunebench.types import Numerics
 
 WEIGHTS = Path(__file__).parent / "weights" / "upscaler"
 FILE = "upscaler.safetensors"

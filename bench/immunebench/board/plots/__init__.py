@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from immunebench.board.measurement import Measurement
-    from immunebench.board.model import Board
+    from immunebench.board.scores.measurement import Measurement
+    from immunebench.board.scores.model import Board
 
 
 @dataclass(frozen=True)

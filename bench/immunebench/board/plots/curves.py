@@ -10,10 +10,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from immunebench.board import scores
-from immunebench.board.measurement import Measurement
-from immunebench.board.model import Board
 from immunebench.board.plots.style import CYCLE, INK, PALE, ROOMY, grid, label, spread
+from immunebench.board.scores import scale as scores
+from immunebench.board.scores.measurement import Measurement
+from immunebench.board.scores.model import Board
 
 MOST_LINES = len(CYCLE)
 _COLUMNS = 3

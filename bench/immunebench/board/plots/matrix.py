@@ -6,10 +6,10 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from immunebench.board.columns import chains
-from immunebench.board.model import Board, Row
 from immunebench.board.plots.style import INK, PALE, label
-from immunebench.board.tables import number
+from immunebench.board.scores.model import Board, Row
+from immunebench.board.tables.columns import chains
+from immunebench.board.tables.layout import number
 
 _CELL, _MAP, _FRAME = 0.34, "cividis", "#c8102e"
 

@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from immunebench.board import rules
-from immunebench.board.model import Board, Row
 from immunebench.board.plots.style import GRID, INK, PALE, SHADE, grid, label, mark, spread
-from immunebench.board.tables import number
+from immunebench.board.scores.model import Board, Row
+from immunebench.board.tables.layout import number
+from immunebench.declared import scoring
 
 _TOP, _BOTTOM = 1.04, -0.06
 
@@ -22,9 +22,10 @@ def protection_against_utility(board: Board) -> Figure | None:
     if not rows:
         return None
     figure, axes = _axes(len(rows))
-    axes.axvspan(-0.04, rules.UTILITY_GATE, color=SHADE, linewidth=0, zorder=0)
-    axes.axvline(rules.UTILITY_GATE, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
-    axes.text(0.0, 0.0, f"models with U\nbelow {rules.UTILITY_GATE:g}: not ranked", va="bottom", color=PALE, fontsize=9)
+    axes.axvspan(-0.04, scoring.UTILITY_GATE, color=SHADE, linewidth=0, zorder=0)
+    axes.axvline(scoring.UTILITY_GATE, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
+    gate = f"models with U\nbelow {scoring.UTILITY_GATE:g}: not ranked"
+    axes.text(0.0, 0.0, gate, va="bottom", color=PALE, fontsize=9)
     axes.set_xlim(-0.04, 1.04)
     axes.set_xlabel("U: part of the use that is left  \N{RIGHTWARDS ARROW} better")
     _draw(axes, board, rows, lambda row: row.u or 0.0)

@@ -6,11 +6,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from immunebench.board import rules
-from immunebench.board.columns import families
-from immunebench.board.model import Board, Row
 from immunebench.board.plots.style import CYCLE, INK, PALE, SHADE, Mark, grid, label
-from immunebench.board.tables import number
+from immunebench.board.scores.model import Board, Row
+from immunebench.board.tables.columns import families
+from immunebench.board.tables.layout import number
+from immunebench.declared import scoring
 
 
 def tasks_by_defense(board: Board) -> Figure | None:
@@ -72,7 +72,7 @@ def power_of_the_attack(board: Board) -> Figure | None:
         Line2D([], [], marker="|", markersize=9, markeredgewidth=2, linestyle="", color=PALE, label="floor"),
     ]
     if board.uninformative:
-        text = f"uninformative: gain below {rules.POWER_GATE:g} or too unsure"
+        text = f"uninformative: gain below {scoring.POWER_GATE:g} or too unsure"
         more.append(Line2D([], [], color=PALE, linestyle=(0, (2, 2)), linewidth=2, label=text))
     _legend(axes, looks, more)
     return figure

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.transforms import Bbox
 
-from immunebench.board.model import Row
-from immunebench.board.text import shorten
+from immunebench.board.scores.model import Row
+from immunebench.board.tables.text import shorten
 
 INK, PALE, GRID, SHADE = "#1c2028", "#5b6472", "#dfe3e8", "#f1f2f4"
 

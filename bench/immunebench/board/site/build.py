@@ -12,16 +12,16 @@ from typing import Any
 
 from jinja2 import Environment
 
-from immunebench.board.document import schema_text
-from immunebench.board.finding import finding
-from immunebench.board.measured_capacity import HEADS, Capacity
-from immunebench.board.model import Board
-from immunebench.board.reported import MEANING, Figure, reported_table
+from immunebench.board.loading.measured_capacity import HEADS, Capacity
+from immunebench.board.loading.reported import MEANING, Figure, reported_table
+from immunebench.board.scores.model import Board
 from immunebench.board.site.pages import suite_pages
 from immunebench.board.site.render import environment
 from immunebench.board.site.suite import Suite, load_suite, suite_folders
-from immunebench.entry import Catalog
-from immunebench.errors import UsageError
+from immunebench.board.tables.document import schema_text
+from immunebench.board.tables.finding import finding
+from immunebench.catalog.entry import Catalog
+from immunebench.core.errors import UsageError
 
 _HERE = Path(__file__).parent
 MARK = ".immunebench-site"

@@ -10,19 +10,19 @@ from typing import Any
 
 from jinja2 import Environment
 
-from immunebench.board import tables
-from immunebench.board.columns import remarks
-from immunebench.board.finding import finding, tied, winner
-from immunebench.board.model import Board
 from immunebench.board.plots import write_curves, write_plots
-from immunebench.board.side_tables import side_tables
+from immunebench.board.scores.model import Board
 from immunebench.board.site import views
 from immunebench.board.site.suite import Suite
 from immunebench.board.site.views import CellView
-from immunebench.board.text import slug
-from immunebench.board.writers import write_files
-from immunebench.entry import Catalog
-from immunebench.records import Cost, Record
+from immunebench.board.tables import layout
+from immunebench.board.tables.columns import remarks
+from immunebench.board.tables.finding import finding, tied, winner
+from immunebench.board.tables.side_tables import side_tables
+from immunebench.board.tables.text import slug
+from immunebench.board.tables.writers import write_files
+from immunebench.catalog.entry import Catalog
+from immunebench.records.record import Cost, Record
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _index(pages: Pages, title: str) -> None:
         pages.write("index.html", "suite", title=title)
         return
     write_files(board, pages.folder, suite.name)
-    tables.write_markdown(board, suite.name, pages.folder / "board.md")
+    layout.write_markdown(board, suite.name, pages.folder / "board.md")
     lines, columns, best = views.lines(board, pages.catalog), views.shown_columns(board), winner(board)
     groups = {column.group for column in columns}
     pages.write(

@@ -8,11 +8,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from immunebench.board import rules
-from immunebench.board.columns import interval_text
 from immunebench.board.site.views import link
-from immunebench.board.tables import number
-from immunebench.board.text import LONG, shorten, slug, visible
+from immunebench.board.tables.columns import interval_text
+from immunebench.board.tables.layout import number
+from immunebench.board.tables.text import LONG, shorten, slug, visible
+from immunebench.declared import scoring
 
 TEMPLATES = Path(__file__).parent / "templates"
 _MOST = 20_000
@@ -42,7 +42,7 @@ def environment() -> Environment:
         "link": link,
     }
     env.globals |= {"reported": False, "capacity": False}
-    env.globals["rules"] = {name: value for name, value in vars(rules).items() if name.isupper()}
+    env.globals["rules"] = {name: value for name, value in vars(scoring).items() if name.isupper()}
     return env
 
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from immunebench.board import Board, BoardError, Measurement, measurement
-from immunebench.board.load import Problem, load_results
-from immunebench.board.scored import NothingToShow, newest, score_loaded
-from immunebench.board.text import slug
-from immunebench.records import Record
-from immunebench.sheet import MAX_BYTES
+from immunebench.board.loading.load import Problem, load_results
+from immunebench.board.scores.measurement import Measurement, measurement
+from immunebench.board.scores.model import Board, BoardError
+from immunebench.board.scores.scored import NothingToShow, newest, score_loaded
+from immunebench.board.tables.text import slug
+from immunebench.records.contact_sheet import MAX_BYTES
+from immunebench.records.record import Record
 
 _MOST_PIXELS = 4096
 _PNG = b"\x89PNG\r\n\x1a\n"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from immunebench.board import scores
-from immunebench.board.columns import Column, columns, remarks, worst_chains
-from immunebench.board.model import Board, Row, TaskScore
+from immunebench.board.scores import scale as scores
+from immunebench.board.scores.model import Board, Row, TaskScore
 from immunebench.board.site.suite import CheckedSheet, Suite
-from immunebench.board.tables import number
-from immunebench.board.text import slug
-from immunebench.entry import Catalog, Entry
-from immunebench.records import Record
+from immunebench.board.tables.columns import Column, columns, remarks, worst_chains
+from immunebench.board.tables.layout import number
+from immunebench.board.tables.text import slug
+from immunebench.catalog.entry import Catalog, Entry
+from immunebench.records.record import Record
 
 GROUPS = {
     "headline": "headline",

@@ -1,0 +1,300 @@
+"""``immunebench new task``: a folder of photos becomes a task and a suite that measures it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from immunebench.authoring import captions
+from immunebench.authoring.scaffold import Created, Draft, checked_id, command, toml, write_all
+from immunebench.bases import base_folder
+from immunebench.catalog.entry import folders_to_write
+from immunebench.core.errors import UsageError
+from immunebench.core.wording import CONTENT
+from immunebench.declared import schema
+from immunebench.declared.suite import Suite
+from immunebench.declared.task import Task, TaskPictures
+
+if TYPE_CHECKING:
+    from immunebench.catalog.entry import Catalog
+    from immunebench.pictures.intake import Photo
+
+Table = dict[str, object]
+
+FAMILIES = ("style", "object", "identity")
+SOURCE = "folder"
+#: Pictures are dealt out in this order, so that each split has its share of few and its full size of many.
+DEALT = ("published", "reference", "owner", "extra")
+#: Two pictures a split: with one, a score has no spread and an attack no variety.
+MIN_PICTURES = 2 * len(DEALT)
+#: What the task's own suite measures: the controls without which no board renders, one defense and one attack.
+DEFENSES, CHAIN = ("none", "none-replicate", "imma-lora", "destroy"), "lora"
+MAX_PROMPTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRequest:
+    """What the user said; None stands for a default that `new_task` finds.
+
+    Attributes
+    ----------
+    images
+        Folder of photos.
+    family, base
+        As in the task's file.
+    id
+        Default: ``my-`` and the folder's name.
+    noun
+        What the thing is called; objects need one.
+    token, owner_token
+        Placeholder of the attacker and of the owner; the owner's by default the base's first that nobody else has.
+    title
+        Default: made of id and noun.
+    captions, prompts
+        Files, see `immunebench.authoring.captions`.
+    like
+        A task of the same family and base, whose prompts, captions, benign concept and other concepts are taken;
+        default the first one of a suite.
+    out
+        House to write to; see `immunebench.catalog.entry.folders_to_write`.
+    """
+
+    images: Path
+    family: str
+    base: str = "mini"
+    id: str | None = None
+    noun: str | None = None
+    token: str = "sks"
+    owner_token: str | None = None
+    title: str | None = None
+    captions: Path | None = None
+    prompts: Path | None = None
+    like: str | None = None
+    out: Path | None = None
+
+
+def new_task(request: TaskRequest, catalog: Catalog) -> Created:
+    """Write a task, its pictures and its suite; all of them or nothing.
+
+    Pictures are converted by `immunebench.pictures.intake` and dealt to disjoint splits in the order of their digests:
+    the same photos give the same task, whatever their names. What does not fit the sizes that a
+    suite's tasks have is left out.
+
+    Raises
+    ------
+    UsageError
+        An option or a picture is wrong, there are too few pictures, or the name is taken; nothing was written.
+    """
+    like = _like(request, catalog)
+    noun = _noun(request, like)
+    name = _id(request)
+    folders = folders_to_write(request.out)
+    file, suite_file = folders["tasks"] / request.family / f"{name}.toml", folders["suites"] / f"{name}.toml"
+    if file.exists():
+        raise UsageError("exists already; choose another --id", file=file)
+    if name in catalog.tasks or name in catalog.suites:
+        raise UsageError("is the name of another task or suite:", field="--id", value=name)
+    base = catalog.base_folder(request.base)
+    side = base_folder.side(base)
+    if side is None:
+        raise UsageError("its unet or vae config says no picture size", file=base)
+    profile = _profile(catalog, side)
+
+    from immunebench.pictures.intake import read_folder
+
+    found = read_folder(request.images.expanduser(), side)
+    if len(found.photos) < MIN_PICTURES:
+        several = f"{len(found.photos)} different pictures of {len(found.names)} files"
+        raise UsageError(f"holds {several}; a task needs at least {MIN_PICTURES}", file=request.images)
+    words = _captions(request, noun, found.names)
+    splits, left = deal(found.photos)
+    counts = {split: len(photos) for split, photos in splits.items()}
+    table = _task(request, name, noun, like, counts, catalog.models.bases[request.base].placeholders)
+    suite = _suite(name, str(table["title"]), table, catalog, profile)
+    drafts: dict[Path, Draft] = {
+        file.with_suffix(""): lambda place: _write_pictures(place, splits, words),
+        suite_file: lambda place: _write_checked(place, suite, Suite),
+        # Last, since the catalogue finds the others through it.
+        file: lambda place: _write_checked(place, table, Task),
+    }
+    write_all(drafts)
+    shares = ", ".join(f"{split} {count}" for split, count in counts.items())
+    passed = [*found.notes, *([f"{left} more pictures than the splits take"] if left else [])]
+    return Created(
+        name,
+        (file, file.with_suffix(""), suite_file),
+        (
+            f"task {name}: {sum(counts.values())} pictures of {side} x {side} pixels ({shares})",
+            *(f"passed over: {note}" for note in passed),
+        ),
+        (command(folders["root"], f"run {name}"), f"immunebench board {name}"),
+    )
+
+
+def deal(photos: Sequence[Photo]) -> tuple[dict[str, list[Photo]], int]:
+    """Deal pictures to the splits in turn, none to two of them; return the splits and how many were left over."""
+    full = TaskPictures().model_dump()
+    seats = [split for turn in range(max(full.values())) for split in DEALT if turn < full[split]]
+    splits: dict[str, list[Photo]] = {split: [] for split in DEALT}
+    for split, photo in zip(seats, photos, strict=False):
+        splits[split].append(photo)
+    return splits, max(0, len(photos) - len(seats))
+
+
+def _like(request: TaskRequest, catalog: Catalog) -> Task:
+    if request.family not in FAMILIES:
+        raise UsageError("is no family of tasks from pictures:", field="--family", value=request.family,
+                         choices=FAMILIES)  # fmt: skip
+    catalog.find("base", catalog.models.bases, request.base, field="--base")
+
+    # A base without tasks of its own takes the words of those on the base that lends it its presets.
+    lender = catalog.models.bases[request.base].like or request.base
+
+    def fits(task: Task) -> bool:
+        own = task.concept.source == SOURCE or task.dataset is not None
+        return task.family == request.family and task.base in (request.base, lender) and not own
+
+    if request.like is not None:
+        task = catalog.task(request.like, field="--like")
+        if not fits(task):
+            raise UsageError(f"is no {request.family} task on base {request.base}:", field="--like", value=task.id)
+        return task
+    # What a base knows by name is held against other names: of no use to pictures that it never saw.
+    known = sorted(
+        (task for task in catalog.tasks.values() if fits(task)),
+        key=lambda task: (
+            task.base != request.base, task.concept.kind == "known", task.split != "suite", task.id,
+        ),
+    )  # fmt: skip
+    if not known:
+        message = f"no {request.family} task on this base could lend its prompts and benign concept:"
+        raise UsageError(message, field="--base", value=request.base)
+    return known[0]
+
+
+def _noun(request: TaskRequest, like: Task) -> str:
+    if request.noun is not None:
+        return captions.checked(request.noun, None, "--noun")
+    if request.family == "object":
+        raise UsageError("is needed for an object: what is it called, e.g. --noun mug", field="--noun")
+    return like.concept.noun
+
+
+def _id(request: TaskRequest) -> str:
+    folder = request.images.expanduser().resolve().name
+    slug = re.sub(r"[^a-z0-9]+", "-", folder.lower()).strip("-").removeprefix("my-")
+    return checked_id(request.id or f"my-{slug or 'photos'}"[:64].strip("-"), "--id")
+
+
+def _captions(request: TaskRequest, noun: str, names: Sequence[str]) -> dict[str, str]:
+    words = dict.fromkeys(names, CONTENT[request.family])
+    if request.captions is not None:
+        own = captions.read_captions(request.captions, names)
+        words |= own if request.family == "style" else captions.with_subject(own, noun, request.captions)
+    return words
+
+
+def _task(
+    request: TaskRequest,
+    name: str,
+    noun: str,
+    like: Task,
+    counts: Mapping[str, int],
+    placeholders: Sequence[str],
+) -> Table:
+    taken = {request.token, like.benign.token}
+    owner_token = request.owner_token or next((word for word in placeholders if word not in taken), "oqx")
+    for option, token in (("--token", request.token), ("--owner-token", owner_token)):
+        if not re.fullmatch(r"[a-z0-9]{1,16}", token):
+            raise UsageError("must be one word of lower-case letters and digits, not", field=option, value=token)
+        if placeholders and token not in placeholders:
+            message = f"is no word that base {request.base} keeps free for placeholders:"
+            raise UsageError(message, field=option, value=token, choices=placeholders)
+    if len({owner_token, *taken}) < 3:
+        message = f"--token, --owner-token and {like.benign.token!r} of the benign concept must differ, not"
+        raise UsageError(message, field="--token", value=request.token)
+    source = like.concept.source
+
+    def own(prompts: Sequence[str]) -> list[str]:
+        word = re.compile(rf"\b{re.escape(like.concept.noun)}\b")
+        return [word.sub(lambda _: noun, p) for p in prompts] if request.family == "object" else list(prompts)
+
+    prompts = own(like.evaluation.prompts)
+    if request.prompts is not None:
+        prompts = list(captions.read_prompts(request.prompts))
+    prior = {} if like.prior is None else {**like.prior.model_dump(), "prompts": own(like.prior.prompts)}
+    benign = {"source": source, **like.benign.model_dump(mode="json", exclude_none=True)}
+    others = dict.fromkeys((like.concept.name, *like.anchors.others))
+    drawn = {
+        name: list(like.drawn[name]) for name in dict.fromkeys([like.benign.concept, *others]) if name in like.drawn
+    }
+    return {
+        "id": name,
+        "version": 1,
+        "family": request.family,
+        "base": request.base,
+        "split": "dev",
+        "title": captions.checked(request.title or _title(request, noun), None, "--title"),
+        "concept": {"source": SOURCE, "name": f"{request.family}/{name}", "kind": "far", "noun": noun},
+        "pictures": dict(counts),
+        "owner": {"caption": like.owner.caption, "token": owner_token},
+        "attacker": {"caption": like.attacker.caption, "token": request.token},
+        "evaluation": {"prompts": prompts},
+        **({"prior": prior} if prior else {}),
+        **({"drawn": drawn} if drawn else {}),
+        "benign": benign,
+        "anchors": {"source": like.anchors.source or source, "others": list(others)},
+    }
+
+
+def _title(request: TaskRequest, noun: str) -> str:
+    folder = request.images.expanduser().resolve().name
+    return f"The {noun} of the folder {folder}" if folder.isprintable() else f"The {noun} of a folder of photos"
+
+
+def _profile(catalog: Catalog, side: int) -> str:
+    """Return the smallest machine that draws pictures of a size: any larger one can stand in for it.
+
+    Of machines alike it is the one that computes in full precision.
+    """
+    fitting = [profile for profile in catalog.profiles.values() if profile.resolution == side]
+    if not fitting:
+        raise UsageError("no profile has pictures of the size that the base draws:", field="--base", value=side)
+    return min(fitting, key=lambda p: (p.device != "cpu", p.memory_gib, p.precision != "fp32")).id
+
+
+def _suite(name: str, title: str, task: Table, catalog: Catalog, profile: str) -> Table:
+    prompts = [len(task[part]["prompts"]) for part in ("evaluation", "benign")]  # type: ignore[index]
+    return {
+        "id": name,
+        "version": "1.0",
+        "title": f"{title}: the controls and one defense",
+        "profile": profile,
+        "seeds": [0],
+        "tasks": [name],
+        "defenses": [entry for entry in DEFENSES if entry in catalog.defenses],
+        "chains": [catalog.attack(CHAIN).id],
+        "prompts": min(MAX_PROMPTS, *prompts),
+        "pictures": 2,
+        "curve_pictures": 0,
+        "unrelated_pictures": 1,
+    }
+
+
+def _write_pictures(folder: Path, splits: Mapping[str, Sequence[Photo]], words: Mapping[str, str]) -> None:
+    import numpy as np
+
+    from immunebench.core.types import Pictures
+
+    for split, photos in splits.items():
+        (folder / split).mkdir(parents=True)
+        content = tuple(words[photo.name] for photo in photos)
+        Pictures(np.stack([photo.pixels for photo in photos]), content).save(folder / split)
+
+
+def _write_checked(file: Path, table: Table, model: type[Task] | type[Suite]) -> None:
+    file.write_text(toml(table), "utf-8")
+    schema.load(file, model)

@@ -1,0 +1,243 @@
+"""``immunebench new defense`` and ``new attack``: an entry that runs as it is, to be turned into one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from immunebench.authoring.scaffold import Created, Draft, Table, checked_id, command, toml, write_all
+from immunebench.catalog.entry import folders_to_write
+from immunebench.core.errors import UsageError
+from immunebench.declared import schema
+from immunebench.declared.manifest import AttackManifest, DefenseManifest
+from immunebench.declared.suite import Suite
+
+if TYPE_CHECKING:
+    from immunebench.catalog.entry import Catalog
+
+PROTECT_MODEL = '''\
+"""{title}: say what it does and after which paper (section), then where this version departs from it."""
+
+from __future__ import annotations
+
+from immunebench import Concept, Context, LatentDiffusion, Params, Weights
+from immunebench.model.diffusion import training
+
+
+def protect_model(model: LatentDiffusion, concepts: tuple[Concept, ...], params: Params, ctx: Context) -> Weights:
+    """Replace this by your method: it ascends the denoising loss on the owner's pictures and returns UNet tensors."""
+    # What may change: UNet tensors by name; "attention", "cross-attention" or all of them.
+    theta = model.trainable(model.unet_tensors(params.tensors))
+    ascend = ctx.adamw(theta, lr=params.lr)
+    # All that a defense sees: the owner's pictures and caption. ctx.public_batches gives innocent pictures.
+    data = model.prepare(concepts[0].owner)
+    # Batches and noise come from the stage's seed; take every other random draw from ctx.rng or ctx.generator.
+    for step, batch in ctx.steps(params.steps, model, data, batch=params.batch):
+        with training(theta):
+            loss = model.loss(batch)
+            ascend.step(-loss, clip=1.0)
+        ctx.log(step, loss=loss)
+    return Weights(theta)
+'''
+
+PROTECT_IMAGES = '''\
+"""{title}: say what it does and after which paper (section), then where this version departs from it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from immunebench import Concept, Context, LatentDiffusion, Params, Pictures
+
+
+def protect_images(
+    model: LatentDiffusion, concept: Concept, published: Pictures, params: Params, ctx: Context
+) -> Pictures:
+    """Replace this by your method: it moves every pixel by the whole budget, in a random direction."""
+    # Pixels are uint8, (n, height, width, 3). Their number, size and captions stay; Linf is held to params.budget.
+    sign = ctx.rng.choice(np.array([-1, 1]), size=published.pixels.shape)
+    pixels = np.clip(published.pixels + params.strength * params.budget * sign, 0, 255)
+    return Pictures(np.rint(pixels).astype(np.uint8), published.captions)
+'''
+
+ADAPT = '''\
+"""{title}: say what it does and after which paper (section), then where this version departs from it."""
+
+from __future__ import annotations
+
+from immunebench import Context, LatentDiffusion, Params, Pictures
+from immunebench.methods.adapters import LowRank
+from immunebench.model.diffusion import training
+
+
+def attach(model: LatentDiffusion, params: Params, ctx: Context) -> LowRank:
+    """Put what this attack trains on a model; a defense that simulates the attack calls it, too."""
+    return LowRank.attach(model, rank=params.rank, seed=ctx.seed_of("adapter"))
+
+
+def adapt(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Context) -> None:
+    """Replace this by your method: it trains low-rank adapters on the attacker's captioned pictures."""
+    adapter = attach(model, params, ctx)
+    optimiser = ctx.adamw(adapter.parameters, lr=params.lr)
+    data = model.prepare(pictures)
+    for step, batch in ctx.steps(params.steps, model, data, batch=params.batch):
+        with training(adapter.parameters):
+            loss = model.loss(batch)
+            optimiser.step(loss, clip=1.0)
+        ctx.log(step, loss=loss)
+        # Every step of `saves` in the manifest must be saved; pictures are drawn from it.
+        if step + 1 in params.saves:
+            ctx.checkpoint(step + 1, adapter)
+'''
+
+PURIFY = '''\
+"""{title}: say what it does and after which paper (section), then where this version departs from it."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from immunebench import Context, LatentDiffusion, Params, Pictures
+
+
+def purify(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Context) -> Pictures:
+    """Replace this by your method: it takes the median around every pixel."""
+    # Pixels are uint8, (n, height, width, 3). Their number, size and captions stay.
+    window = ImageFilter.MedianFilter(params.window)
+    cleaned = [np.asarray(Image.fromarray(picture).filter(window)) for picture in pictures.pixels]
+    return Pictures(np.stack(cleaned), pictures.captions)
+'''
+
+CITE = """\
+@misc{{{id},
+  title  = {{Title of the paper}},
+  author = {{Family, Given}},
+  year   = {{2026}},
+}}
+"""
+
+Hook = Literal["protect_model", "protect_images", "adapt", "purify"]
+CODE: Mapping[str, str] = {
+    "protect_model": PROTECT_MODEL,
+    "protect_images": PROTECT_IMAGES,
+    "adapt": ADAPT,
+    "purify": PURIFY,
+}
+MANIFEST: Mapping[str, Table] = {
+    "protect_model": {
+        "kind": "model",
+        "threat_model": "What the defender knows of the attacker, and what the attacker can reach.",
+        "params": {"tensors": "attention", "steps": 1000, "batch": 1, "lr": 1e-5},
+        "presets": {"mini": {"steps": 60, "batch": 4, "lr": 1e-4}},
+    },
+    "protect_images": {
+        "kind": "data",
+        "budget": 8,
+        "threat_model": "What the defender knows of the attacker; whether the attacker has clean pictures.",
+        "params": {"strength": 1.0},
+    },
+    "adapt": {
+        "params": {"rank": 4, "steps": 1000, "batch": 1, "lr": 1e-4, "saves": [250, 500, 1000]},
+        "presets": {"mini": {"steps": 120, "batch": 4, "lr": 2e-3, "saves": [30, 60, 120]}},
+    },
+    "purify": {"params": {"window": 3}},
+}
+DEFENSE_HOOKS, ATTACK_HOOKS = ("protect_model", "protect_images"), ("adapt", "purify")
+#: Tasks for calibration: a method that is still changing must not be looked at on those that are scored.
+DEV_SUITE = "mini-dev"
+
+
+def new_defense(name: str, hook: str, catalog: Catalog, out: Path | None = None) -> Created:
+    """Write ``defenses/<name>`` with one hook and a suite that compares it with the controls on the dev tasks.
+
+    Raises
+    ------
+    UsageError
+        The name cannot be an id or is taken, or there is no such hook; nothing was written.
+    """
+    hooks = _checked(name, hook, DEFENSE_HOOKS, catalog)
+    defenses = [entry for entry in ("none", "destroy", name) if entry == name or entry in catalog.defenses]
+    return _entry("defense", name, hooks, catalog, out, defenses, ["lora"])
+
+
+def new_attack(name: str, hook: str, catalog: Catalog, out: Path | None = None) -> Created:
+    """Write ``attacks/<name>`` with one hook and a suite that runs it, undefended, on the dev tasks.
+
+    Raises
+    ------
+    UsageError
+        The name cannot be an id or is taken, or there is no such hook; nothing was written.
+    """
+    hooks = _checked(name, hook, ATTACK_HOOKS, catalog)
+    return _entry("attack", name, hooks, catalog, out, ["none"], [name if hook == "adapt" else f"{name}+lora"])
+
+
+def _checked(name: str, hook: str, hooks: tuple[str, ...], catalog: Catalog) -> str:
+    checked_id(name, "ID")
+    if any((kind, name) in catalog.paths for kind in ("defense", "attack", "suite")):
+        raise UsageError("is the name of another entry or suite:", field="ID", value=name)
+    if hook not in hooks:
+        raise UsageError("is no hook of such an entry:", field="--hook", value=hook, choices=hooks)
+    return hook
+
+
+def _entry(
+    kind: Literal["defense", "attack"],
+    name: str,
+    hook: str,
+    catalog: Catalog,
+    out: Path | None,
+    defenses: list[str],
+    chains: list[str],
+) -> Created:
+    title = name.replace("-", " ").capitalize()
+    manifest = {
+        "id": name,
+        "version": 1,
+        "title": title,
+        "authors": ["Your Name"],
+        "licence": "Apache-2.0",
+        "hooks": [hook],
+        "status": "original",
+        "description": "What it does, in one sentence.",
+        **MANIFEST[hook],
+    }
+    dev = catalog.suite(DEV_SUITE)
+    tasks = list(dev.names("tasks"))
+    if hook == "protect_images":  # what is relearned was drawn by a base already, and nobody could protect it
+        tasks = [task for task in tasks if catalog.task(task).family != "relearn"]
+    suite = {
+        **dev.model_dump(mode="json", include={"profile", "seeds", "prompts", "pictures", "curve_pictures"}),
+        "id": name,
+        "version": "1.0",
+        "title": f"{title} on the dev tasks",
+        "tasks": tasks,
+        "defenses": defenses,
+        "chains": chains,
+        "unrelated_pictures": 1,
+    }
+    folders = folders_to_write(out)
+    folder, suite_file = folders[f"{kind}s"] / name, folders["suites"] / f"{name}.toml"
+
+    def write_entry(place: Path) -> None:
+        place.mkdir()
+        (place / f"{kind}.toml").write_text(toml(manifest), "utf-8")
+        (place / f"{kind}.py").write_text(CODE[hook].format(title=title), "utf-8")
+        (place / "cite.bib").write_text(CITE.format(id=name), "utf-8")
+        schema.load(place / f"{kind}.toml", DefenseManifest if kind == "defense" else AttackManifest)
+
+    def write_suite(place: Path) -> None:
+        place.write_text(toml(suite), "utf-8")
+        schema.load(place, Suite)
+
+    drafts: dict[Path, Draft] = {suite_file: write_suite, folder: write_entry}
+    write_all(drafts)
+    files = (f"{kind}.toml", f"{kind}.py", "cite.bib")
+    return Created(
+        name,
+        (*(folder / file for file in files), suite_file),
+        (f"{kind} {name}: a working example of {hook}; every line of it is yours to change",),
+        (command(folders["root"], f"run {name}"),),
+    )

@@ -1,0 +1,242 @@
+"""Reads a folder of records that may hold anything, and says what is wrong with it, by file and line.
+
+A line that cannot be trusted is left out; the others stay usable. What is lost never helps a score:
+`immunebench.board.scores.scored` makes the row of its defense incomplete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NoReturn
+
+from pydantic import ValidationError
+
+from immunebench.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from immunebench.records.record import Record
+
+Kind = Literal[
+    "empty",
+    "unreadable",
+    "outside",
+    "truncated",
+    "not json",
+    "not finite",
+    "field",
+    "misplaced",
+    "version",
+    "metric",
+    "range",
+    "inconsistent",
+    "duplicate",
+    "conflict",
+    "sheet",
+]
+_HARMLESS = frozenset({"duplicate", "sheet"})
+_LONGEST = 400
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a line, a file or a folder of records.
+
+    Attributes
+    ----------
+    file
+        Relative to the folder that was read.
+    line
+        From 1; None where the whole file or folder is meant.
+    kind
+        One word for programs.
+    message
+        One line for a person, safe to print.
+    fatal
+        Whether nothing at all is left to show.
+    """
+
+    file: str
+    line: int | None
+    kind: Kind
+    message: str
+    fatal: bool = False
+
+    @property
+    def lost(self) -> bool:
+        """Whether the outcome of a cell was left out for it."""
+        return self.kind not in _HARMLESS
+
+    @property
+    def entry(self) -> tuple[str, int]:
+        """Defense and version that the file is named after, ``<defense>@<version>.jsonl``; else version 0."""
+        defense, _, version = Path(self.file).stem.partition("@")
+        return defense, int(version) if version.isdecimal() else 0
+
+    @property
+    def where(self) -> str:
+        """``file:line``."""
+        return plain(self.file if self.line is None else f"{self.file}:{self.line}")
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.kind}: {self.message}"
+
+
+def plain(text: str) -> str:
+    """Text without control characters, which could rewrite a reader's terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+class _NotFinite(ValueError):
+    """A number that JSON does not have."""
+
+
+def load_results(folder: Path, *, sheets: bool = False) -> tuple[list[Record], list[Problem]]:
+    """Read every ``*.jsonl`` file below a folder as far as it can be trusted.
+
+    Parameters
+    ----------
+    folder
+        Results of one suite.
+    sheets
+        Hold the contact sheets to the SHA-256 that their records name too.
+
+    Returns
+    -------
+    records
+        Sound records, one a cell and version of a defense, ordered by file and line.
+    problems
+        Ordered by file and line. Of two records that disagree for one cell neither is kept; of two equal
+        ones the first is.
+
+    Raises
+    ------
+    UsageError
+        There is no such folder.
+    """
+    if not folder.is_dir():
+        raise UsageError("no such folder of results", value=str(folder))
+    problems: list[Problem] = []
+    found: list[tuple[str, int, Record]] = []
+    for path in sorted(folder.rglob("*.jsonl")):
+        name = path.relative_to(folder).as_posix()
+        if not path.resolve().is_relative_to(folder.resolve()):
+            problems.append(Problem(name, None, "outside", "links to a file outside the results"))
+            continue
+        for line, outcome in _lines(path, name):
+            if isinstance(outcome, Problem):
+                problems.append(outcome)
+            else:
+                found.append((name, line, outcome))
+                problems += _sheet(outcome, folder, name, line, compare=sheets)
+    outside = {(p.file, p.line) for p in problems if p.kind == "outside"}
+    records, repeats = _once([item for item in found if item[:2] not in outside])
+    problems = sorted([*problems, *repeats], key=lambda p: (p.file, p.line or 0, p.kind))
+    if not records:
+        problems.append(Problem(".", None, "empty", "there is no usable record", fatal=True))
+    return records, problems
+
+
+def _lines(path: Path, name: str) -> Iterator[tuple[int, Record | Problem]]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        yield 0, Problem(name, None, "unreadable", f"cannot be read: {error.strerror}")
+        return
+    lines = content.split(b"\n")
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield number, _record(line, name, number, last=number == len(lines))
+
+
+def _record(line: bytes, name: str, number: int, *, last: bool) -> Record | Problem:
+    from immunebench.board.loading.checks import complaint
+    from immunebench.declared.schema import usage_error
+    from immunebench.records.record import SCHEMA, Record
+
+    def wrong(kind: Kind, message: str) -> Problem:
+        short = message if len(message) <= _LONGEST else message[:_LONGEST] + "..."
+        return Problem(name, number, kind, plain(short))
+
+    try:
+        value = json.loads(line.decode("utf-8"), parse_constant=_refuse)
+    except _NotFinite as error:
+        return wrong("not finite", str(error))
+    except (ValueError, RecursionError) as error:
+        # A writer that was stopped leaves its last line without an end.
+        return wrong("truncated", "the file ends within this line") if last else wrong("not json", str(error))
+    version = value.get("schema_version", SCHEMA) if isinstance(value, dict) else SCHEMA
+    if version != SCHEMA:
+        return wrong("version", f"schema_version {version!r} is not known here; this release reads {SCHEMA}")
+    try:
+        record = Record.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        said = str(usage_error(Path("record"), error, Record)).removeprefix("record: ")
+        if first["type"] == "finite_number":
+            return wrong("not finite", said)
+        names_a_file = first["loc"] == ("sheet", "file") and first["type"] == "string_pattern_mismatch"
+        return wrong("outside" if names_a_file else "field", said)
+    try:
+        digest(record)
+    except ValueError:
+        return wrong("not finite", "params: holds a number beyond all bounds")
+    # What is lost of a file must be known to be lost of one entry, so a file holds no other's records.
+    own = f"{record.cell.defense}@{record.cell.defense_version}"
+    if Path(name).stem != own:
+        return wrong("misplaced", f"is a record of {own}, which belongs into {own}.jsonl")
+    found = complaint(record)
+    return record if found is None else wrong(*found)
+
+
+def digest(record: Record) -> str:
+    """SHA-256 of a record's canonical JSON, however its line was written."""
+    from immunebench.records.record import json_value
+    from immunebench.store.graph import canonical_json
+
+    return hashlib.sha256(canonical_json(json_value(record)).encode()).hexdigest()
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise _NotFinite(f"holds {constant}, which is no number")
+
+
+def _sheet(record: Record, folder: Path, name: str, line: int, *, compare: bool) -> Iterator[Problem]:
+    if record.sheet is None:
+        return
+    from immunebench.catalog.entry import sha256
+
+    path = (folder / name).parent / record.sheet.file
+    if not path.resolve().is_relative_to(folder.resolve()):
+        yield Problem(name, line, "outside", f"its contact sheet {record.sheet.file} lies outside the results")
+    elif compare and not path.is_file():
+        yield Problem(name, line, "sheet", f"its contact sheet {record.sheet.file} is missing")
+    elif compare and sha256(path) != record.sheet.sha256:
+        yield Problem(name, line, "sheet", f"its contact sheet {record.sheet.file} has another SHA-256")
+
+
+def _once(found: list[tuple[str, int, Record]]) -> tuple[list[Record], list[Problem]]:
+    """Keep the first of equal records, and none of those that disagree."""
+    groups: dict[tuple[str, int], list[tuple[str, int, Record]]] = defaultdict(list)
+    for item in found:
+        cell = item[2].cell
+        groups[cell.key, cell.defense_version].append(item)
+    records, problems = [], []
+    for (key, _), group in groups.items():
+        first = group[0]
+        if all(record == first[2] for _, _, record in group):
+            records.append(first[2])
+            problems += [
+                Problem(name, line, "duplicate", f"repeats {first[0]}:{first[1]} ({key})")
+                for name, line, _ in group[1:]
+            ]
+            continue
+        places = [f"{name}:{line}" for name, line, _ in group]
+        for number, (name, line, _) in enumerate(group):
+            others = ", ".join(place for at, place in enumerate(places) if at != number)
+            problems.append(Problem(name, line, "conflict", f"disagrees with {others} on {key}; none of them counts"))
+    return records, problems

@@ -1,0 +1,147 @@
+"""What a paper needs to cite measured numbers: a LaTeX table, references, provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from immunebench.board.release import references
+from immunebench.board.release.provenance import Provenance, cite_rows
+from immunebench.board.release.snapshot import Snapshot, Standing
+from immunebench.board.scores.model import BoardError
+from immunebench.board.tables.latex_table import figure, tabular
+from immunebench.board.tables.text import latex_escape
+
+if TYPE_CHECKING:
+    from immunebench.catalog.entry import Catalog, Entry
+
+TableName = Literal["main", "families", "chains"]
+TABLES: tuple[TableName, ...] = get_args(TableName)
+
+
+@dataclass(frozen=True)
+class Citation:
+    """Three texts that belong together.
+
+    Attributes
+    ----------
+    table
+        A ``tabular`` that needs the LaTeX package booktabs.
+    bibtex
+        The suite, the release if any, and every defense and attack shown.
+    provenance
+        Where the scores come from.
+    """
+
+    table: str
+    bibtex: str
+    provenance: Provenance
+
+    def text(self) -> str:
+        """All of it, ready to paste: the provenance is a comment of the table."""
+        return f"% {self.provenance}\n{self.table}\n\n{self.bibtex}\n"
+
+
+@dataclass(frozen=True)
+class ReleaseName:
+    """A release as citations name it: its id, when it was made, and the digest of its checksums."""
+
+    id: str
+    created: str
+    digest: str
+
+
+def cite(
+    snapshot: Snapshot,
+    catalog: Catalog,
+    citation: Path,
+    *,
+    defense: str | None = None,
+    table: TableName = "main",
+    release: ReleaseName | None = None,
+) -> Citation:
+    """Make a citation of a board, or of one of its rows.
+
+    Parameters
+    ----------
+    snapshot
+        The board.
+    catalog
+        Where the entries' ``cite.bib`` lie.
+    citation
+        ``CITATION.cff`` of the suite.
+    defense
+        Only this row; default all.
+    table
+        Columns: headline, per family, or per chain.
+    release
+        The release that the board is of.
+
+    Raises
+    ------
+    BoardError
+        A control misbehaves: such a board has no number to cite.
+    UsageError
+        The defense is not on the board, or a reference cannot be read.
+    """
+    if snapshot.refusals:
+        raise BoardError("no number of this board can be cited: " + "; ".join(snapshot.refusals))
+    rows = snapshot.rows if defense is None else (snapshot.row(defense),)
+    shown: list[Entry] = [entry for row in rows for entry in _entries(row.defense, catalog)]
+    shown += [catalog.attacks[name] for name in snapshot.attacks if name in catalog.attacks]
+    suite = references.suite_work(citation)
+    absent = [row.name for row in rows if not _entries(row.defense, catalog)]
+    name = None
+    if release is not None:
+        suite += "\n\n" + references.release_work(citation, release.id, release.created, release.digest)
+        name = f"{release.id}@{release.digest[:16]}"
+    keys = {row.defense: _keys(row, catalog) for row in rows}
+    bibtex = references.collect(shown, suite) + "".join(f"\n\n% no reference of {entry} is here" for entry in absent)
+    return Citation(latex(rows, table, keys), bibtex, cite_rows(snapshot, rows, name))
+
+
+def latex(rows: Sequence[Standing], table: TableName, keys: Mapping[str, Sequence[str]]) -> str:
+    """Rows as a booktabs table, controls below a rule; `keys` are the BibTeX keys of each defense."""
+    heads = ["Defense", *_columns(rows, table), *(["Worst chain"] if table == "main" else [])]
+    lines = {row.name: [_named(row, keys.get(row.defense, ())), *_values(row, table, rows)] for row in rows}
+    groups = [[lines[row.name] for row in rows if row.control == control] for control in (False, True)]
+    return tabular(heads, groups, worded=1 if table == "main" else 0)
+
+
+def _named(row: Standing, keys: Sequence[str]) -> str:
+    return latex_escape(row.name) + (rf"~\cite{{{','.join(keys)}}}" if keys else "")
+
+
+def _columns(rows: Sequence[Standing], table: TableName) -> list[str]:
+    if table == "main":
+        return ["$P$", "$U$"]
+    return [latex_escape(name) for name in _names(rows, table)]
+
+
+def _names(rows: Sequence[Standing], table: TableName) -> list[str]:
+    return sorted({name for row in rows for name in (row.p_family if table == "families" else row.p_chain)})
+
+
+def _values(row: Standing, table: TableName, rows: Sequence[Standing]) -> list[str]:
+    if table == "main":
+        worst = sorted(set(row.worst.values()))
+        named = latex_escape(worst[0]) if len(worst) == 1 else f"{len(worst)} chains" if worst else "--"
+        return [figure(row.p, row.interval), figure(row.u), named]
+    values = row.p_family if table == "families" else row.p_chain
+    return [figure(values.get(name)) for name in _names(rows, table)]
+
+
+def _entries(defense: str, catalog: Catalog) -> list[Entry]:
+    """The entry of a row, or those of its layers; none where one of them is not here."""
+    parts = [catalog.defenses.get(name) for name in defense.split("+")]
+    return [part for part in parts if part is not None] if None not in parts else []
+
+
+def _keys(row: Standing, catalog: Catalog) -> list[str]:
+    """Keys that the defense's name is followed by; a control stands for no paper."""
+    found = [] if row.control else _entries(row.defense, catalog)
+    return list(
+        dict.fromkeys(key for entry in found for key in references.entry_works(entry) if key != references.SUITE_KEY)
+    )

@@ -1,0 +1,160 @@
+"""Two boards, releases or entries compared cell by cell, where their cells compare at all."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from immunebench.board.release.snapshot import CellScore, Snapshot, Standing
+from immunebench.board.scores.paired import mean_difference, paired_interval
+
+
+@dataclass(frozen=True)
+class CellDifference:
+    """P of both sides on one (task, chain), and what B has more."""
+
+    task: str
+    family: str
+    chain: str
+    a: float
+    b: float
+    headline: bool = True
+
+    @property
+    def difference(self) -> float:
+        """P of B - P of A."""
+        return self.b - self.a
+
+
+@dataclass(frozen=True)
+class EntryDifference:
+    """Two rows compared on the cells that both have.
+
+    Attributes
+    ----------
+    a, b
+        ``defense@version``.
+    difference
+        Of worst-case P: mean over families of the mean over tasks of the least P over shared chains, B - A;
+        None where no cell compares.
+    interval
+        Its 95 % interval, paired over tasks; None with too few tasks.
+    cells
+        One per shared (task, chain).
+    apart
+        Cells that do not compare, and why, a line each.
+    """
+
+    a: str
+    b: str
+    difference: float | None
+    interval: tuple[float, float] | None
+    cells: tuple[CellDifference, ...]
+    apart: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        """``higher``, ``lower``, ``no difference seen``, ``no interval`` or ``nothing compares``, of B."""
+        if self.difference is None:
+            return "nothing compares"
+        if self.interval is None:
+            return "no interval"
+        low, high = self.interval
+        return "higher" if low > 0 else "lower" if high < 0 else "no difference seen"
+
+    def value(self) -> dict[str, Any]:
+        """The comparison as JSON types."""
+        return asdict(self) | {"verdict": self.verdict}
+
+
+@dataclass(frozen=True)
+class BoardDifference:
+    """Two boards of one suite: rows of both, rows of one side only, and what else differs."""
+
+    suite: str
+    entries: tuple[EntryDifference, ...]
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def value(self) -> dict[str, Any]:
+        """The comparison as JSON types."""
+        return asdict(self) | {"entries": [entry.value() for entry in self.entries]}
+
+
+def compare_boards(a: Snapshot, b: Snapshot) -> BoardDifference:
+    """Compare every defense that is on both boards."""
+    rows_a, rows_b = ({row.defense: row for row in snapshot.rows} for snapshot in (a, b))
+    shared = [row.defense for row in b.rows if row.defense in rows_a]
+    return BoardDifference(
+        suite=a.suite,
+        entries=tuple(compare_entries(rows_a[defense], rows_b[defense]) for defense in shared),
+        only_a=tuple(sorted(row.name for row in a.rows if row.defense not in rows_b)),
+        only_b=tuple(sorted(row.name for row in b.rows if row.defense not in rows_a)),
+        notes=tuple(_notes(a, b)),
+    )
+
+
+def compare_entries(a: Standing, b: Standing) -> EntryDifference:
+    """Compare two rows, of one board or of two.
+
+    Cells with different comparability keys, cells that only one side has, and cells that the power gate
+    excludes are left out and named.
+    """
+    cells: list[CellDifference] = []
+    apart: list[str] = []
+    ours, theirs = _by_place(a.scores), _by_place(b.scores)
+    for place in sorted(ours.keys() | theirs.keys()):
+        left, right = ours.get(place), theirs.get(place)
+        reason = _apart(left, right)
+        if reason:
+            apart.append(f"{'/'.join(place)}: {reason}")
+        elif left and right and left.p is not None and right.p is not None:
+            cells.append(CellDifference(left.task, left.family, left.chain, left.p, right.p, left.headline))
+    by_task = _worst(cells)
+    families = {cell.task: cell.family for cell in cells}
+    return EntryDifference(
+        a=a.name,
+        b=b.name,
+        difference=mean_difference(by_task, families) if by_task else None,
+        interval=paired_interval(by_task, families) if by_task else None,
+        cells=tuple(cells),
+        apart=tuple(apart),
+    )
+
+
+def _worst(cells: Iterable[CellDifference]) -> Mapping[str, float]:
+    """Difference of the least P over chains, per task: each side meets its own worst chain."""
+    groups: dict[str, list[CellDifference]] = defaultdict(list)
+    for cell in cells:
+        if cell.headline:
+            groups[cell.task].append(cell)
+    return {task: min(c.b for c in group) - min(c.a for c in group) for task, group in groups.items()}
+
+
+def _apart(a: CellScore | None, b: CellScore | None) -> str:
+    if a is None or b is None:
+        return f"only {'B' if a is None else 'A'} has it"
+    if a.key != b.key:
+        return f"'{a.key}' and '{b.key}' do not compare"
+    for side, score in (("A", a), ("B", b)):
+        if score.p is None:
+            return f"{score.status} in {side}"
+    return ""
+
+
+def _by_place(scores: Iterable[CellScore]) -> dict[tuple[str, str], CellScore]:
+    return {(score.task, score.chain): score for score in scores}
+
+
+def _notes(a: Snapshot, b: Snapshot) -> Iterator[str]:
+    if a.name != b.name:
+        yield f"{a.name} against {b.name}: cells compare only within one suite version"
+    if a.rules and b.rules and a.rules != b.rules:
+        yield f"the rules differ: {a.rules[:16]} and {b.rules[:16]}"
+    if a.results == b.results:
+        yield "both are made of the same records"
+    for side, snapshot in (("A", a), ("B", b)):
+        yield from (f"{side} is refused as a board: {reason}" for reason in snapshot.refusals)

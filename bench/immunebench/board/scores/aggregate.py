@@ -1,0 +1,182 @@
+"""Measurements -> board (`leaderboard/rules.md`)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from immunebench.board.scores.by_metric import metrics_of, read
+from immunebench.board.scores.controls import misbehaving, replicate_noise
+from immunebench.board.scores.data_side import tables
+from immunebench.board.scores.measurement import Measurement
+from immunebench.board.scores.model import Board, BoardError, MetricScore, Power, Row
+from immunebench.board.scores.row import make_row
+from immunebench.board.scores.task_score import power_of
+from immunebench.declared import scoring
+
+CellName = tuple[str, str, str, int]
+
+
+def aggregate(
+    measurements: Iterable[Measurement],
+    planned: Collection[CellName] | None = None,
+    *,
+    lost: Mapping[str, Sequence[str]] | None = None,
+) -> Board:
+    """Compute every score of a suite on one profile.
+
+    Parameters
+    ----------
+    measurements
+        One per record, in any order: the result does not depend on it.
+    planned
+        The cells that should exist, as (defense, task, chain, seed). By default a defense should have every
+        (task, chain, seed) that any other entry of its kind has.
+    lost
+        What of a defense's records was left out, a line each: its row is incomplete, whatever else it has.
+
+    Returns
+    -------
+    Board
+        Rows by falling P: complete entries that pass the utility gate, then the others, then controls.
+
+    Raises
+    ------
+    BoardError
+        If there is no record, if records of different comparability keys meet in one column, or if two
+        records claim one cell.
+    """
+    # The rules are read by every command; numpy and scipy are imported where a board is made.
+    from immunebench.board.scores.layered import layer_scores
+    from immunebench.board.scores.settings import setting_scores
+    from immunebench.board.statistics.intervals import with_intervals
+
+    every = sorted(measurements, key=lambda cell: (cell.defense, cell.task, cell.chain, cell.seed, cell.setting.name))
+    if not every:
+        raise BoardError("there is no record to make a board of")
+    _check_comparable(every)
+    cells = [cell for cell in every if cell.setting.usual]
+    if not cells:
+        raise BoardError("every record is of an unusual setting, of which no headline is made")
+    columns: dict[tuple[str, str], list[Measurement]] = defaultdict(list)
+    entries: dict[str, list[Measurement]] = defaultdict(list)
+    for cell in cells:
+        columns[cell.where].append(cell)
+        entries[cell.defense].append(cell)
+    power = {where: power_of(group) for where, group in sorted(columns.items())}
+    families = {cell.task: cell.family for cell in cells}
+    required = _required(cells, planned)
+    rows = [
+        make_row(group, required[defense], power, families, (lost or {}).get(defense, ()))
+        for defense, group in entries.items()
+    ]
+    whole = {defense: group for defense, group in entries.items() if not (lost or {}).get(defense)}
+    ranked = with_intervals(_by_metric(rows, whole, required, families), entries, power, families)
+    rows = sorted(
+        ranked.rows, key=lambda row: (row.control, not row.passes, 1.0 if row.p is None else -row.p, row.defense)
+    )
+    gates = tuple(gate for gate in power.values() if gate is not None)
+    return Board(
+        tuple(rows),
+        gates,
+        replicate_noise(rows),
+        tuple(misbehaving(rows, cells)),
+        tuple(_notes(cells, gates, ranked.rule)),
+        smallest_difference=ranked.smallest_difference,
+        suite=", ".join(sorted({cell.suite for cell in cells} - {""})),
+        keys=tuple(sorted({cell.key for cell in cells} - {""})),
+        interval_rule=ranked.rule,
+        layers=layer_scores(rows, whole, power, families),
+        settings=setting_scores(every, lambda own: _required(own, None), lost or {}),
+        tables=tables(cells),
+    )
+
+
+def _by_metric(
+    rows: Sequence[Row],
+    entries: Mapping[str, Sequence[Measurement]],
+    required: Mapping[str, set[tuple[str, str, int]]],
+    families: Mapping[str, str],
+) -> list[Row]:
+    from immunebench.board.statistics.intervals import headline_intervals
+
+    found: dict[str, dict[str, MetricScore]] = defaultdict(dict)
+    for metric in metrics_of(cell for group in entries.values() for cell in group):
+        reading = read(metric, entries, required, families)
+        spans = headline_intervals(reading.rows.values(), reading.cells, reading.power, families)
+        for defense, row in reading.rows.items():
+            found[defense][metric] = MetricScore(row.p, row.sgr, spans.get(defense))
+    return [dataclasses.replace(row, by_metric=found[row.defense]) for row in rows]
+
+
+def _check_comparable(cells: Iterable[Measurement]) -> None:
+    keys: dict[tuple[str, str, str], str] = {}
+    seen: set[tuple[str, str, str, int, str]] = set()
+    for cell in cells:
+        key = f"{cell.profile} {cell.key}".strip()
+        column = (*cell.where, cell.setting.name)
+        if keys.setdefault(column, key) != key:
+            raise BoardError(f"{cell.task}/{cell.chain}: records of '{keys[column]}' and '{key}' do not compare")
+        name = (cell.defense, cell.task, cell.chain, cell.seed, cell.setting.name)
+        if name in seen:
+            raise BoardError(f"two records of {cell.task}/{cell.defense}/{cell.chain}/{cell.profile}/{cell.seed}")
+        seen.add(name)
+
+
+def _required(
+    cells: Iterable[Measurement], planned: Collection[CellName] | None
+) -> dict[str, set[tuple[str, str, int]]]:
+    own: dict[str, set[tuple[str, str, int]]] = defaultdict(set)
+    kinds, family_of = {}, {}
+    for cell in cells:
+        own[cell.defense].add((cell.task, cell.chain, cell.seed))
+        kinds[cell.defense] = cell.kind
+        family_of[cell.task] = cell.family
+    if planned is not None:
+        for defense, task, chain, seed in planned:
+            own[defense].add((task, chain, seed))
+        return own
+    owed = {kind: _owed(kind, own, kinds, family_of) for kind in sorted(set(kinds.values()) - {"control"})}
+    return {defense: asked | owed.get(kinds[defense], set()) for defense, asked in own.items()}
+
+
+def _owed(
+    kind: str, own: Mapping[str, set[tuple[str, str, int]]], kinds: Mapping[str, str], family_of: Mapping[str, str]
+) -> set[tuple[str, str, int]]:
+    """What every entry of a kind owes: what any of them has, and the same chains on the other tasks of its track.
+
+    `none` says which tasks and chains the suite has; its further seeds ask nothing of anybody. An attack from
+    outside the headline, which somebody ran against one entry, is not asked of the others.
+    """
+    peers = set().union(*(own[name] for name in own if kinds[name] == kind))
+    peers = {(task, chain, seed) for task, chain, seed in peers if scoring.role(chain) == "headline"}
+    ways = {(chain, seed) for _, chain, seed in peers}
+    suite = {(task, chain) for task, chain, _ in own.get("none", ())}
+    families = scoring.FAMILIES.get(scoring.TRACK.get(kind, kind))
+    return peers | {
+        (task, chain, seed)
+        for task, chain in suite
+        if families is None or family_of[task] in families
+        for way, seed in ways
+        if way == chain
+    }
+
+
+def _notes(cells: Sequence[Measurement], power: Sequence[Power], rule: str) -> Iterable[str]:
+    tasks = {gate.task for gate in power if gate.informative}
+    seeds = {cell.seed for cell in cells}
+    yield (
+        f"{len(tasks)} informative task{'' if len(tasks) == 1 else 's'}, "
+        f"{len(seeds)} seed{'' if len(seeds) == 1 else 's'}: {rule}"
+    )
+    if bases := sorted({cell.base for cell in cells} - {""}):
+        yield f"measured on the base {', '.join(bases)}"
+    absent = [name for name in ("none", "none-replicate", "noise", "destroy", "blank") if not _present(name, cells)]
+    if absent:
+        yield "controls not on this board: " + ", ".join(absent)
+
+
+def _present(control: str, cells: Iterable[Measurement]) -> bool:
+    exact = control.startswith("none")
+    return any(c.defense == control or (not exact and c.defense.startswith(control + "-")) for c in cells)

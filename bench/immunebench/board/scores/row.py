@@ -1,0 +1,197 @@
+"""All scores of one defense -> its row."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+from immunebench.board.scores import scale as scores
+from immunebench.board.scores.beside import collapsed, overall
+from immunebench.board.scores.measurement import Measurement
+from immunebench.board.scores.model import Power, Row, TaskScore, TaskUtility
+from immunebench.board.scores.task_score import score_task, score_utility
+from immunebench.declared import scoring
+
+Where = tuple[str, str]
+
+#: Records that count as absent: what was never run, and what was withdrawn after it was found wrong.
+MISSING = frozenset({"skipped", "invalidated"})
+
+
+def make_row(
+    cells: Sequence[Measurement],
+    required: Collection[tuple[str, str, int]],
+    power: Mapping[Where, Power | None],
+    families: Mapping[str, str],
+    lost: Sequence[str] = (),
+) -> Row:
+    """Aggregate one defense.
+
+    Parameters
+    ----------
+    cells
+        All its measurements.
+    required
+        The (task, chain, seed) that it must have.
+    power
+        Verdict of the power gate per (task, chain).
+    families
+        Family of each task.
+    lost
+        What of its records could not be used; a row with any has no headline.
+    """
+    first = cells[0]
+    task_scores = _task_scores(cells, required, power, families)
+    changes = [cell.linf for cell in cells if cell.linf is not None]
+    change = scoring.budget_class(changes, first.perceptual_budget)
+    # Without what is lost, a mean over the rest could be higher than the whole.
+    shown = () if lost else task_scores
+    counted = [score for score in shown if scoring.role(score.chain) == "headline"]
+    utilities = tuple(
+        score_utility(task, [cell for cell in cells if cell.task == task])
+        for task in sorted({cell.task for cell in cells})
+    )
+    us = [utility.u for utility in utilities if utility.u is not None]
+    u = scores.mean(us) if len(us) == len(utilities) else None
+    protect = [cell.seconds["protect"] for cell in cells if "protect" in cell.seconds]
+    chains = sorted({score.chain for score in task_scores})
+    by_chain = {chain: _mean_p([score for score in shown if score.chain == chain]) for chain in chains}
+    matched = [score for score in shown if score.chain in first.against]
+    return Row(
+        defense=first.defense,
+        version=first.version,
+        kind=first.kind,
+        p=_over_families(counted, min),
+        p_mean_case=_mean_p(counted),
+        p_best_step=_mean_or_none(score.p_best_step for score in counted),
+        p_curve=_mean_or_none(score.p_curve for score in counted),
+        p_family=_families(counted, min),
+        p_chain={chain: p for chain, p in by_chain.items() if p is not None},
+        worst={
+            task: min(group, key=lambda score: (score.p or 0.0, score.chain)).chain
+            for task, group in _by_task(counted).items()
+        },
+        sgr=_mean_or_none(score.sgr for score in counted),
+        u_gen=_mean_or_none(utility.u_gen for utility in utilities),
+        u_ben=_mean_or_none(utility.u_ben for utility in utilities),
+        fidelity=_mean_or_none(utility.fidelity for utility in utilities),
+        u=u,
+        seconds=scores.mean(protect) if protect else None,
+        scores=task_scores,
+        utilities=utilities,
+        incomplete=(*lost, *_incomplete(counted, utilities)),
+        flags=_flags(cells, task_scores, u),
+        beside=overall(cells),
+        badges=_badges(first, change),
+        track=scoring.TRACK.get(first.kind, first.kind),
+        matched=_mean_p(matched) if matched else None,
+        budget_class=change,
+        p_best_response=_response(shown, "ladder", counted),
+        p_public_base=_response(shown, "public base", []),
+        changes=_changes(cells),
+    )
+
+
+def _changes(cells: Iterable[Measurement]) -> dict[str, float]:
+    found: dict[str, list[float]] = defaultdict(list)
+    for cell in cells:
+        for name, value in cell.changes.items():
+            found[name].append(value)
+    return {name: max(values) if name == "linf" else scores.mean(values) for name, values in sorted(found.items())}
+
+
+def _response(task_scores: Iterable[TaskScore], role: scoring.Role, beside: Sequence[TaskScore]) -> float | None:
+    """Headline with the chains of a role, and those `beside`, in the minimum; None where the role has no score."""
+    extra = [score for score in task_scores if scoring.role(score.chain) == role and score.p is not None]
+    return _over_families([*beside, *extra], min) if extra else None
+
+
+def _badges(first: Measurement, change: int | str | None) -> tuple[str, ...]:
+    badges = []
+    if first.kind == "api":
+        badges.append("needs enforcement")
+    if first.kind == "artefact":
+        badges.append("artefact")
+    if first.changes_images:
+        badges.append("no budget class" if change is None else f"Linf {change}" if isinstance(change, int) else change)
+    return tuple(badges)
+
+
+def _task_scores(
+    cells: Sequence[Measurement],
+    required: Collection[tuple[str, str, int]],
+    power: Mapping[Where, Power | None],
+    families: Mapping[str, str],
+) -> tuple[TaskScore, ...]:
+    tried: dict[Where, list[Measurement]] = defaultdict(list)
+    for cell in cells:
+        if cell.status not in MISSING:
+            tried[cell.where].append(cell)
+    owed: dict[Where, set[int]] = defaultdict(set)
+    for task, chain, seed in required:
+        owed[task, chain].add(seed)
+    found = []
+    for (task, chain), seeds in sorted(owed.items()):
+        own = tried.get((task, chain), [])
+        complete = seeds <= {cell.seed for cell in own}
+        found.append(score_task(power.get((task, chain)), (task, families.get(task, ""), chain), own, complete))
+    return tuple(found)
+
+
+def _incomplete(task_scores: Iterable[TaskScore], utilities: Iterable[TaskUtility]) -> tuple[str, ...]:
+    missing = [f"{s.task}/{s.chain}: {s.reason}" for s in task_scores if s.status == "incomplete"]
+    return tuple(missing + [f"{utility.task}: U is not measured" for utility in utilities if utility.u is None])
+
+
+def _flags(cells: Sequence[Measurement], task_scores: Iterable[TaskScore], u: float | None) -> tuple[str, ...]:
+    flags = []
+    if u is not None and u < scoring.UTILITY_GATE and any(cell.changes_model for cell in cells):
+        flags.append("utility gate")
+    if any(over_budget(cell) for cell in cells):
+        flags.append("over budget")
+    if any(score.below_floor for score in task_scores):
+        flags.append("below floor")
+    if collapsed(cells):
+        flags.append("collapsed")
+    failures = sum(score.status in ("defense failed", "attack failed") for score in task_scores)
+    return (*flags, f"{failures} failed") if failures else tuple(flags)
+
+
+def over_budget(cell: Measurement) -> bool:
+    """Whether protected pictures, measured after saving, differ by more than their declared budget."""
+    return cell.linf is not None and cell.budget is not None and cell.linf > cell.budget
+
+
+def _by_task(task_scores: Iterable[TaskScore]) -> dict[str, list[TaskScore]]:
+    """Scores that count, per task; the power gate removes a (task, chain) for every entry alike."""
+    groups: dict[str, list[TaskScore]] = defaultdict(list)
+    for score in task_scores:
+        if score.status != "uninformative":
+            groups[score.task].append(score)
+    return dict(groups)
+
+
+def _families(task_scores: Iterable[TaskScore], over_chains: Callable[[list[float]], float]) -> dict[str, float]:
+    """Mean over tasks of P over chains, per family; a family with an incomplete score is left out."""
+    groups: dict[str, list[float | None]] = defaultdict(list)
+    for group in _by_task(task_scores).values():
+        ps = [score.p for score in group if score.p is not None]
+        groups[group[0].family].append(over_chains(ps) if len(ps) == len(group) else None)
+    complete = {family: [p for p in ps if p is not None] for family, ps in groups.items() if None not in ps}
+    return {family: scores.mean(ps) for family, ps in sorted(complete.items())}
+
+
+def _over_families(task_scores: Sequence[TaskScore], over_chains: Callable[[list[float]], float]) -> float | None:
+    families = _families(task_scores, over_chains)
+    if not families or any(score.status == "incomplete" for score in task_scores):
+        return None
+    return scores.mean(list(families.values()))
+
+
+def _mean_p(task_scores: Sequence[TaskScore]) -> float | None:
+    return _over_families(task_scores, scores.mean)
+
+
+def _mean_or_none(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return scores.mean(known) if known else None

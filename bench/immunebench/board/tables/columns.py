@@ -1,0 +1,132 @@
+"""The columns of a board, once for every format: what they are called, hold, and how they are rounded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from immunebench.board.scores.beside import HEADS
+from immunebench.board.scores.model import Board, Row
+from immunebench.board.tables.layout import number
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number of a row.
+
+    Parameters
+    ----------
+    key
+        Name in files, such as ``p`` or ``p_chain.lora``.
+    title
+        Heading on pages and in LaTeX.
+    group
+        ``headline``, ``utility``, ``changes``, ``family``, ``attack``, ``readings``, ``beside`` or ``cost``.
+    value
+        The number of a row; None where it does not exist.
+    interval
+        Its interval; None where there is none.
+    digits
+        Digits after the point where it is rounded.
+    help
+        What it means, in one line.
+    """
+
+    key: str
+    title: str
+    group: str
+    value: Callable[[Row], float | int | None]
+    interval: Callable[[Row], Interval | None] = lambda row: None
+    digits: int = 2
+    help: str = ""
+
+    def text(self, row: Row) -> str:
+        """The rounded number, a dash where there is none."""
+        return number(self.value(row), self.digits)
+
+    def text_interval(self, row: Row) -> str:
+        """The rounded interval in brackets, empty where there is none."""
+        return interval_text(self.interval(row), self.digits)
+
+
+def interval_text(interval: Interval | None, digits: int = 2) -> str:
+    """``[0.35, 0.49]``, or nothing."""
+    return "" if interval is None else f"[{number(interval[0], digits)}, {number(interval[1], digits)}]"
+
+
+def families(board: Board) -> list[str]:
+    """Families of the board's tasks, in alphabetical order."""
+    return sorted({power.family for power in board.power} | {name for row in board.rows for name in row.p_family})
+
+
+def chains(board: Board) -> list[str]:
+    """Chains of the board, in alphabetical order."""
+    return sorted({power.chain for power in board.power} | {name for row in board.rows for name in row.p_chain})
+
+
+def columns(board: Board) -> list[Column]:
+    """Every column of a board, in the order in which pages and files show them."""
+    return [
+        Column("rank", "rank", "headline", lambda r: r.rank, digits=0, help="Tie group: entries that share a rank."),
+        Column("p", "P", "headline", lambda r: r.p, lambda r: r.p_interval, help="Protection, worst chain per task."),
+        Column("u", "U", "headline", lambda r: r.u, lambda r: r.u_interval, help="Part of the use that is left."),
+        Column("u_gen", "U gen", "utility", lambda r: r.u_gen, help="Unrelated prompts still drawn right."),
+        Column("u_ben", "U ben", "utility", lambda r: r.u_ben, help="A harmless concept can still be learnt."),
+        Column("fidelity", "fidelity", "utility", lambda r: r.fidelity, help="Protected against published pictures."),
+        *(_change(name) for name in sorted({name for row in board.rows for name in row.changes})),
+        *(_family(name) for name in families(board)),
+        *(_chain(name) for name in chains(board)),
+        Column("matched", "matched", "readings", lambda r: r.matched, help="P on the attack it was made against."),
+        Column("p_mean_case", "mean case", "readings", lambda r: r.p_mean_case, help="Mean over chains of P."),
+        Column("p_best_step", "best step", "readings", lambda r: r.p_best_step, help="P at the attacker's best step."),
+        Column("p_curve", "whole curve", "readings", lambda r: r.p_curve, help="P over all saved steps."),
+        Column("p_best_response", "best response", "readings", lambda r: r.p_best_response, help="P with the ladder."),
+        Column("p_public_base", "public base", "readings", lambda r: r.p_public_base, help="P where the base is had."),
+        Column("sgr", "SGR", "readings", lambda r: r.sgr, help="IMMA's similarity gap ratio, raw metrics."),
+        *(_beside(name, title) for name, title in HEADS.items()),
+        Column("seconds", "protect s", "cost", lambda r: r.seconds, digits=1, help="Seconds to protect one task."),
+    ]
+
+
+def worst_chains(row: Row) -> list[tuple[str, int]]:
+    """The chains that beat a defense, with the number of tasks on which each is the worst, most first."""
+    return sorted(Counter(row.worst.values()).items(), key=lambda item: (-item[1], item[0]))
+
+
+def remarks(row: Row) -> list[str]:
+    """What a reader must know of a row in a few words: incomplete, flags, badges."""
+    return ["incomplete"] * bool(row.incomplete) + list(row.flags) + list(row.badges)
+
+
+def _change(name: str) -> Column:
+    text = f"Protected against published pictures: {name}{', the largest, of 255' if name == 'linf' else ''}."
+    return Column(f"changes.{name}", name, "changes", lambda row: row.changes.get(name), digits=3, help=text)
+
+
+def _beside(name: str, title: str) -> Column:
+    return Column(f"beside.{name}", title, "beside", lambda row: getattr(row.beside, name), help=f"Not in P: {title}.")
+
+
+def _family(name: str) -> Column:
+    return Column(
+        f"p_family.{name}",
+        name,
+        "family",
+        lambda row: row.p_family.get(name),
+        lambda row: row.p_family_interval.get(name),
+        help=f"P over the tasks of the family {name}, worst chain per task.",
+    )
+
+
+def _chain(name: str) -> Column:
+    return Column(
+        f"p_chain.{name}",
+        name,
+        "attack",
+        lambda row: row.p_chain.get(name),
+        lambda row: row.p_chain_interval.get(name),
+        help=f"P against the chain {name} alone.",
+    )

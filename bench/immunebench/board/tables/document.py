@@ -1,0 +1,211 @@
+"""The board as a JSON document with a published schema (``leaderboard/board.schema.json``)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from immunebench.board.scores.model import Board, SettingScore
+from immunebench.board.tables.finding import finding
+
+SCHEMA_VERSION = 1
+Interval = tuple[float, float]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PowerPart(_Part):
+    """What the undefended attack learns on a (task, chain), and the verdict of the power gate."""
+
+    task: str
+    family: str
+    chain: str
+    floor: float
+    ceiling: float
+    standard_error: float | None = Field(description="None where it is unbounded: fewer than two pictures.")
+    informative: bool
+    curve: dict[int, float]
+
+
+class TaskScorePart(_Part):
+    """One defense on one (task, chain)."""
+
+    task: str
+    family: str
+    chain: str
+    status: str
+    p_raw: float | None
+    p: float | None
+    p_best_step: float | None
+    p_curve: float | None
+    sgr: float | None
+    below_floor: bool
+    reason: str
+    interval: Interval | None
+
+
+class TaskUtilityPart(_Part):
+    """What a defense leaves of the use on one task."""
+
+    task: str
+    u_gen: float | None
+    u_ben: float | None
+    fidelity: float | None
+    u: float | None
+
+
+class MetricPart(_Part):
+    """Headline P, mean SGR and interval of P on one metric of the pictures."""
+
+    p: float | None
+    sgr: float | None
+    p_interval: Interval | None
+
+
+class RowPart(_Part):
+    """One defense."""
+
+    defense: str
+    version: int
+    kind: str
+    track: str
+    rank: int | None
+    p: float | None = Field(description="Mean over families of the mean over tasks of the least P over chains.")
+    p_interval: Interval | None
+    u: float | None
+    u_interval: Interval | None
+    u_gen: float | None
+    u_ben: float | None
+    fidelity: float | None
+    p_family: dict[str, float]
+    p_family_interval: dict[str, Interval]
+    p_chain: dict[str, float]
+    p_chain_interval: dict[str, Interval]
+    matched: float | None
+    p_mean_case: float | None
+    p_best_step: float | None
+    p_curve: float | None
+    sgr: float | None
+    worst: dict[str, str] = Field(description="Chain of the least P, by task.")
+    seconds: float | None = Field(description="Wall-clock seconds of `protect`, mean over cells.")
+    flags: tuple[str, ...]
+    badges: tuple[str, ...]
+    incomplete: tuple[str, ...]
+    control: bool
+    passes: bool
+    beside: dict[str, float | None] = Field(description="Measures beside the score; see leaderboard/rules.md.")
+    by_metric: dict[str, MetricPart]
+    budget_class: int | str | None
+    p_best_response: float | None
+    p_public_base: float | None
+    changes: dict[str, float] = Field(description="Protected against published pictures, by metric.")
+    scores: tuple[TaskScorePart, ...]
+    utilities: tuple[TaskUtilityPart, ...]
+
+
+class LayerPart(_Part):
+    """A layered defense against its layers alone, on what all of them met."""
+
+    defense: str
+    layers: tuple[str, ...]
+    p: float | None
+    p_alone: dict[str, float]
+    better: str = Field(description="The layer with the greatest P alone.")
+    difference: float | None = Field(description="P of the layers together less P of the better one alone.")
+    interval: Interval | None
+    tasks: int
+    tasks_fixed: bool = Field(description="Whether the interval holds the tasks fixed, which are too few to draw.")
+    reason: str = Field(description="Why they cannot be compared.")
+
+
+class SettingPart(_Part):
+    """P of a defense in one setting, on the tasks and chains that were swept."""
+
+    defense: str
+    setting: str = Field(description="Empty for the usual one.")
+    clean: int = Field(description="Percent of the attacker's pictures that were never protected.")
+    surrogate: str | None = Field(description="Base on which pictures are protected, where it is not the task's.")
+    attacker_base: str | None = Field(description="Base that is attacked, where it is not the task's.")
+    p: float | None
+    p_family: dict[str, float]
+    interval: Interval | None = Field(description="With the tasks held fixed.")
+    tasks: int
+    reason: str
+
+
+class TablePart(_Part):
+    """What was measured of pictures and enters no score: protected ones, cleaned ones, faces, mimicry that fails."""
+
+    title: str
+    note: str = Field(description="How to read it.")
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...] = Field(description="Cells as they are printed; - where nothing is known.")
+
+
+class BoardDocument(_Part):
+    """A board: rows best first, controls last."""
+
+    schema_version: int = SCHEMA_VERSION
+    suite: str
+    keys: tuple[str, ...]
+    finding: str
+    notes: tuple[str, ...]
+    interval_rule: str
+    smallest_difference: float | None
+    row_noise: float | None
+    rows: tuple[RowPart, ...]
+    power: tuple[PowerPart, ...]
+    layers: tuple[LayerPart, ...] = ()
+    settings: tuple[SettingPart, ...] = ()
+    tables: tuple[TablePart, ...] = ()
+
+
+def document(board: Board, suite: str = "") -> BoardDocument:
+    """The document of a board; `suite` names it where the board does not.
+
+    Raises
+    ------
+    BoardError
+        If a control misbehaves.
+    """
+    board.require_sound()
+    rows = [dataclasses.asdict(row) | {"control": row.control, "passes": row.passes} for row in board.rows]
+    power = [dataclasses.asdict(part) for part in board.power]
+    for part in power:
+        part["standard_error"] = part["standard_error"] if part["standard_error"] < float("inf") else None
+    return BoardDocument.model_validate(
+        {
+            "suite": board.suite or suite,
+            "keys": board.keys,
+            "finding": finding(board),
+            "notes": board.notes,
+            "interval_rule": board.interval_rule,
+            "smallest_difference": board.smallest_difference,
+            "row_noise": board.row_noise,
+            "rows": rows,
+            "power": power,
+            "layers": [dataclasses.asdict(score) for score in board.layers],
+            "settings": [_setting(score) for score in board.settings],
+            "tables": [dataclasses.asdict(table) for table in board.tables],
+        }
+    )
+
+
+def _setting(score: SettingScore) -> dict[str, Any]:
+    return dataclasses.asdict(score) | {"setting": score.setting.name} | score.setting.model_dump()
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a document."""
+    schema = BoardDocument.model_json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def schema_text() -> str:
+    """The schema file, in the bytes in which it is published."""
+    return json.dumps(json_schema(), indent=1, sort_keys=True) + "\n"

@@ -1,0 +1,88 @@
+"""What a board found, as one sentence made of its numbers."""
+
+from __future__ import annotations
+
+from immunebench.board.scores.model import Board, Row
+from immunebench.declared import scoring
+
+_HARDLY, _LARGELY = 0.1, 0.75
+
+
+def winner(board: Board) -> Row | None:
+    """The entry with the highest P above 0 that is complete and passes the gate; None without one."""
+    able = [row for row in board.rows if not row.control and row.passes and row.p]
+    return max(able, key=lambda row: row.p or 0.0, default=None)
+
+
+def tied(board: Board, row: Row) -> list[Row]:
+    """The rows of a row's tie group: same rank, track and budget class; itself alone where it has no rank."""
+    return [other for other in board.leagues.get(row.league, [row]) if other.rank == row.rank]
+
+
+def finding(board: Board) -> str:
+    """One sentence: what held, by how much, at what cost, against which controls, how sure."""
+    if board.refusals:
+        return f"No result: {'; '.join(board.refusals)}."
+    if board.power and len(board.uninformative) == len(board.power):
+        gain = max(power.ceiling - power.floor for power in board.power)
+        return f"No result: without a defense the attack learns too little to measure (at most {gain:.2f})."
+    entries = [row for row in board.rows if not row.control and row.p is not None]
+    if not entries and all(row.control for row in board.rows):
+        able = len(board.power) - len(board.uninformative)
+        return (
+            f"Without a defense the attack learns enough to measure in {able} of {len(board.power)} tasks and chains."
+        )
+    if not entries:
+        return "No result: no defense was measured completely."
+    best = winner(board) or max(entries, key=lambda row: row.p or 0.0)
+    parts = [_verdict(best, board), *_elsewhere(board, best), *_controls(board), _sure(board, best)]
+    return "; ".join(part for part in parts if part) + "."
+
+
+def _verdict(best: Row, board: Board) -> str:
+    p, u = best.p or 0.0, best.u
+    chains = {power.chain for power in board.power if power.informative}
+    attack = f"the {next(iter(chains))} attack" if len(chains) == 1 else "the strongest attack"
+    how = "hardly stops" if p < _HARDLY else "largely stops" if p >= _LARGELY else "partly stops"
+    kept = "with its use unmeasured" if u is None else f"and keeps {u:.0%} of the use"
+    text = f"{best.defense} {how} {attack}: it takes away {p:.0%} of what the attack gains {kept}"
+    if u is not None and "utility gate" in best.flags:
+        text += f", too little to be ranked (gate {scoring.UTILITY_GATE:.0%})"
+    if best.incomplete:
+        text += ", on incomplete records"
+    noises = [row.p for row in board.rows if row.control and row.defense.startswith("noise") and row.p is not None]
+    if noises and max(noises) >= p:
+        text += ", no better than random noise"
+    return text
+
+
+def _elsewhere(board: Board, best: Row) -> list[str]:
+    """Who leads where the best does not compete."""
+    leads = [rows[0] for league, rows in board.leagues.items() if league != best.league]
+    return (
+        [f"ranked apart: {', '.join(f'{row.defense} ({row.league}) {row.p or 0.0:.0%}' for row in leads)}"]
+        if leads
+        else []
+    )
+
+
+def _sure(board: Board, best: Row) -> str:
+    """How sure: the interval and rank of the best, or that there is none."""
+    count = board.notes[0].split(":")[0]
+    if best.p_interval is None:
+        return f"{count}: no interval, no ranks"
+    low, high = best.p_interval
+    text = f"{count}: {scoring.CONFIDENCE:.0%} interval {low:.0%} to {high:.0%}"
+    if ties := len(tied(board, best)) - 1:
+        text += f", tied with {ties} more"
+    return text
+
+
+def _controls(board: Board) -> list[str]:
+    parts = []
+    noise, destroy = board.row("noise"), board.row("destroy")
+    if noise is not None and noise.p is not None:
+        parts.append(f"random noise on the pictures takes away {noise.p:.0%}")
+    if destroy is not None and destroy.p is not None and destroy.u is not None:
+        parts.append(f"destroying the model takes away {destroy.p:.0%} and keeps {destroy.u:.0%} of the use")
+    return parts

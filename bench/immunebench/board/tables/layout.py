@@ -1,0 +1,234 @@
+"""The board as a terminal table and as Markdown. Both refuse where a control misbehaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from immunebench.board.scores.beside import HEADS
+from immunebench.board.scores.model import Board, Row
+from immunebench.declared import scoring
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+COLUMNS = (
+    "rank",
+    "defense",
+    "track",
+    "P",
+    "95 %",
+    "U",
+    "U_gen",
+    "U_ben",
+    "fidelity",
+    "SGR",
+    "worst chain",
+    "protect s",
+    "remarks",
+)
+
+
+_PARTS = ("U_gen", "U_ben", "fidelity", "SGR", "protect s")
+_REMARKS = 18
+
+#: Columns of a log or a pipe, where there is no terminal to ask.
+_WIDTH = 132
+
+
+def show(board: Board, title: str) -> None:
+    """Print the table; not cut to 80 columns where the output is no terminal.
+
+    Raises
+    ------
+    BoardError
+        If a control misbehaves.
+    """
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
+    console.print(terminal(board, title, console.width))
+
+
+def terminal(board: Board, title: str, width: int | None = None) -> RenderableType:
+    """Table for a terminal, with what a reader must know below it.
+
+    Where it is wider than `width` the parts are left out, for a number that is cut is a wrong one.
+
+    Raises
+    ------
+    BoardError
+        If a control misbehaves.
+    """
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from immunebench.board.tables.side_tables import side_tables
+
+    board.require_sound()
+    lines = [_cells(row) for row in board.rows]
+    shown = _shown_columns(lines, width)
+    table = Table(title=Text(title), title_justify="left", title_style="bold", header_style="bold", show_edge=False)
+    for column in (COLUMNS[at] for at in shown):
+        numeric = column not in ("defense", "track", "worst chain", "remarks")
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=column != "remarks")
+    controls = False
+    for row, line in zip(board.rows, lines, strict=True):
+        if row.control and not controls:
+            table.add_section()
+            controls = True
+        style = "dim" if row.control else ("bold green" if row.passes else "yellow")
+        # As text, not as markup: names come from records that strangers wrote.
+        table.add_row(*(Text(line[at]) for at in shown), style=style)
+    parts: list[RenderableType] = [table]
+    for side in side_tables(board):
+        small = Table(title=Text(side.title), title_justify="left", header_style="bold", show_edge=False)
+        for head in side.heads:
+            small.add_column(head)
+        for cells in side.rows:
+            small.add_row(*map(Text, cells))
+        parts += [Text(), small, Text(side.note, style="dim"), Text()]
+    return Group(*parts, Text("\n".join(_remarks(board)), style="dim"))
+
+
+def _shown_columns(lines: list[list[str]], width: int | None) -> list[int]:
+    """Numbers of the columns that fit into a width: all, or those that are no part of another."""
+    widest = [max(map(len, column)) + 3 for column in zip(COLUMNS, *lines, strict=True)]
+    # remarks are the one column that wraps
+    needed = sum(widest[:-1]) + min(widest[-1], _REMARKS)
+    parts = _PARTS if width is not None and needed > width else ()
+    return [at for at, column in enumerate(COLUMNS) if column not in parts]
+
+
+def markdown(board: Board, title: str) -> str:
+    """Markdown page of a board: the headline table, P per family and per chain, gates and remarks.
+
+    Raises
+    ------
+    BoardError
+        If a control misbehaves.
+    """
+    from immunebench.board.tables.side_tables import side_tables
+
+    board.require_sound()
+    parts = [f"# {title}", _table([_cells(row) for row in board.rows], COLUMNS)]
+    families = sorted({power.family for power in board.power})
+    chains = sorted({power.chain for power in board.power})
+    split = [
+        [row.defense]
+        + [number(row.p_family.get(family)) for family in families]
+        + [number(row.p_chain.get(chain)) for chain in chains]
+        + [number(value) for value in _readings(row)]
+        for row in board.rows
+    ]
+    heads = ["defense", *families, *chains, "mean over chains", "attacker's best step", "mean over steps"]
+    heads += ["matched attack", "best response", "public base"]
+    parts += ["## P by family, by chain, and other readings", _table(split, heads)]
+    gates = [
+        [
+            p.task,
+            p.chain,
+            number(p.floor),
+            number(p.ceiling),
+            number(p.standard_error, 3),
+            _verdict(p.informative),
+        ]
+        for p in board.power
+    ]
+    heads = ["task", "chain", "floor", "ceiling", "standard error", "power gate"]
+    for side in side_tables(board):
+        parts += [f"## {side.title}", _table([list(cells) for cells in side.rows], side.heads), side.note]
+    parts += ["## What the attack learns on no defense", _table(gates, heads)]
+    parts += _beside(board)
+    for table in board.tables:
+        parts += [f"## {table.title}", table.note, _table([list(row) for row in table.rows], table.heads)]
+    parts.append("\n".join(f"- {remark}" for remark in _remarks(board)))
+    return "\n\n".join(parts) + "\n"
+
+
+def _beside(board: Board) -> list[str]:
+    """Table of the measures beside the score; nothing where no record holds any."""
+    rows = [[row.defense] + [number(getattr(row.beside, name)) for name in HEADS] for row in board.rows]
+    if all(set(cells[1:]) == {"-"} for cells in rows):
+        return []
+    return ["## Beside the score", _table(rows, ["defense", *HEADS.values()])]
+
+
+def write_markdown(board: Board, title: str, path: Path) -> None:
+    """Write `markdown` to a file, always in the same bytes for the same records."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(markdown(board, title).encode())
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """Fixed-point text; a dash for a number that does not exist; no minus before zero."""
+    if value is None:
+        return "-"
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0.0 else text
+
+
+def interval_text(interval: tuple[float, float] | None) -> str:
+    """Both ends; a dash where there is no interval."""
+    return "-" if interval is None else f"{number(interval[0])} to {number(interval[1])}"
+
+
+def _cells(row: Row) -> list[str]:
+    scores = [row.u, row.u_gen, row.u_ben, row.fidelity, row.sgr]
+    worst = sorted(set(row.worst.values()))
+    return [
+        "-" if row.rank is None else str(row.rank),
+        f"{row.defense}@{row.version}",
+        row.league if row.rank is not None else row.track,
+        number(row.p),
+        interval_text(row.p_interval),
+        *map(number, scores),
+        worst[0] if len(worst) == 1 else f"{len(worst)} chains" if worst else "-",
+        number(row.seconds, 1),
+        "; ".join(["incomplete"] * bool(row.incomplete) + [*row.badges, *row.flags]),
+    ]
+
+
+def _readings(row: Row) -> tuple[float | None, ...]:
+    step = row.p_best_step, row.p_curve
+    return row.p_mean_case, *step, row.matched, row.p_best_response, row.p_public_base
+
+
+def _table(rows: list[list[str]], heads: list[str] | tuple[str, ...]) -> str:
+    from tabulate import tabulate
+
+    align = ["left"] + ["right"] * (len(heads) - 1)
+    return tabulate(rows, headers=list(heads), tablefmt="github", disable_numparse=True, colalign=align)
+
+
+def _remarks(board: Board) -> Iterator[str]:
+    yield (
+        "P: part of the attack's gain that the defense stops, worst chain. "
+        "U: part of the use of what is released that is left; "
+        f"a released model below {scoring.UTILITY_GATE:g} is not ranked."
+    )
+    yield from board.notes
+    if board.smallest_difference is not None:
+        yield f"smallest difference of P that shows between two rows: {board.smallest_difference:.2f}"
+    if board.row_noise is not None:
+        yield f"noise of a row: {board.row_noise:.2f} (root mean square P_raw of none-replicate)"
+    for power in board.uninformative:
+        yield (
+            f"uninformative, excluded for all entries: {power.task}/{power.chain} "
+            f"(ceiling {power.ceiling:.2f}, floor {power.floor:.2f})"
+        )
+    for row in board.rows:
+        for reason in row.incomplete:
+            yield f"incomplete: {row.defense}: {reason}"
+        for score in row.scores:
+            if score.reason and score.status != "incomplete":
+                where = f"{row.defense}: {score.task}/{score.chain}"
+                yield f"{score.status}, counts as undefended: {where} ({score.reason})"
+
+
+def _verdict(informative: bool) -> str:
+    return "passes" if informative else "uninformative"

@@ -1,0 +1,74 @@
+"""The small tables below a board, once for every format: whether layers add up, and P in unusual settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from immunebench.board.scores.model import Board, LayerScore, SettingScore
+from immunebench.board.scores.settings import order
+from immunebench.board.tables.layout import interval_text, number
+
+USUAL_NAME = "all protected, same base"
+
+
+@dataclass(frozen=True)
+class SideTable:
+    """Cells of text with a title, headings and a line that says how to read them."""
+
+    title: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str
+
+
+def side_tables(board: Board, defense: str | None = None) -> Iterator[SideTable]:
+    """Yield those tables for which there is anything, of the whole board or of one defense."""
+    layers = [score for score in board.layers if defense in (None, score.defense)]
+    settings = [score for score in board.settings if defense in (None, score.defense)]
+    if layers:
+        yield _layers(layers)
+    if settings:
+        yield _settings(settings)
+
+
+def _layers(scores: list[LayerScore]) -> SideTable:
+    heads = ("layered", "P together", "better alone", "P alone", "difference", "95 %", "tasks")
+    rows = tuple(
+        (
+            score.defense,
+            number(score.p),
+            score.better or score.reason,
+            number(score.p_alone.get(score.better)),
+            number(score.difference),
+            interval_text(score.interval),
+            "-" if score.difference is None else f"{score.tasks}{' held fixed' if score.tasks_fixed else ''}",
+        )
+        for score in scores
+    )
+    note = (
+        "Layers add up where the interval of the difference lies above 0; it is paired over pictures, and over tasks "
+        "where these are not held fixed."
+    )
+    return SideTable("Do layers add up", heads, rows, note)
+
+
+def _settings(scores: list[SettingScore]) -> SideTable:
+    names = sorted({score.setting for score in scores}, key=order)
+    by_place = {(score.defense, score.setting): score for score in scores}
+    rows = []
+    for defense in dict.fromkeys(score.defense for score in scores):
+        found = [by_place.get((defense, setting)) for setting in names]
+        rows.append((defense, *("-" if score is None else _setting(score) for score in found)))
+    note = (
+        "P and 95 % with the tasks held fixed, on the tasks and chains that were swept; each setting has its own floor "
+        "and ceiling, and only records of the usual one enter the headline. clean-25: 25 % of the attacker's pictures "
+        "were never protected; on-B: the attacker adapts the base B; by-B: pictures were protected on the base B."
+    )
+    return SideTable(
+        "P in other settings", ("defense", *(name.name or USUAL_NAME for name in names)), tuple(rows), note
+    )
+
+
+def _setting(score: SettingScore) -> str:
+    return score.reason if score.p is None else f"{number(score.p)} ({interval_text(score.interval)})"

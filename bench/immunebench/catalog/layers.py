@@ -1,0 +1,117 @@
+"""`Layers`: several defenses as one, named ``esd+imma-lora``: models in the order given, then pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from immunebench.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from immunebench.catalog.entry import Entry
+    from immunebench.declared.schema import Values
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Defenses that are released together; it has the properties of an entry, made of its layers'.
+
+    Parameters
+    ----------
+    layers
+        At least two entries; each that changes the model begins from what the one before it released.
+    """
+
+    layers: tuple[Entry, ...]
+
+    @property
+    def id(self) -> str:
+        """Return the layers' ids, joined by ``+``."""
+        return "+".join(entry.id for entry in self.layers)
+
+    @property
+    def kind_of(self) -> str:
+        """Return ``layered`` where both model and pictures are changed, else the kind of the first layer."""
+        return "layered" if len(set(self.hooks)) > 1 else self.layers[0].kind_of
+
+    @property
+    def erases(self) -> bool:
+        """Whether the first layer is an erasure, which begins from the base."""
+        return self.layers[0].erases
+
+    @property
+    def title(self) -> str:
+        """Return the layers' titles."""
+        return " + ".join(entry.title for entry in self.layers)
+
+    @property
+    def version(self) -> int:
+        """Return the sum of the layers' versions, which any change of one raises."""
+        return sum(entry.version for entry in self.layers)
+
+    @property
+    def hooks(self) -> tuple[str, ...]:
+        """Return every hook of a layer once."""
+        return tuple(dict.fromkeys(hook for entry in self.layers for hook in entry.hooks))
+
+    @property
+    def budget(self) -> int | None:
+        """Return the budget of the layer that changes pictures."""
+        return next((entry.budget for entry in self.layers if entry.budget is not None), None)
+
+    @property
+    def perceptual_budget(self) -> float | None:
+        """Return the perceptual bound of the layer that changes pictures."""
+        return next((entry.perceptual_budget for entry in self.layers if entry.perceptual_budget is not None), None)
+
+    @property
+    def against(self) -> tuple[str, ...]:
+        """Return the attacks that a layer simulates."""
+        return tuple(dict.fromkeys(name for entry in self.layers for name in entry.against))
+
+    @property
+    def replicate(self) -> bool:
+        """Return False: no layer is a control."""
+        return False
+
+    @property
+    def path(self) -> Path:
+        """Return the first layer's manifest."""
+        return self.layers[0].path
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Return the layers' files, each after its layer's id."""
+        return {f"{entry.id}/{name}": digest for entry in self.layers for name, digest in entry.files.items()}
+
+    def params(self, base: str, like: str | None = None) -> Values:
+        """Return each layer's parameters under its id; see `Entry.params`."""
+        return {entry.id: entry.params(base, like) for entry in self.layers}
+
+
+def layered(entries: tuple[Entry, ...], *, name: str, file: Path | None = None, field: str | None = None) -> Layers:
+    """Join defenses.
+
+    Raises
+    ------
+    UsageError
+        If a layer occurs twice, changes nothing, or stands in a place where it would undo another's work.
+    """
+
+    def refuse(why: str) -> UsageError:
+        return UsageError(why, file=file, field=field, value=name)
+
+    ids = [entry.id for entry in entries]
+    if len(set(ids)) != len(ids):
+        raise refuse("holds a layer twice:")
+    for entry in entries:
+        if not entry.hooks or entry.kind_of == "control":
+            raise refuse(f"{entry.id} is no layer, it is a control:")
+    if any(entry.kind_of == "erasure" for entry in entries[1:]):
+        raise refuse("an erasure begins from the base, so it must be the first layer of")
+    pictures = ["protect_images" in entry.hooks for entry in entries]
+    if pictures != sorted(pictures) or sum(pictures) > 1:
+        raise refuse("models come first, and one layer at most changes pictures, not as in")
+    return Layers(entries)

@@ -1,0 +1,249 @@
+"""Commands on measured numbers: cite, release, diff, reported. Parse, call, print."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from immunebench.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from immunebench.board.loading.load import Problem
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ResultsDir = Annotated[
+    Path, typer.Option("--results", help="Folder of results, one folder a suite, such as --results results.")
+]
+BoardDir = Annotated[
+    Path, typer.Option("--leaderboard", help="Folder of rules.md and releases, such as --leaderboard leaderboard.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file to an application."""
+    for command in (cite, release, diff, reported):
+        app.command()(command)
+
+
+def cite(
+    release: Annotated[
+        str | None, typer.Option("--release", help="A frozen release instead of results/, such as --release 2026.1.")
+    ] = None,
+    defense: Annotated[
+        str | None, typer.Option("--defense", help="Only this row, such as --defense imma-lora.")
+    ] = None,
+    suite: Annotated[
+        str | None, typer.Option("--suite", help="The suite, where there are several, such as --suite mini-lite.")
+    ] = None,
+    table: Annotated[str, typer.Option("--table", help="Columns: main, families or chains.")] = "main",
+    check: Annotated[
+        str | None,
+        typer.Option("--check", help='Check a provenance line: --check "immunebench suite=mini-lite@1.0 ...".'),
+    ] = None,
+    results: ResultsDir = Path("results"),
+    leaderboard: BoardDir = Path("leaderboard"),
+    as_json: AsJson = False,
+) -> None:
+    """Print LaTeX, BibTeX and provenance of measured numbers, or check a number that was cited.
+
+    Exits with 1 where a checked number does not stand, a board is refused, or lines of the results are left out.
+
+    Example: immunebench cite --suite mini-lite --defense imma-lora
+    """
+    from immunebench.board.release import source
+    from immunebench.board.release.cite import TABLES
+    from immunebench.board.release.cite import cite as make
+
+    if check is not None:
+        given = {"--release": release, "--defense": defense, "--suite": suite}
+        if clash := next((name for name, value in given.items() if value is not None), None):
+            raise UsageError("is said by the provenance line already; leave it out with --check", field=clash)
+        _check(check, results, leaderboard, as_json)
+        return
+    columns = next((name for name in TABLES if name == table), None)
+    if columns is None:
+        raise UsageError("unknown table", field="--table", value=table, choices=TABLES)
+    with _refusable():
+        found = source.load(results, leaderboard, suite=suite, release=release)
+        made = make(
+            found.snapshot,
+            _catalog(),
+            source.citation_file(leaderboard),
+            defense=defense,
+            table=columns,
+            release=found.release,
+        )
+    if as_json:
+        _print_json({"table": made.table, "bibtex": made.bibtex, "provenance": str(made.provenance)})
+    else:
+        print(made.text(), end="")
+    _tell(found.problems)
+
+
+def _check(line: str, results: Path, leaderboard: Path, as_json: bool) -> None:
+    from immunebench.board.release import provenance, source
+
+    cited = provenance.parse(line)
+    with _refusable():
+        found = source.load_cited(cited, results, leaderboard)
+    verdict = provenance.check(cited, found.snapshot)
+    differences = [*found.differences, *verdict.differences]
+    tell_problems(found.problems)
+    if as_json:
+        _print_json({"stands": not differences, "differences": differences, "notes": verdict.notes})
+    else:
+        print("the number does not stand" if differences else "the number stands")
+        print("".join(f"  {text}\n" for text in [*differences, *(f"note: {note}" for note in verdict.notes)]), end="")
+    if differences:
+        raise typer.Exit(1)
+
+
+def release(
+    name: Annotated[str, typer.Argument(metavar="ID", help="Name of the release, such as 2026.1.")],
+    created: Annotated[
+        str | None,
+        typer.Option("--created", help="Its date, such as --created 2026-11-23; default that of the newest record."),
+    ] = None,
+    add: Annotated[
+        list[Path] | None,
+        typer.Option("--add", help="A file to freeze beside the boards, such as --add README.md; may be repeated."),
+    ] = None,
+    results: ResultsDir = Path("results"),
+    leaderboard: BoardDir = Path("leaderboard"),
+    as_json: AsJson = False,
+) -> None:
+    """Freeze boards, digests of the records and the rules in leaderboard/releases/ID.
+
+    Nothing is written where a record is broken or a control misbehaves.
+
+    Example: immunebench release 2026.1
+    """
+    from immunebench.board.release import release as releases
+
+    with _refusable():
+        folder, manifest = releases.make(name, results, leaderboard, created=created, add=add or ())
+    if as_json:
+        _print_json({"folder": str(folder), **manifest.model_dump(mode="json")})
+        return
+    print(f"{folder}: {', '.join(f'{suite} {part.version}' for suite, part in manifest.suites.items())}")
+    missing = [f"{suite}: {text}" for suite, part in manifest.suites.items() for text in part.missing]
+    for text in (*manifest.missing, *missing):
+        print(f"  missing: {text}")
+
+
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="Folder of results, release, suite:defense, or a defense.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The same sort of thing, such as mini-lite:imma-multi.")],
+    suite: Annotated[
+        str | None, typer.Option("--suite", help="A and B are defenses of this suite, such as --suite mini-lite.")
+    ] = None,
+    results: ResultsDir = Path("results"),
+    leaderboard: BoardDir = Path("leaderboard"),
+    as_json: AsJson = False,
+) -> None:
+    """Compare two boards, releases or entries: what B has more of P, per task and chain, with a paired interval.
+
+    Exits with 1 where nothing compares, or lines of the results are left out.
+
+    Example: immunebench diff imma-lora imma-multi --suite mini-lite
+    """
+    from immunebench.board.loading.load import plain
+    from immunebench.board.release import diff as diffs
+    from immunebench.board.release import diff_text, source
+
+    if suite is not None:
+        a, b = f"{suite}:{a}", f"{suite}:{b}"
+    with _refusable():
+        left, right = (source.side(name, results, leaderboard) for name in (a, b))
+    if (left.row is None) != (right.row is None):
+        raise UsageError("a board and an entry do not compare:", value=f"{a} {b}")
+    if left.row is not None and right.row is not None:
+        entries = [diffs.compare_entries(left.row, right.row)]
+        value = [entry.value() for entry in entries]
+        lines = [line for entry in entries for line in diff_text.entry_lines(entry)]
+    else:
+        shared = sorted(left.boards.keys() & right.boards.keys())
+        boards = [diffs.compare_boards(left.boards[name], right.boards[name]) for name in shared]
+        entries = [entry for board in boards for entry in board.entries]
+        value = [board.value() for board in boards]
+        lines = [line for board in boards for line in diff_text.board_lines(board, a, b)]
+    if as_json:
+        _print_json(value)
+    else:
+        # A release is a file of strangers too.
+        print("\n".join(map(plain, lines)))
+    if not any(entry.difference is not None for entry in entries):
+        print("nothing compares", file=sys.stderr)
+        raise typer.Exit(1)
+    _tell([*left.problems, *right.problems])
+
+
+def reported(
+    method: Annotated[
+        str | None, typer.Option("--method", help="Only figures of this method, such as --method IMMA.")
+    ] = None,
+    recalled: Annotated[
+        bool, typer.Option("--recalled", help="Also figures that nobody has checked against their paper.")
+    ] = False,
+    leaderboard: BoardDir = Path("leaderboard"),
+    as_json: AsJson = False,
+) -> None:
+    """Print what papers report, with source and certainty; such figures are never ranked with measured ones.
+
+    Example: immunebench reported --method IMMA
+    """
+    from immunebench.board.loading import reported as figures
+
+    found = figures.figures(leaderboard / "reported.toml")
+    if method is not None:
+        found = figures.of_method(found, method)
+    if as_json:
+        _print_json([dataclasses.asdict(figure) for figure in found if recalled or figure.checked])
+    else:
+        print(figures.reported_table(found, recalled=recalled).text(), end="")
+
+
+def tell_problems(problems: Iterable[Problem]) -> None:
+    """Print what is wrong with results, a line each, to standard error."""
+    for problem in problems:
+        print(f"results: {problem}", file=sys.stderr)
+
+
+def _tell(problems: Iterable[Problem]) -> None:
+    problems = tuple(problems)
+    tell_problems(problems)
+    if problems:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _refusable() -> Iterator[None]:
+    """Say why there is no board: exit 2 where no record is usable, 1 where the records are refused."""
+    from immunebench.board.scores.model import BoardError
+    from immunebench.board.scores.scored import NothingToShow
+
+    try:
+        yield
+    except NothingToShow as error:
+        tell_problems(error.problems)
+        raise typer.Exit(2) from None
+    except BoardError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+def _catalog() -> Any:
+    from immunebench.catalog.entry import default_catalog
+
+    return default_catalog()
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=1, sort_keys=True, allow_nan=False))

@@ -1,0 +1,104 @@
+"""The commands ``immunebench data ...``: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from immunebench.catalog.entry import Catalog
+    from immunebench.declared.task import Task
+
+data_app = typer.Typer(
+    no_args_is_help=True,
+    help="Get the pictures that tasks name by reference: no run fetches any.\n\n"
+    "Example: immunebench data fetch sd14-vase",
+)
+
+Accept = Annotated[
+    bool, typer.Option("--accept-terms", help="You read the terms of the data set, which `data list` names.")
+]
+
+
+@data_app.command("list")
+def data_list(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the tasks whose pictures are published elsewhere: whether they are here, how large, under which licence.
+
+    Example: immunebench data list --json
+    """
+    from immunebench.pictures.dataset_source import home, state
+
+    rows = [
+        {
+            "task": task.id,
+            "state": state(task),
+            "size_mb": task.dataset.size_mb,
+            "licence": task.dataset.licence,
+            "terms": task.dataset.terms,
+            "repo": task.dataset.repo,
+            "revision": task.dataset.revision,
+            "folder": str(home(task.id)),
+        }
+        for task in _catalog().tasks.values()
+        if task.dataset is not None
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=1, sort_keys=True))
+        return
+    from tabulate import tabulate
+
+    head = ["task", "state", "size", "from", "licence", "terms"]
+    table = [
+        [row["task"], row["state"], f"{row['size_mb']:g} MB", row["repo"], row["licence"], row["terms"] or ""]
+        for row in rows
+    ]
+    print(tabulate(table, headers=head, tablefmt="plain"))
+
+
+@data_app.command("fetch")
+def data_fetch(
+    task: Annotated[list[str], typer.Argument(metavar="TASK...", help="Tasks of `data list`.")],
+    accept_terms: Accept = False,
+) -> None:
+    """Download the pictures of tasks at their pinned commits; what is there already is held against its lock.
+
+    Example: immunebench data fetch sd14-vase sd14-clock
+    """
+    from immunebench.pictures import dataset_intake
+
+    catalog = _catalog()
+    tasks = [_task(catalog, name) for name in dict.fromkeys(task)]
+    # Nothing is downloaded where one of them would be refused.
+    for found in tasks:
+        dataset_intake.check(found, catalog, accept_terms=accept_terms)
+    for found in tasks:
+        dataset_intake.fetch(found, catalog, accept_terms=accept_terms)
+
+
+@data_app.command("add")
+def data_add(
+    task: Annotated[str, typer.Argument(help="A task of `data list`.")],
+    folder: Annotated[Path, typer.Argument(help="A checkout, a copy of the data set, or a folder of the pictures.")],
+    accept_terms: Accept = False,
+) -> None:
+    """Take the pictures of a task from a folder that is here already.
+
+    Example: immunebench data add sd14-vase dreambooth/dataset/vase
+    """
+    from immunebench.pictures import dataset_intake
+
+    catalog = _catalog()
+    dataset_intake.add(_task(catalog, task), catalog, folder, accept_terms=accept_terms)
+
+
+def _task(catalog: Catalog, name: str) -> Task:
+    return catalog.task(name, field="TASK")
+
+
+def _catalog() -> Catalog:
+    from immunebench.catalog.entry import default_catalog
+
+    return default_catalog()

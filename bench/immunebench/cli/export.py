@@ -1,0 +1,75 @@
+"""The commands ``immunebench export ...``: parse, call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from immunebench.core.errors import UsageError
+
+
+class _CellByDefault(TyperGroup):
+    """``export CELL DIR`` is ``export cell CELL DIR``: a cell's key holds slashes, so it is no command's name."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        return super().resolve_command(ctx, args if args[0] in self.commands else ["cell", *args])
+
+
+export_app = typer.Typer(
+    cls=_CellByDefault,
+    no_args_is_help=True,
+    help="Write models and pictures as plain files.\n\n"
+    "Example: immunebench export style-solano/imma-lora/lora/cpu/0 exported",
+)
+
+
+@export_app.command("cell")
+def export_cell(
+    cell: Annotated[str, typer.Argument(help="task/defense/chain/profile/seed")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder.")],
+    store: Annotated[
+        Path | None,
+        typer.Option("--store", help="Store; default $IMMUNEBENCH_STORE, else ~/.cache/immunebench/store."),
+    ] = None,
+    suite: Annotated[str | None, typer.Option("--suite", help="Of the suites that have the cell.")] = None,
+) -> None:
+    """Write a cell's adapted model as plain diffusers and peft files; `export CELL DIR` for short.
+
+    Example: immunebench export style-solano/imma-lora/lora/cpu/0 exported
+    """
+    from immunebench import api
+    from immunebench.authoring.export import export as write
+    from immunebench.cli import main as cli
+
+    catalog = cli._catalog()
+    plans = {plan.suite.id: plan for plan in cli._plans(catalog)}
+    having = [name for name, plan in plans.items() if cell in plan.roots]
+    if not having:
+        choices = {key for plan in plans.values() for key in plan.roots}
+        raise UsageError("no suite has the cell", field="CELL", value=cell, choices=choices)
+    if suite is not None and suite not in having:
+        raise UsageError("does not have the cell:", field="--suite", value=suite, choices=having)
+    chosen = suite or having[0]
+    if suite is None:
+        cli._say_others(chosen, having[1:])
+    print(write(cell, plans[chosen], catalog, api.open_store(store), folder))
+
+
+@export_app.command("published")
+def export_published(
+    task: Annotated[str, typer.Argument(help="Task of `list tasks`.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder.")],
+) -> None:
+    """Write a task's clean published pictures as PNG, with captions and SHA-256, for a tool outside to cloak.
+
+    Example: immunebench export published style-okafor clean
+    """
+    from immunebench.authoring import published
+    from immunebench.catalog.entry import default_catalog
+
+    catalog = default_catalog()
+    found = published.export_published(catalog.task(task, field="TASK"), catalog, folder)
+    print(f"wrote {found}: cloak its pictures, then `immunebench new artefact --help`")

@@ -1,0 +1,105 @@
+"""The commands ``immunebench new ...``: parse, call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+new_app = typer.Typer(
+    help="Begin a task, a defense or an attack of your own, or submit a closed tool's pictures.\n\n"
+    "Example: immunebench new defense my-shield --hook protect_images",
+    no_args_is_help=True,
+)
+
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", help="Folder of defenses/, attacks/, ...; default $IMMUNEBENCH_ENTRIES, else the checkout."),
+]
+
+
+@new_app.command("task")
+def new_task(
+    images: Annotated[Path, typer.Option("--images", help="Folder of photos: PNG, JPEG, WebP, TIFF, BMP or GIF.")],
+    family: Annotated[str, typer.Option("--family", help="style, object or identity.")],
+    base: Annotated[str, typer.Option("--base", help="Base of `list bases`.")] = "mini",
+    name: Annotated[str | None, typer.Option("--id", help="Default: my- and the folder's name.")] = None,
+    noun: Annotated[str | None, typer.Option("--noun", help="What it is called; an object needs one.")] = None,
+    token: Annotated[str, typer.Option("--token", help="The attacker's placeholder.")] = "sks",
+    owner_token: Annotated[
+        str | None, typer.Option("--owner-token", help="The owner's placeholder; default: the base's next free one.")
+    ] = None,
+    title: Annotated[str | None, typer.Option("--title", help="One line for lists and boards.")] = None,
+    captions: Annotated[Path | None, typer.Option("--captions", help="JSON or CSV: name,caption.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", help="Evaluation prompts with {token}, one a line.")
+    ] = None,
+    like: Annotated[str | None, typer.Option("--like", help="Task that lends prompts and the benign concept.")] = None,
+    out: Out = None,
+) -> None:
+    """Make a task and a suite of a folder of photos; the pictures are converted and copied.
+
+    Example: immunebench new task --images my-mug --family object --noun mug --base mini
+    """
+    from immunebench.authoring import new
+    from immunebench.catalog.entry import default_catalog
+
+    request = new.TaskRequest(images, family, base, name, noun, token, owner_token, title, captions, prompts, like, out)
+    print("\n".join(new.new_task(request, default_catalog()).lines()))
+
+
+@new_app.command("defense")
+def new_defense(
+    name: Annotated[str, typer.Argument(metavar="ID", help="Lower case with hyphens; the folder's name.")],
+    hook: Annotated[str, typer.Option("--hook", help="protect_model or protect_images.")] = "protect_model",
+    out: Out = None,
+) -> None:
+    """Write a defense that runs as it is: manifest, one short file, citation, and a suite of the dev tasks.
+
+    Example: immunebench new defense my-shield --hook protect_images
+    """
+    from immunebench.authoring import templates
+    from immunebench.catalog.entry import default_catalog
+
+    print("\n".join(templates.new_defense(name, hook, default_catalog(), out).lines()))
+
+
+@new_app.command("attack")
+def new_attack(
+    name: Annotated[str, typer.Argument(metavar="ID", help="Lower case with hyphens; the folder's name.")],
+    hook: Annotated[str, typer.Option("--hook", help="adapt or purify.")] = "adapt",
+    out: Out = None,
+) -> None:
+    """Write an attack that runs as it is: manifest, one short file, citation, and a suite of the dev tasks.
+
+    Example: immunebench new attack my-tuning
+    """
+    from immunebench.authoring import templates
+    from immunebench.catalog.entry import default_catalog
+
+    print("\n".join(templates.new_attack(name, hook, default_catalog(), out).lines()))
+
+
+@new_app.command("artefact")
+def new_artefact(
+    name: Annotated[str, typer.Argument(metavar="ID", help="Lower case with hyphens; the folder's name.")],
+    task: Annotated[list[str], typer.Option("--task", help="Task whose pictures were cloaked; repeatable.")],
+    images: Annotated[list[Path], typer.Option("--images", help="Folder of its cloaked pictures, one a --task.")],
+    tool: Annotated[str, typer.Option("--tool", help="What cloaked them, such as Glaze.")],
+    tool_version: Annotated[str, typer.Option("--tool-version", help="Its version, such as 2.1.")],
+    budget: Annotated[int | None, typer.Option("--budget", help="Greatest change of a value, 1 to 255.")] = None,
+    perceptual: Annotated[
+        float | None, typer.Option("--perceptual", help="Greatest perceptual distance instead, up to 1.")
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Make a defense of pictures that a closed tool cloaked; they are checked against the clean ones and copied.
+
+    Example: immunebench new artefact my-glaze --task style-okafor --images cloaked --tool Glaze --tool-version 2
+    """
+    from immunebench.authoring import new_artefact as new
+    from immunebench.catalog.entry import default_catalog
+
+    request = new.ArtefactRequest(name, tuple(task), tuple(images), tool, tool_version, budget, perceptual, out)
+    print("\n".join(new.new_artefact(request, default_catalog()).lines()))

@@ -1,0 +1,153 @@
+"""What the command line prints of records and of the machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from immunebench.core.errors import UsageError, shown
+
+if TYPE_CHECKING:
+    from immunebench.hardware.doctor import Machine, Verdict
+    from immunebench.records.record import Record
+
+
+def find_records(key: str, results: Path, suite: str | None = None) -> list[tuple[Path, Record]]:
+    """Return the records of a cell with their files: one a suite, of the defense's newest version, by suite.
+
+    Parameters
+    ----------
+    key
+        The cell's key.
+    results
+        Folder of results.
+    suite
+        Only this suite.
+
+    Raises
+    ------
+    UsageError
+        No record has that key, or none of that suite; the nearest is named.
+    """
+    from immunebench.records.record import read_records
+
+    keys: set[str] = set()
+    found: dict[str, tuple[Path, Record]] = {}
+    for file in sorted(results.rglob("*.jsonl")):
+        for record in read_records(file):
+            keys.add(record.cell.key)
+            before = found.get(record.suite)
+            newer = before is None or record.cell.defense_version > before[1].cell.defense_version
+            if record.cell.key == key and newer:
+                found[record.suite] = file, record
+    if not found:
+        raise UsageError(f"no record below {results} of the cell", field="CELL", value=key, choices=keys)
+    if suite is not None and suite not in found:
+        raise UsageError("has no record of the cell:", field="--suite", value=suite, choices=found)
+    return [found[name] for name in sorted(found) if suite in (None, name)]
+
+
+def referenced(results: Path) -> set[str]:
+    """Digests of every artifact that a record below a folder names."""
+    from immunebench.records.record import read_records
+
+    if not results.is_dir():
+        return set()
+    found: set[str] = set()
+    for record in read_records(results):
+        found.update(record.artefacts.values())
+        baselines = (record.baseline.floor, record.baseline.ceiling, record.anchors)
+        found.update(part.digest for part in baselines if part is not None)
+    return found
+
+
+def lines(record: Record, file: Path) -> list[str]:
+    """A record for a person: outcome, scores, utility, cost, environment, files."""
+    cell = record.cell
+    out = [f"{cell.key}  ({record.suite} {record.suite_version}, {cell.defense_title})"]
+    out.append(f"status       {record.status}" + (f": {record.reason}" if record.reason else ""))
+    if cell.defense_kind == "artefact":
+        out.append("made by      " + shown(f"{record.params.get('tool')} {record.params.get('tool_version')}"))
+    if record.failure is not None:
+        out.append(f"failed stage {record.failure.stage} {record.failure.digest}")
+    floor, ceiling = record.baseline.floor, record.baseline.ceiling
+    for name, score in record.scores.items():
+        steps = "  ".join(f"step {step}: {mean:.3f}" for step, mean in sorted(score.per_step.items()))
+        out.append(f"score        {name} {score.mean:.3f} over {score.n} pictures  ({steps})")
+    for label, base in (("floor", floor), ("ceiling", ceiling)):
+        score_of = None if base is None else base.scores.get(record.metric)
+        if score_of is not None:
+            out.append(f"{label:<12} {record.metric} {score_of.mean:.3f}")
+    if record.anchors is not None:
+        out.append(f"anchors      same {record.anchors.m_same:.3f}, other {record.anchors.m_other:.3f}")
+    use = record.utility
+    if use.g is not None and use.g_base is not None:
+        out.append(f"utility      captions {use.g:.3f}, base {use.g_base:.3f}, guess {use.g0:.3f}")
+    if use.benign is not None:
+        ends = f"floor {use.benign.floor:.3f}, ceiling {use.benign.ceiling:.3f}"
+        out.append(f"utility      benign concept {use.benign.s:.3f}, {ends}")
+    for name, measured in (record.fidelity or {}).items():
+        out.append(f"fidelity     {name} {measured.mean:.3f}")
+    out += _pictures(record)
+    out += _beside(record)
+    for stage, cost in record.cost.items():
+        memory = f"process peak {cost.peak_process_gib:.2f} GiB, reserved {cost.peak_reserved_gib:.2f} GiB"
+        out.append(f"cost         {stage} {cost.seconds:.1f} s, {memory}")
+    out += [f"environment  {name} {value}" for name, value in sorted(record.env.items())]
+    out += [f"artefact     {name} {digest}" for name, digest in sorted(record.artefacts.items())]
+    out.append(f"record       {file}")
+    out.append(f"sheet        {file.parent / record.sheet.file if record.sheet else 'none'}")
+    return out
+
+
+def _beside(record: Record) -> list[str]:
+    """What says whether the attack learnt, copied or collapsed, and what the release changed."""
+    out = []
+    if record.prompt_chance is not None:
+        out.append(f"prompts      a guess {record.prompt_chance:.3f}")
+    for name, measured in (record.unseen or {}).items():
+        out.append(f"unseen       {name} {measured.mean:.3f} over {measured.n} real pictures of the concept")
+    use = record.utility
+    if use.collapse is not None and use.collapse_base is not None:
+        out.append(f"collapse     unrelated pictures {use.collapse:.3f}, base {use.collapse_base:.3f}")
+    if record.erasure is not None:
+        pair = {"base": record.erasure.base, "released model": record.erasure.released}
+        out += [f"concept      {found.mean:.3f} in the {whose}, unattacked" for whose, found in pair.items() if found]
+    if record.integrity is not None:
+        pairs = {"before any adaptation": record.integrity.before, "after a benign one": record.integrity.after_benign}
+        for when, found in pairs.items():
+            out += [f"integrity    {name} {measured.mean:.3f} {when}" for name, measured in (found or {}).items()]
+    return out
+
+
+def _pictures(record: Record) -> list[str]:
+    """What cleaning left of the pictures and cost, and what papers on protected pictures report besides."""
+    out, cleaned = [], record.purified
+    if cleaned is not None:
+        for side, found in (("clean", cleaned.to_clean), ("protected", cleaned.to_protected)):
+            out += [f"purified     {name} {m.mean:.3f} to the {side} pictures" for name, m in (found or {}).items()]
+        if cleaned.seconds_per_picture is not None:
+            out.append(f"purified     {cleaned.seconds_per_picture:.3f} s a picture")
+    for whose, found in record.beside.items():
+        out += [f"beside       {name} {m.mean:.3f} over {m.n} pictures, {whose}" for name, m in found.items()]
+    return out
+
+
+def machine_lines(machine: Machine, verdicts: list[Verdict]) -> list[str]:
+    """A machine for a person: what there is, then every profile with what is in the way."""
+    out = [
+        f"python   {machine.python} on {machine.platform}",
+        f"cores    {machine.cores}",
+        f"memory   {machine.memory_gib:g} GiB",
+        f"disk     {machine.disk_free_gib:g} GiB free at {machine.store}",
+    ]
+    out += [f"gpu      {gpu.name}, {gpu.memory_gib:g} GiB" for gpu in machine.gpus] or ["gpu      none"]
+    out += [f"library  {name} {version}" for name, version in machine.versions.items() if name != "python"]
+    out += [
+        f"base     {name}: {'there' if there else 'its files are missing'}" for name, there in machine.weights.items()
+    ]
+    out += [f"broken   {line}" for line in machine.broken]
+    for verdict in verdicts:
+        state = "qualifies" if verdict.qualifies else "; ".join(verdict.reasons)
+        out.append(f"profile  {verdict.profile}: {state}")
+    return out

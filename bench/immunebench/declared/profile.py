@@ -1,0 +1,62 @@
+"""What a profile may hold: the standard machine on which a suite is measured."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from immunebench.declared.schema import Count, Id, Model, Text, Values
+
+DType = Literal["float32", "float16", "bfloat16"]
+
+
+def lacks_ampere(compute_capability: str) -> bool:
+    """Whether a card is older than Ampere (8.0): no bfloat16, no flash attention. An empty string is no such card."""
+    return bool(compute_capability) and float(compute_capability) < 8
+
+
+class Profile(Model):
+    """``profiles/<id>.toml``: the standard machine. ``numerics`` is the part that changes bytes.
+
+    ``compute_capability`` is that of the card where something is left out for its sake, such as 7.5 of a T4.
+    """
+
+    id: Id
+    version: Annotated[int, Field(ge=1)]
+    title: Text
+    device: Literal["cpu", "cuda"]
+    memory_gib: Annotated[float, Field(gt=0)]
+    precision: Literal["fp32", "fp16", "bf16"]
+    frozen_dtype: DType
+    trained_dtype: DType
+    vae_dtype: DType
+    threads: Annotated[int, Field(ge=1)]
+    resolution: Annotated[int, Field(ge=8, multiple_of=8)]
+    batch: Count
+    attention: Literal["eager", "sdpa"]
+    checkpointing: bool
+    optimiser_state: Literal["float32", "8bit"]
+    sampler: Literal["ddim"]
+    sampling_steps: Count
+    guidance: Annotated[float, Field(ge=0)]
+    release_gradients: bool = False
+    offload: bool = False
+    micro_batch: Annotated[int, Field(ge=0, le=10_000)] = 0
+    compute_capability: Annotated[str, Field(pattern=r"^(\d+\.\d)?$")] = ""
+
+    @model_validator(mode="after")
+    def _the_card_has_bfloat16(self) -> Profile:
+        for name in ("frozen_dtype", "trained_dtype", "vae_dtype"):
+            if getattr(self, name) == "bfloat16" and lacks_ampere(self.compute_capability):
+                raise ValueError(f"{name}: a card of compute_capability {self.compute_capability} has no bfloat16")
+        return self
+
+    def numerics(self, *, sampling: bool) -> Values:
+        """Return what may change the bytes of a stage, with or without the sampler's settings."""
+        values: Values = self.model_dump(mode="json", exclude={"id", "version", "title"})
+        # What a profile leaves out is no part of its keys: they stay those from before there was such a field.
+        values = {k: v for k, v in values.items() if type(self).model_fields[k].is_required() or v}
+        if not sampling:
+            values = {k: v for k, v in values.items() if k not in ("sampler", "sampling_steps", "guidance")}
+        return values

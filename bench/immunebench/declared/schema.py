@@ -1,0 +1,105 @@
+"""How a TOML file is read and checked at the boundary, and the words that several kinds of files share."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic_core import ErrorDetails
+
+from immunebench.core.errors import UsageError
+
+Family = Literal["style", "object", "identity", "relearn"]
+Id = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
+#: A defense, or several joined by ``+``.
+DefenseName = Annotated[str, Field(pattern=r"^[a-z0-9]+([-+][a-z0-9]+)*$", max_length=256)]
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1, le=10_000)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+#: A plain name, so that no path leads out of the folder that it stands in.
+PictureFile = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*\.png$", max_length=128)]
+#: A repository as GitHub and the Hugging Face hub name it, and a commit: a branch or a tag may move.
+#: None is dots alone or ends in dots, which would mean something in a path or an address.
+Repository = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([\w.-]*[\w-])?/[A-Za-z0-9]([\w.-]*[\w-])?$")]
+Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+Values = dict[str, JsonValue]
+
+
+class Model(BaseModel):
+    """Frozen, strict, and closed to fields that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+M = TypeVar("M", bound=Model)
+
+
+def load(path: Path, model: type[M]) -> M:
+    """Read a TOML file as ``model``.
+
+    Raises
+    ------
+    UsageError
+        One line with the file, the field, the value and what was expected.
+    """
+    try:
+        text = json.dumps(tomllib.loads(path.read_text("utf-8")), allow_nan=True, default=str)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f"cannot be read: {reason}", file=path) from error
+    try:
+        # JSON mode is the strict one that still takes an array for a tuple.
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        raise usage_error(path, error, model) from error
+
+
+def usage_error(path: Path, error: ValidationError, model: type[BaseModel]) -> UsageError:
+    """Turn the first of pydantic's complaints into one line."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"]) or None
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(model, first["loc"][:-1])
+        return UsageError("unknown field", file=path, value=str(first["loc"][-1]), choices=known)
+    if first["type"] == "missing":
+        return UsageError("is required and missing", file=path, field=field)
+    if first["type"] == "json_invalid":  # its input is the whole file
+        return UsageError(first["msg"][0].lower() + first["msg"][1:], file=path)
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return UsageError(message, file=path, field=field)
+    choices = _literals(first)
+    return UsageError(
+        "is not valid:" if choices else f"{message[0].lower()}{message[1:]}, not",
+        file=path,
+        field=field,
+        value=first["input"],
+        choices=choices,
+    )
+
+
+def _literals(details: ErrorDetails) -> tuple[str, ...]:
+    if details["type"] != "literal_error":
+        return ()
+    expected = str(details.get("ctx", {}).get("expected", ""))
+    return tuple(part.strip("' ") for part in expected.replace(" or ", ", ").split(", "))
+
+
+def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[str, ...]:
+    """Return the fields that the model nested at ``loc`` knows."""
+    for part in loc:
+        field = model.model_fields.get(str(part))
+        candidates = [] if field is None else _models_in(field.annotation)
+        if field is not None and not candidates:
+            return ()
+        model = candidates[0] if candidates else model
+    return tuple(model.model_fields)
+
+
+def _models_in(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for argument in getattr(annotation, "__args__", ()) for m in _models_in(argument)]

@@ -1,0 +1,194 @@
+"""What a task may hold: one concept to protect on one base, its words, and where its pictures come from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from immunebench.declared.schema import Count, Family, Id, Model, Repository, Revision, Sha256, Text
+
+ConceptName = Annotated[str, Field(pattern=r"^[a-z0-9_-]+(/[a-z0-9_-]+)+$")]
+Caption = Annotated[str, Field(min_length=1, pattern=r"\{(token|content)\}")]
+Prompt = Annotated[str, Field(min_length=1, pattern=r"\{token\}")]
+Split = Literal["owner", "published", "extra", "reference"]
+#: The source of pictures that a task's table ``[dataset]`` describes.
+DATASET = "dataset"
+#: A data set's pictures are dealt out in this order, in consecutive runs, so that none is in two splits.
+SPLITS: tuple[Split, ...] = ("owner", "published", "extra", "reference")
+
+
+class TaskConcept(Model):
+    """The concept to protect: where its pictures come from and how the base sees it."""
+
+    source: Id
+    name: ConceptName
+    kind: Literal["near", "far", "known"]
+    noun: Text
+
+
+class TaskPictures(Model):
+    """How many pictures each disjoint split has."""
+
+    owner: Count = 16
+    published: Count = 16
+    extra: Count = 16
+    reference: Count = 32
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Return the number of pictures of each split, in the order of `SPLITS`."""
+        return {split: getattr(self, split) for split in SPLITS}
+
+
+class Wording(Model):
+    """A caption and the placeholder that stands for ``{token}``; ``{content}`` is a picture's own words."""
+
+    caption: Caption
+    token: Text
+
+
+class Evaluation(Model):
+    """What is drawn after the attack; ``{token}`` becomes the attacker's placeholder."""
+
+    prompts: tuple[Prompt, ...] = Field(min_length=1)
+
+
+class Prior(Model):
+    """What the base is asked to draw as class pictures for a prior-preservation loss."""
+
+    prompts: tuple[Text, ...] = Field(min_length=1)
+    per_prompt: Count = 4
+
+
+class Benign(Model):
+    """A harmless concept that an honest user personalises; family and source are the task's unless named."""
+
+    source: Id | None = None
+    concept: ConceptName
+    family: Literal["style", "object", "identity"] | None = None
+    noun: Text
+    caption: Caption
+    token: Text
+    prompts: tuple[Prompt, ...] = Field(min_length=1)
+
+
+class Anchors(Model):
+    """The family's other concepts, of the task's source or another: how alike are unlike things."""
+
+    source: Id | None = None
+    others: tuple[ConceptName, ...] = Field(min_length=1)
+
+
+def _inside_repository(path: str) -> str:
+    if any(part in ("", ".", "..") for part in path.split("/")) or "\\" in path or not path.isprintable():
+        raise ValueError(f"must be a path inside the repository, not {path!r}")
+    return path
+
+
+#: A picture's path in a repository.
+RepositoryFile = Annotated[
+    str,
+    Field(pattern=r"(?i)\.(png|jpe?g|webp|tiff?|bmp|gif)$", max_length=512),
+    AfterValidator(_inside_repository),
+]
+
+
+class TaskDataset(Model):
+    """Where the pictures of a task's concept are published: they are fetched by whoever measures, never shipped.
+
+    On the host ``github`` they are the ``files`` of a repository; on ``huggingface`` the rows of a data set's
+    ``config`` and ``split`` whose columns have the values of ``where``, with the picture in the column ``image``. Both
+    are pinned to a commit, and both have an order, in which pictures are dealt to `SPLITS`.
+
+    ``licence`` and ``size_mb`` are said before anything is fetched; a data set with ``terms`` is fetched only after
+    the user accepted them. ``sha256`` holds the digests of the picture files in order, where they are known.
+    """
+
+    host: Literal["github", "huggingface"]
+    repo: Repository
+    revision: Revision
+    files: tuple[RepositoryFile, ...] = ()
+    config: Text | None = None
+    split: Text | None = None
+    image: Text | None = None
+    where: dict[Text, str | int | bool] = {}
+    licence: Text
+    size_mb: Annotated[float, Field(gt=0)]
+    terms: Annotated[str, Field(pattern=r"^https://\S+$")] | None = None
+    sha256: tuple[Sha256, ...] = ()
+
+    @model_validator(mode="after")
+    def _of_its_host(self) -> TaskDataset:
+        needed = {"github": ("files",), "huggingface": ("split", "image")}[self.host]
+        foreign = {"github": ("config", "split", "image", "where"), "huggingface": ("files",)}[self.host]
+        for name in needed:
+            if not getattr(self, name):
+                raise ValueError(f"{name} is required on the host {self.host!r}")
+        for name in foreign:
+            if getattr(self, name):
+                raise ValueError(f"{name} means nothing on the host {self.host!r}")
+        twice = [file for file in self.files if self.files.count(file) > 1]
+        if twice:
+            raise ValueError(f"files holds {twice[0]!r} twice: each picture belongs to one split")
+        return self
+
+
+class Task(Model):
+    """``tasks/<family>/<id>.toml``: one concept to protect on one base."""
+
+    id: Id
+    version: Annotated[int, Field(ge=1)]
+    family: Family
+    base: Id
+    split: Literal["suite", "dev"]
+    title: Text
+    start_from: Id | None = None
+    concept: TaskConcept
+    pictures: TaskPictures = TaskPictures()
+    owner: Wording
+    attacker: Wording
+    evaluation: Evaluation
+    benign: Benign
+    anchors: Anchors
+    prior: Prior | None = None
+    #: By concept, what the base is asked to draw its pictures from, where their source is drawn.
+    drawn: dict[ConceptName, Annotated[tuple[Text, ...], Field(min_length=1)]] = {}
+    dataset: TaskDataset | None = None
+
+    @model_validator(mode="after")
+    def _a_data_set_holds_the_task_s_own_concept(self) -> Task:
+        if (self.concept.source == DATASET) != (self.dataset is not None):
+            raise ValueError(f"concept.source {DATASET!r} and the table [dataset] belong together")
+        for part, source in {"benign": self.benign.source, "anchors": self.anchors.source}.items():
+            if (source or self.concept.source) == DATASET:
+                raise ValueError(f"{part}.source is needed: the data set holds the task's own concept alone")
+        if self.dataset is None:
+            return self
+        if self.concept.name != f"{self.family}/{self.id}":
+            raise ValueError(f"concept.name of a data set's task must be '{self.family}/{self.id}'")
+        needed = sum(self.pictures.sizes.values())
+        for name in ("files", "sha256"):
+            listed = len(getattr(self.dataset, name))
+            if listed not in (0, needed):
+                raise ValueError(f"dataset.{name} lists {listed} pictures, the splits take {needed}")
+        return self
+
+    @model_validator(mode="after")
+    def _sides_differ(self) -> Task:
+        if self.owner.caption == self.attacker.caption:
+            raise ValueError("owner and attacker must differ in caption")
+        # A concept to relearn has a name already, and both sides use it.
+        if self.owner.token == self.attacker.token and self.family != "relearn":
+            raise ValueError("owner and attacker must differ in token")
+        if (self.family == "relearn") != (self.start_from is not None):
+            raise ValueError("start_from belongs to the family relearn, where it is required")
+        if self.family == "relearn" and self.benign.family is None:
+            raise ValueError("benign.family is required: what a base knows already cannot be personalised")
+        if self.owner.caption in self.evaluation.prompts:
+            raise ValueError("evaluation.prompts must not hold the owner's caption")
+        if self.anchors.source in (None, self.concept.source) and self.concept.name in self.anchors.others:
+            raise ValueError("anchors.others must not hold the task's own concept")
+        if self.benign.source in (None, self.concept.source) and self.concept.name == self.benign.concept:
+            raise ValueError("benign.concept must not be the task's own concept")
+        return self

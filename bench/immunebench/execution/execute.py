@@ -1,0 +1,307 @@
+"""Run a graph of stages: a scheduler over executors that share one small protocol.
+
+The scheduler knows the order and what a failure takes with it; an executor only carries out single stages.
+`Inline` is the executor of this process, `immunebench.execution.pool.Processes` that of spawned workers.
+"""
+
+from __future__ import annotations
+
+import importlib
+import resource
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+
+from filelock import Timeout
+
+from immunebench.execution import resume
+from immunebench.store.artifacts import Spec, Store
+from immunebench.store.bookmark import Bookmark
+
+Report = Callable[[str, int, int], None]
+RunStage = Callable[[Any, dict[str, Path], Path, Report], dict[str, object]]
+DEFAULT_STAGES = "immunebench.execution.stages:run_stage"
+_MOST_LOSSES = 3
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to one stage.
+
+    `made`, `reused`, `failed` and `blocked` settle it; `busy` (another run makes it) and `lost` (the input
+    `text` was corrupted) send it back to the queue; `started`, `progress`, `again` (its worker died) and `noted` (a
+    line for the user, with the `seconds` of earlier attempts that count from now on) tell.
+    """
+
+    kind: Literal["started", "progress", "made", "reused", "failed", "blocked", "busy", "lost", "again", "noted"]
+    digest: str
+    text: str = ""
+    done: int = 0
+    total: int = 0
+    seconds: float = 0.0
+
+
+Tell = Callable[[Event], None]
+
+
+class Executor(Protocol):
+    """Carries out stages, `slots` at a time."""
+
+    @property
+    def slots(self) -> int: ...
+
+    def submit(self, spec: Spec, *, wait: bool) -> None:
+        """Begin a stage; with `wait`, wait for the run that holds its lock rather than answer `busy`."""
+
+    def finished(self, tell: Tell) -> list[Event]:
+        """Block until at least one submitted stage ended; tell of progress meanwhile."""
+
+    def close(self) -> None:
+        """End at once whatever still runs."""
+
+
+@dataclass
+class Outcome:
+    """What became of every stage."""
+
+    present: set[str] = field(default_factory=set)
+    made: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
+    blocked: dict[str, str] = field(default_factory=dict)
+
+    def settled(self, digest: str) -> bool:
+        """Whether the stage is present, failed, or blocked by a failed one."""
+        return digest in self.present or digest in self.failed or digest in self.blocked
+
+    def cause(self, digest: str) -> str | None:
+        """The failed stage behind a failed or blocked one."""
+        return digest if digest in self.failed else self.blocked.get(digest)
+
+
+class Inline:
+    """Stages one after the other in this process."""
+
+    slots = 1
+
+    def __init__(self, store: Store, run_stage: RunStage | str = DEFAULT_STAGES) -> None:
+        self._store = store
+        self._run_stage = run_stage
+        self._next: tuple[Spec, bool] | None = None
+
+    def submit(self, spec: Spec, *, wait: bool) -> None:
+        """Keep the stage; `finished` carries it out."""
+        self._next = (spec, wait)
+
+    def finished(self, tell: Tell) -> list[Event]:
+        """Carry out the submitted stage."""
+        if self._next is None:
+            return []
+        (spec, wait), self._next = self._next, None
+        return [perform(self._store, spec, self._run_stage, tell, wait=wait)]
+
+    def close(self) -> None:
+        """Nothing runs between two calls."""
+
+
+def execute(
+    specs: Mapping[str, Spec],
+    store: Store,
+    executor: Executor,
+    *,
+    retry_failed: bool = False,
+    tell: Tell = lambda event: None,
+    outcome: Outcome | None = None,
+) -> Outcome:
+    """Make every stage of a graph that the store lacks; a failed one takes its dependents with it, no others.
+
+    Parameters
+    ----------
+    specs
+        Planned stages by digest, closed under inputs; among stages that are ready the first comes first.
+    store
+        Where artifacts are.
+    executor
+        Carries out stages; closed on return.
+    retry_failed
+        Try stages again that failed in an earlier run. A stage whose process died is always tried again.
+    tell
+        Called with every event, after `outcome` shows it.
+    outcome
+        Filled while running, for callers that look at it from `tell`.
+
+    Returns
+    -------
+    The outcome of every stage.
+    """
+    state = _Schedule(specs, store, tell, outcome or Outcome())
+    try:
+        with store.using(specs):
+            state.look(retry_failed=retry_failed)
+            while True:
+                while len(state.running) < executor.slots and (chosen := state.choose()) is not None:
+                    state.running.add(chosen.digest)
+                    executor.submit(chosen, wait=chosen.digest in state.busy)
+                if not state.running:
+                    return state.outcome
+                for event in executor.finished(tell):
+                    state.take(event)
+    finally:
+        executor.close()
+
+
+class _Schedule:
+    def __init__(self, specs: Mapping[str, Spec], store: Store, tell: Tell, outcome: Outcome) -> None:
+        self.specs, self.store, self.tell, self.outcome = specs, store, tell, outcome
+        self.running: set[str] = set()
+        self.busy: set[str] = set()
+        self.losses: Counter[str] = Counter()
+        self.pending = dict(specs)
+        self.dependents: dict[str, list[str]] = {}
+        for digest, spec in specs.items():
+            for needed in spec.inputs.values():
+                self.dependents.setdefault(needed, []).append(digest)
+
+    def look(self, *, retry_failed: bool) -> None:
+        for digest in self.specs:
+            if self.store.get(digest) is not None:
+                self.settle(Event("reused", digest))
+                continue
+            note = self.store.failure(digest)
+            if note is None:
+                continue
+            if retry_failed or note["transient"]:
+                self.store.clear_failure(digest)
+            elif not self.outcome.settled(digest):
+                self.settle(Event("failed", digest, f"{note['kind']}: {note['message']} (failed before)"))
+
+    def choose(self) -> Spec | None:
+        # What another run is making right now comes last, so that two runs on one store divide the work.
+        for patient in (False, True):
+            for digest, spec in self.pending.items():
+                free = digest not in self.running and (digest in self.busy) is patient
+                if free and all(needed in self.outcome.present for needed in spec.inputs.values()):
+                    return spec
+        return None
+
+    def take(self, event: Event) -> None:
+        self.running.discard(event.digest)
+        if event.kind == "busy":
+            self.busy.add(event.digest)
+            self.tell(event)
+        elif event.kind == "lost":
+            self.losses[event.text] += 1
+            self.tell(event)
+            if self.losses[event.text] >= _MOST_LOSSES or event.text not in self.specs:
+                message = f"input {event.text[:12]} is corrupted whenever it is read"
+                self.store.fail(self.specs[event.digest], "error", message, "", transient=True)
+                self.settle(Event("failed", event.digest, message))
+            elif event.text in self.outcome.present:
+                self.outcome.present.discard(event.text)
+                self.pending[event.text] = self.specs[event.text]
+        else:
+            self.settle(event)
+
+    def settle(self, event: Event) -> None:
+        self.pending.pop(event.digest, None)
+        if event.kind == "failed":
+            self.outcome.failed[event.digest] = event.text
+            self.tell(event)
+            self.block(event.digest)
+            return
+        self.outcome.present.add(event.digest)
+        if event.kind == "made":
+            self.outcome.made.add(event.digest)
+        self.tell(event)
+
+    def block(self, cause: str) -> None:
+        todo = list(self.dependents.get(cause, ()))
+        while todo:
+            digest = todo.pop()
+            if digest in self.pending and digest not in self.outcome.blocked and not self.store.has(digest):
+                self.outcome.blocked[digest] = cause
+                self.pending.pop(digest)
+                self.tell(Event("blocked", digest, f"needs {cause[:12]}, which failed"))
+                todo += self.dependents.get(digest, ())
+
+
+def perform(store: Store, spec: Spec, run_stage: RunStage | str, tell: Tell, *, wait: bool) -> Event:
+    """Make one stage under its lock, or find it made; a failure is noted in the store and returned.
+
+    Parameters
+    ----------
+    store
+        Where inputs are read and the artifact is published.
+    spec
+        The stage.
+    run_stage
+        Function of (spec, input folders, folder to fill, report) that returns metadata; or "module:function".
+    tell
+        Called with `started`, `progress` and `noted`.
+    wait
+        Wait for another run that makes the same stage, rather than answer `busy`.
+
+    Returns
+    -------
+    One of the events made, reused, failed, busy, lost.
+    """
+    try:
+        with store.lock(spec.digest, wait=wait):
+            if store.get(spec.digest) is not None:
+                return Event("reused", spec.digest)
+            inputs: dict[str, Path] = {}
+            for name, digest in spec.inputs.items():
+                folder = store.get(digest)
+                if folder is None:
+                    return Event("lost", spec.digest, digest)
+                inputs[name] = folder
+            tell(Event("started", spec.digest))
+            return _make(store, spec, run_stage, inputs, tell)
+    except Timeout:
+        return Event("busy", spec.digest)
+
+
+def _make(store: Store, spec: Spec, run_stage: RunStage | str, inputs: dict[str, Path], tell: Tell) -> Event:
+    def report(what: str, done: int, total: int) -> None:
+        tell(Event("progress", spec.digest, what, done, total, time.perf_counter() - began))
+
+    def note(line: str, seconds: float) -> None:
+        tell(Event("noted", spec.digest, line, seconds=seconds))
+
+    began = time.perf_counter()
+    bookmark = Bookmark(store.bookmark(spec.digest), spec.digest, tell=note)
+    try:
+        with store.stage(spec) as draft, resume.offered(resume.Resume(bookmark)):
+            draft.meta = resolve(run_stage)(spec, inputs, draft.path, report)
+            spent = bookmark.spent()
+            draft.cost = {
+                "seconds": spent.seconds,
+                "cpu_seconds": spent.cpu_seconds,
+                "peak_process_gib": max(_peak_process_gib(), round(bookmark.earlier.peak_process_gib, 4)),
+            }
+            if spent.resumed:
+                draft.cost["resumed"] = spent.resumed
+    except Exception as error:
+        kind = str(getattr(error, "kind", "oom" if isinstance(error, MemoryError) else "error"))
+        message = str(error) or type(error).__name__
+        # A full disk or a missing package says nothing of the entry, so the next run may try again unasked.
+        transient = isinstance(error, OSError | ImportError)
+        store.fail(spec, kind, message, traceback.format_exc(), transient=transient)
+        return Event("failed", spec.digest, f"{kind}: {message}", seconds=time.perf_counter() - began)
+    return Event("made", spec.digest, seconds=time.perf_counter() - began)
+
+
+def resolve(run_stage: RunStage | str) -> RunStage:
+    """The function behind "module:function"; the module is imported now and no earlier."""
+    if not isinstance(run_stage, str):
+        return run_stage
+    module, _, name = run_stage.partition(":")
+    return cast(RunStage, getattr(importlib.import_module(module), name))
+
+
+def _peak_process_gib() -> float:
+    # Linux counts KiB, and over the life of the process: an upper bound of the stage's own peak.
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 4)

@@ -1,0 +1,181 @@
+"""Progress of a run: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, TextIO
+
+from immunebench.execution.execute import Event, Outcome
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+_EVERY = 5.0
+
+
+class Progress:
+    """Cells done of planned, stage at work, hits, rate and time left, on standard error.
+
+    Parameters
+    ----------
+    names
+        What to call each planned stage, by digest.
+    seconds
+        Expected seconds of each stage, by digest; only their proportions need to be right.
+    cells
+        Stages of each cell, by cell key.
+    outcome
+        What the scheduler fills in.
+    workers
+        Stages at a time.
+    stream
+        Where to write.
+    """
+
+    def __init__(
+        self,
+        names: Mapping[str, str],
+        seconds: Mapping[str, float],
+        cells: Mapping[str, tuple[str, ...]],
+        outcome: Outcome,
+        *,
+        workers: int = 1,
+        stream: TextIO | None = None,
+    ) -> None:
+        self._names, self._seconds, self._outcome, self._workers = names, seconds, outcome, workers
+        self._waiting = {key: set(stages) for key, stages in cells.items()}
+        self._users: dict[str, list[str]] = {}
+        for key, stages in cells.items():
+            for digest in stages:
+                self._users.setdefault(digest, []).append(key)
+        self._cells, self._cells_done = len(cells), 0
+        self._stream = stream or sys.stderr
+        self._began, self._said = time.monotonic(), 0.0
+        self._expected = self._spent = 0.0
+        self._bars: Bars | None = None
+        self._total: TaskID | None = None
+        self._running: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Progress:
+        if self._stream.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+            from rich.progress import Progress as Bars
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
+            self._bars = Bars(*columns, console=Console(file=self._stream), transient=True)
+            self._bars.start()
+            self._total = self._bars.add_task("stages", total=len(self._names), note="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def say(self, line: str) -> None:
+        """Print a line that stays."""
+        if self._bars is not None:
+            self._bars.console.print(line, highlight=False, markup=False)
+        else:
+            print(line, file=self._stream, flush=True)
+
+    def tell(self, event: Event) -> None:
+        """Take an event of the scheduler."""
+        name = self._names.get(event.digest, event.digest[:12])
+        if event.kind in ("made", "reused", "failed", "blocked"):
+            self._settle(event)
+        elif event.kind == "lost":
+            # It may count again: what depended on it stays done, so cells do not go back.
+            self.say(f"corrupted: {self._names.get(event.text, event.text[:12])}; it is made again")
+        if event.kind == "failed":
+            self.say(f"failed: {name}: {event.text}")
+        elif event.kind == "again":
+            self.say(f"{event.text}: {name} is tried once more")
+        elif event.kind == "noted":
+            self.say(f"{name}: {event.text}")
+        elif event.kind == "busy":
+            self.say(f"another run makes {name}; its result will be shared")
+        if self._bars is not None:
+            self._draw(event, name)
+        elif event.kind in ("made", "progress") and time.monotonic() - self._said > _EVERY:
+            self._said = time.monotonic()
+            detail = (
+                f"{event.text} {event.done}/{event.total}" if event.kind == "progress" else f"{event.seconds:.1f} s"
+            )
+            self.say(f"{self.summary()} | {name}: {detail}")
+
+    def summary(self) -> str:
+        """One line: cells, stages, hits, rate and time left."""
+        done = sum(map(self._outcome.settled, self._names))
+        made = len(self._outcome.made)
+        parts = [f"cells {self._cells_done}/{self._cells}", f"stages {done}/{len(self._names)}"]
+        parts.append(f"reused {len(self._outcome.present) - made}")
+        elapsed = time.monotonic() - self._began
+        if made:
+            parts.append(f"{made / elapsed * 60:.1f} stages/min")
+        if done < len(self._names):
+            parts.append(f"about {duration(self._left())} left")
+        return ", ".join(parts)
+
+    def _left(self) -> float:
+        rest = sum(s for digest, s in self._seconds.items() if not self._outcome.settled(digest))
+        speed = self._spent / self._expected if self._expected > 0 else 1.0
+        return rest * speed / self._workers
+
+    def _settle(self, event: Event) -> None:
+        if event.kind == "made":
+            self._spent += event.seconds
+            self._expected += self._seconds.get(event.digest, 0.0)
+        for key in self._users.pop(event.digest, ()):
+            self._waiting[key].discard(event.digest)
+            self._cells_done += not self._waiting[key]
+
+    def _draw(self, event: Event, name: str) -> None:
+        assert self._bars is not None and self._total is not None
+        done = sum(map(self._outcome.settled, self._names))
+        self._bars.update(self._total, completed=done, note=self.summary())
+        if event.kind == "started":
+            self._running[event.digest] = self._bars.add_task(f"  {name}", total=None, note="")
+        task = self._running.get(event.digest)
+        if task is None:
+            return
+        if event.kind == "progress":
+            self._bars.update(task, completed=event.done, total=event.total, note=event.text)
+        elif event.kind not in ("started", "noted"):
+            self._bars.remove_task(self._running.pop(event.digest))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    >>> duration(42), duration(200), duration(7000)
+    ('42 s', '3 min', '1 h 57 min')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(count: float) -> str:
+    """Bytes as a person says them.
+
+    >>> size(512), size(3_400_000)
+    ('512 B', '3.4 MB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -1,0 +1,255 @@
+"""`Resume`: a stage that was stopped goes on in the middle of its loop, to the same bytes as without the stop.
+
+What a loop of an entry changes from step to step is known to the context, if the entry takes it from there: the
+context's random streams, log and saves; optimisers, orders of batches, perturbations, draws and surrogates, each as it
+is made; and what `Context.keep` names. On the second attempt the entry sets up anew, which its seed makes the same, and
+the first step of the loop finds everything as the bookmark has it. An entry that changes anything else between two
+steps would go on to another result, so only loops that are known, or say so themselves, do.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from immunebench.store.bookmark import Bookmark, Page, Spent
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from immunebench.methods.context import Context
+
+#: Loops that were read and found to change nothing but what `Resume` keeps, by the SHA-256 of their entry's code: a
+#: changed entry starts anew until its loops are read again, for its files are in the keys of what it made before and
+#: cannot say so themselves. Not among them: glaze-open, whose loops (one a micro-batch) hold an Adam and a change of
+#: their own, and the loops `time steps` of simac and `pool` of metacloak, which fill a list; these two run anew before
+#: their last loop is taken up. FSMG is one round, and within a round nothing is kept.
+KNOWN: Mapping[str, tuple[str, ...]] = {
+    "b45d5e79de7c4ccbabf99b3119745ef06c08d40b439965c3acc3bcc66f336bf7": ("training",),  # lora
+    "3ecc3508e25efc23c681ab877c3c8d00299f6647fc3238e78d121f94e23b681e": ("training",),  # dreambooth
+    "a7344c6e70a614c94067846be90186286dd73ad302354f8780bdfa5aff9b344e": ("training",),  # textual-inversion
+    "332cf47aaa1946c4e571da66037b85272d35968f95df61bec6c052208cbf78b9": ("training",),  # imma-lora
+    "5d6f8451c624440f2410d0f1e11b5e8862a1b281c67989a313f7150d9f3515af": ("erasing",),  # esd
+    "e8adc5d1761859448d47103239a63c4f230c4e475cb99fa823c8ba587e83df05": ("perturbing",),  # mist
+    "2aba315b09195ce95865370b2596213039f445b4faf652391e9e408ff1c68525": ("rounds",),  # anti-dreambooth
+    "868474e3018cd30ce5c161e96f42a6f1a118babf2960e13893f458267cac05b2": ("rounds",),  # simac
+    "4118d57b596c2fcb87fd95e7bde261381952f24498d734a9025fc58809be758c": ("trials",),  # metacloak
+}
+
+
+def known(key: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of a stage's loops that resume unasked: its entry's code and every attack's in it are known."""
+    simulated = [attack["entry_files"] for attack in key.get("against", {}).values()]
+    loops = [KNOWN.get(digest, ()) for files in [key["entry_files"], *simulated] for digest in files.values()]
+    return loops[0] if loops and all(loops) else ()
+
+
+class Stateful(Protocol):
+    """What a loop changes and a bookmark keeps."""
+
+    def live(self) -> Mapping[str, Tensor]:
+        """Return the tensors that a bookmark's values are copied into; their shapes and dtypes never change."""
+        ...
+
+    def rest(self) -> tuple[Mapping[str, Tensor], Any]:
+        """Return what else there is: further tensors, and a value for JSON."""
+        ...
+
+    def take(self, tensors: Mapping[str, Tensor], value: Any) -> None:
+        """Go on from what `rest` gave."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Tensors that an entry named."""
+
+    tensors: Mapping[str, Tensor]
+
+    def live(self) -> Mapping[str, Tensor]:
+        """Return them."""
+        return self.tensors
+
+    def rest(self) -> tuple[Mapping[str, Tensor], Any]:
+        """Return nothing: they are all there is."""
+        return {}, None
+
+    def take(self, tensors: Mapping[str, Tensor], value: Any) -> None:
+        """Do nothing."""
+
+
+@dataclass(slots=True)
+class Resume:
+    """The state of one stage's loops.
+
+    Parameters
+    ----------
+    bookmark : Bookmark, optional
+        Where it is kept; without one nothing is.
+    loops : sequence of str
+        Names of the loops that resume unasked, see `known`.
+    """
+
+    bookmark: Bookmark | None = None
+    loops: Sequence[str] = ()
+    _things: list[tuple[str, Callable[[], Stateful | None]]] = field(init=False, default_factory=list)
+    _begun: int = field(init=False, default=0)
+    _depth: int = field(init=False, default=0)
+    _page: Page | None = field(init=False, default=None)
+    _looked: bool = field(init=False, default=False)
+
+    @property
+    def earlier(self) -> Spent:
+        """What the attempts before this one took."""
+        return Spent() if self.bookmark is None else self.bookmark.earlier
+
+    def register(self, name: str, thing: Stateful) -> None:
+        """Keep a thing as long as something else holds it: a surrogate's optimiser of one round is no state."""
+        if self.bookmark is not None:
+            self._things = [*self._alive(), (name, weakref.ref(thing))]
+
+    def keep(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep tensors under a name of the entry's choice."""
+        if self.bookmark is not None:
+            kept = Kept(dict(tensors))
+            self._things.append((name, lambda: kept))
+
+    @contextmanager
+    def loop(self, ctx: Context, what: str, count: int, *, resumes: bool) -> Iterator[Loop]:
+        """Run a loop of `count` steps; one within another is part of the outer one's step."""
+        number, outermost = self._begun, self._depth == 0
+        self._begun, self._depth = number + 1, self._depth + 1
+        try:
+            kept = self.bookmark is not None and outermost and (resumes or what in self.loops)
+            yield Loop(self, ctx, (number, what, count), self._alive()) if kept else Loop()
+        finally:
+            self._depth -= 1
+
+    def page(self, device: str) -> Page | None:
+        """Return the bookmark that is still to be taken up, verified once a stage."""
+        if not self._looked and self.bookmark is not None:
+            self._looked, self._page = True, self.bookmark.read(device)
+        return self._page
+
+    def turn(self) -> None:
+        """Forget the bookmark that was found: it was taken up, or it does not fit."""
+        self._page = None
+
+    def _alive(self) -> list[tuple[str, Callable[[], Stateful | None]]]:
+        return [(name, of) for name, of in self._things if of() is not None]
+
+
+class Loop:
+    """One loop, between its steps."""
+
+    def __init__(
+        self,
+        resume: Resume | None = None,
+        ctx: Context | None = None,
+        name: tuple[int, str, int] = (0, "", 0),
+        things: Sequence[tuple[str, Callable[[], Stateful | None]]] = (),
+    ) -> None:
+        self._resume, self._ctx, self._name = resume, ctx, list(name)
+        # Held from here on: what was there before the loop is its state, whatever the loop does with it.
+        self._things = [(label, thing) for label, of in things if (thing := of()) is not None]
+
+    def first(self) -> int:
+        """Return the step to begin with: 0, or where the bookmark is, with everything as it was then."""
+        if self._resume is None or self._ctx is None or self._resume.bookmark is None:
+            return 0
+        page = self._resume.page(self._ctx.numerics.device)
+        if page is None or page.state["loop"][0] > self._name[0]:
+            return 0
+        self._resume.turn()
+        if page.state["loop"] != self._name or page.state["things"] != self._outline():
+            self._resume.bookmark.tell("the bookmark is not used: it does not fit what the stage sets up", 0.0)
+            return 0
+        self._restore(page)
+        self._resume.bookmark.take_up(page)
+        step, spent = int(page.state["step"]), self._resume.bookmark.earlier.seconds
+        self._resume.bookmark.tell(f"goes on after step {step} of {self._name[2]}", spent)
+        return step
+
+    def done(self, step: int) -> None:
+        """Leave a bookmark after `step` steps, if it is time for one and everything is at rest."""
+        resume, ctx = self._resume, self._ctx
+        if resume is None or ctx is None or resume.bookmark is None or step == self._name[2]:
+            return
+        # While a bookmark of a later loop waits to be taken up, this loop has nothing better to offer.
+        if not resume.bookmark.due() or resume.page(ctx.numerics.device) is not None or not self._rests():
+            return
+        ctx.read()
+        if not all(math.isfinite(value) for row in ctx.rows for value in row.values()):
+            return  # `check` will say so
+        tensors, values = {"generator": ctx.generator.get_state()}, []
+        for i, (_, thing) in enumerate(self._things):
+            rest, value = thing.rest()
+            tensors |= {f"{i}.rest.{name}": tensor for name, tensor in rest.items()}
+            values.append(value)
+        tensors |= self._live()
+        state = {
+            "loop": self._name,
+            "step": step,
+            "things": self._outline(),
+            "values": values,
+            "rng": ctx.rng.bit_generator.state,
+            "rows": ctx.rows,
+            "saved": ctx.saved,
+        }
+        resume.bookmark.write(state, tensors, ctx.out, ctx.numerics.device)
+
+    def _rests(self) -> bool:
+        """Whether no gradient waits for its update, and nothing that was made within the loop outlives a step."""
+        assert self._resume is not None
+        held = {id(thing) for _, thing in self._things}
+        late = any(id(of()) not in held for _, of in self._resume._alive())
+        return not late and all(tensor.grad is None for tensor in self._live().values() if tensor.is_leaf)
+
+    def _live(self) -> dict[str, Tensor]:
+        """Name every tensor that is overwritten, once: two optimisers may move the same one."""
+        named = {f"{i}.{n}": t for i, (_, thing) in enumerate(self._things) for n, t in thing.live().items()}
+        return {name: tensor for name, tensor in {id(t): (n, t) for n, t in named.items()}.values()}
+
+    def _outline(self) -> list[Any]:
+        shapes = {name: [list(t.shape), str(t.dtype)] for name, t in self._live().items()}
+        return [[name for name, _ in self._things], shapes]
+
+    def _restore(self, page: Page) -> None:
+        import torch
+
+        ctx, state, tensors = self._ctx, page.state, page.tensors()
+        assert ctx is not None
+        ctx.rng.bit_generator.state = state["rng"]
+        ctx.generator.set_state(tensors["generator"].clone())
+        ctx.rows[:], ctx.saved[:] = state["rows"], state["saved"]
+        with torch.no_grad():
+            for name, tensor in self._live().items():
+                tensor.copy_(tensors[name])
+        for i, ((_, thing), value) in enumerate(zip(self._things, state["values"], strict=True)):
+            start = f"{i}.rest."
+            rest = {name.removeprefix(start): t.clone() for name, t in tensors.items() if name.startswith(start)}
+            thing.take(rest, value)
+        page.restore(ctx.out)
+
+
+_offered: ContextVar[Resume | None] = ContextVar("resume", default=None)
+
+
+def current() -> Resume:
+    """Return the state of the stage that runs here, for what is made without a context; one that keeps nothing else."""
+    return _offered.get() or Resume()
+
+
+@contextmanager
+def offered(resume: Resume) -> Iterator[None]:
+    """Offer a place for its state to the stage that the block runs."""
+    token = _offered.set(resume)
+    try:
+        yield
+    finally:
+        _offered.reset(token)

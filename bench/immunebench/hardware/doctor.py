@@ -1,0 +1,141 @@
+"""Looks at the machine: what is installed, and which profiles it qualifies for."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from immunebench.bases import base_folder
+from immunebench.catalog.entry import Catalog
+from immunebench.declared.profile import Profile
+from immunebench.model.runtime import GIB
+from immunebench.store.artifacts import versions
+
+_NEEDED = ("torch", "diffusers", "transformers", "peft", "open_clip", "lpips", "torchmetrics", "safetensors")
+# A base, one stage's artifacts and a sheet fit with room to spare.
+_DISK_GIB = 1.0
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A CUDA device: its name and its memory in GiB."""
+
+    name: str
+    memory_gib: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the machine qualifies for a profile, and what is in the way."""
+
+    profile: str
+    reasons: tuple[str, ...]
+
+    @property
+    def qualifies(self) -> bool:
+        """Whether nothing is in the way."""
+        return not self.reasons
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was found; memory and disk in GiB."""
+
+    python: str
+    platform: str
+    cores: int
+    memory_gib: float
+    disk_free_gib: float
+    store: str
+    versions: dict[str, str]
+    missing: tuple[str, ...]
+    gpus: tuple[Gpu, ...] = ()
+    weights: dict[str, bool] = field(default_factory=dict)
+    broken: tuple[str, ...] = ()
+
+    def as_dict(self, verdicts: list[Verdict]) -> dict[str, object]:
+        """Plain values for `--json`."""
+        profiles = {v.profile: {"qualifies": v.qualifies, "reasons": list(v.reasons)} for v in verdicts}
+        return {**asdict(self), "profiles": profiles}
+
+
+def examine(catalog: Catalog, store: Path) -> tuple[Machine, list[Verdict]]:
+    """Probe the machine and hold it against every profile.
+
+    Parameters
+    ----------
+    catalog
+        Its profiles and bases are checked.
+    store
+        Root of the store; its disk is measured.
+    """
+    import psutil
+
+    there = {name: base_folder.there(name, spec, catalog.models_path) for name, spec in catalog.models.bases.items()}
+    machine = Machine(
+        python=platform.python_version(),
+        platform=f"{platform.system()} {platform.machine()}",
+        cores=_cores(),
+        memory_gib=round(psutil.virtual_memory().total / GIB, 1),
+        disk_free_gib=round(shutil.disk_usage(_existing(store)).free / GIB, 1),
+        store=str(store),
+        versions=versions(),
+        missing=tuple(name for name in _NEEDED if importlib.util.find_spec(name) is None),
+        gpus=cuda_devices(),
+        weights=there,
+        broken=tuple(f"{b.kind} {b.id}: {b.reason}" for b in catalog.broken),
+    )
+    return machine, [judge(machine, profile) for profile in catalog.profiles.values()]
+
+
+def judge(machine: Machine, profile: Profile) -> Verdict:
+    """Hold a machine against one profile.
+
+    On a CPU the profile's memory is a cap that the process must stay below, so half of it must be there at
+    least; on a GPU the device must hold the whole of it.
+    """
+    reasons = []
+    if machine.missing:
+        reasons.append(f"not installed: {', '.join(machine.missing)}")
+    if machine.disk_free_gib < _DISK_GIB:
+        reasons.append(f"{machine.disk_free_gib} GiB free at {machine.store}, needs {_DISK_GIB:g}")
+    if profile.device == "cpu" and machine.memory_gib < profile.memory_gib / 2:
+        reasons.append(f"{machine.memory_gib} GiB of memory, needs {profile.memory_gib / 2:g}")
+    if profile.device == "cuda":
+        reasons += shortfall(machine.gpus, profile.memory_gib)
+    return Verdict(profile.id, tuple(reasons))
+
+
+def shortfall(gpus: Sequence[Gpu], memory_gib: float) -> list[str]:
+    """Say why none of these devices can stand in for a card of a profile's memory; empty where one can."""
+    largest = max((gpu.memory_gib for gpu in gpus), default=0.0)
+    if not gpus:
+        return ["no CUDA device"]
+    if largest < 0.95 * memory_gib:  # the driver keeps some of the nominal memory
+        return [f"{largest:g} GiB of GPU memory, needs {memory_gib:g}"]
+    return []
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _existing(path: Path) -> Path:
+    return next(p for p in (path, *path.parents) if p.exists())
+
+
+def cuda_devices() -> tuple[Gpu, ...]:
+    """Return the CUDA devices of this machine; none where torch is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        return ()
+    import torch
+
+    if not torch.cuda.is_available():
+        return ()
+    found = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    return tuple(Gpu(p.name, round(p.total_memory / GIB, 1)) for p in found)

@@ -1,0 +1,119 @@
+"""`LowRank`: low-rank adapters on the UNet's attentions (Hu et al. 2022, sec. 4.1), made by peft."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from immunebench.core.types import StageError
+from immunebench.methods.adapters.base import Adapter
+from immunebench.model.diffusion import LatentDiffusion
+
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LowRank(Adapter):
+    """`W + (alpha / r) B A` on every target projection, with alpha = r.
+
+    Parameters
+    ----------
+    model : LatentDiffusion
+        The model that carries it.
+    rank : int
+        r, at least 1.
+    targets : tuple of str
+        Ends of the names of the projections.
+    """
+
+    format: ClassVar[str] = "diffusers-lora"
+    model: LatentDiffusion
+    rank: int
+    targets: tuple[str, ...] = TARGETS
+
+    @classmethod
+    def attach(cls, model: LatentDiffusion, *, rank: int, seed: int, targets: Sequence[str] = TARGETS) -> LowRank:
+        """Put a fresh adapter on a model: A ~ N(0, 1/r^2), B = 0, so that the model is unchanged at first.
+
+        Parameters
+        ----------
+        model : LatentDiffusion
+        rank : int
+        seed : int
+            Of A's draw; the same on every device.
+        targets : sequence of str
+
+        Raises
+        ------
+        StageError
+            If the model carries a low-rank adapter already.
+        """
+        from peft import LoraConfig
+
+        if _parameters(model.unet):
+            raise StageError("error", "the model carries a low-rank adapter already")
+        config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(targets))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            model.unet.add_adapter(config)
+        adapter = cls(model, rank, tuple(targets))
+        model.trainable(adapter.parameters)
+        model.unet.requires_grad_(False)
+        return adapter
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The live A and B, by name."""
+        return _parameters(self.model.unet)
+
+    def enable(self, on: bool) -> None:
+        """Add B A to the projections, or not."""
+        (self.model.unet.enable_adapters if on else self.model.unet.disable_adapters)()
+        # peft switches gradients on with the adapter; here `training` alone does.
+        self.model.unet.requires_grad_(False)
+
+    def save(self, path: Path) -> None:
+        """Write diffusers' LoRA format, readable by `StableDiffusionPipeline.load_lora_weights`.
+
+        Parameters
+        ----------
+        path : Path
+            A `.safetensors` file in an existing folder.
+
+        Raises
+        ------
+        StageError
+            If a value is not finite.
+        """
+        from diffusers.utils import convert_state_dict_to_diffusers
+        from peft.utils import get_peft_model_state_dict
+        from safetensors.torch import save_file
+
+        layers: dict[str, Tensor] = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.model.unet))
+        save_file(self._finite({f"unet.{name}": t for name, t in layers.items()}), path, metadata={"format": "pt"})
+
+    def describe(self) -> dict[str, Any]:
+        """Return format, rank, alpha and targets."""
+        return {"format": self.format, "rank": self.rank, "alpha": self.rank, "targets": list(self.targets)}
+
+
+def merge(model: LatentDiffusion, path: Path) -> None:
+    """Add a saved adapter to the UNet's own weights; `LatentDiffusion.restore` takes it back.
+
+    Merged weights predict what the adapter predicts (alpha = r) and sample faster.
+    """
+    from safetensors.torch import load_file
+
+    model.unet.load_lora_adapter(load_file(path), prefix="unet")
+    model.unet.fuse_lora()
+    model.unet.unload_lora()
+    model.unet.requires_grad_(False)
+
+
+def _parameters(unet: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in unet.named_parameters() if ".lora_" in name}

@@ -1,0 +1,309 @@
+"""`Builder`: a cell becomes a graph of stages that is known before anything runs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from immunebench.catalog.entry import Catalog, Defense, Entry
+from immunebench.core.errors import UsageError
+from immunebench.core.wording import fill, whole
+from immunebench.declared.manifest import save_steps
+from immunebench.declared.schema import Values
+from immunebench.declared.suite import Suite
+from immunebench.declared.task import Prompt, Task, Wording
+from immunebench.pictures.dataset_source import pictures_digest
+from immunebench.plan.specs import PUBLIC, Model, Specs, on_base, stream
+from immunebench.store.graph import Cell, CellGraph, Facts, UtilityGraph
+
+#: How many innocent pictures a defense is given.
+PUBLIC_PICTURES = 64
+
+
+class Builder(Specs):
+    """Adds what cells need to one graph of stages."""
+
+    def __init__(self, suite: Suite, catalog: Catalog, file: Path | None, profile: str | None = None) -> None:
+        super().__init__(suite, catalog, file, profile)
+        # One way of honest personalisation for all chains: U belongs to a defense on a task, not to an attack.
+        _, self.honest = self.attacks(suite.benign_attack, field="benign_attack")
+
+    def cell(self, cell: Cell) -> CellGraph:
+        """Add everything that a cell's record needs."""
+        task = self.catalog.task(cell.task, file=self.file, field="tasks")
+        # The task as the attacker meets it, and as the owner does: the same one but for transfer.
+        theirs, ours = on_base(task, cell.setting.attacker_base), on_base(task, cell.setting.surrogate)
+        entry = self.catalog.defense(cell.defense)
+        purifiers, attack = self.attacks(cell.chain)
+        cleaning = self.cleaning(purifiers, theirs.base)
+        prompts = self.prompts(task.evaluation.prompts, task.attacker.token, task)
+        steps = self.saves(attack, theirs)
+
+        start = self.start(task, cell.seed)
+        published = self.published(task)
+        reference = self.pictures(task, task.concept.name, "reference", task.pictures.reference)
+        protect, released, images = self.protect(entry, ours, cell.seed, start, published)
+        compared = {"reference": reference}
+
+        def adapting(again: bool) -> int:
+            return stream(cell.seed, "adapt", task.id, *(["replicate"] if again else []))
+
+        def cleaned(images: str, *, again: bool) -> tuple[str, ...]:
+            stages = [self.mix(task, images, cell.setting.clean)]
+            for purifier in purifiers:
+                stages.append(self.purify(purifier, theirs, stages[-1], adapting(again)))
+            return tuple(stages)
+
+        def attacked(images: str, model: Model, *, again: bool) -> tuple[dict[int, str], dict[int, str]]:
+            images, seed = cleaned(images, again=again)[-1], adapting(again)
+            adapter = self.adapt(attack, theirs, self.words(task), task.concept.noun, images, model, seed)
+            noise: list[str | int] = [task.id, cell.seed]
+            drawn = {
+                step: self.generate(theirs, prompts, model, noise, adapter, step, steps, cleaning=cleaning)
+                for step in steps
+            }
+            last = {**compared, "training": images}
+            return drawn, {s: self.score(task, made, last if s == steps[-1] else compared) for s, made in drawn.items()}
+
+        drawn, curve = attacked(images, released, again=entry.replicate)
+        undefended, ceiling = attacked(published, start, again=False)
+        floor_pictures = self.generate(theirs, prompts, start, [task.id, cell.seed])
+        given = cleaned(images, again=entry.replicate)
+        last = {"attacked": drawn[steps[-1]], "undefended": undefended[steps[-1]]}
+        # What papers report belongs where pictures are protected or cleaned; a face may be lost to any defense.
+        asked = task.family == "identity" or given != (published,)
+        graph = CellGraph(
+            cell=cell,
+            facts=self.facts(theirs, entry, [*purifiers, attack], self.catalog.params(entry, ours.base)),
+            curve=curve,
+            ceiling=ceiling,
+            pictures=drawn,
+            ceiling_pictures=undefended,
+            floor=self.score(task, floor_pictures, compared),
+            floor_pictures=floor_pictures,
+            anchor=self.anchor(task, reference),
+            reference=reference,
+            unseen=self.unseen(task, published),
+            protect=protect,
+            utility=self.utility(task, self.honest, start, released, cell.seed),
+            fidelity=None if images == published else self.fidelity(task, images, published),
+            parts={},
+            stages=(),
+            erasure={
+                whose: self.score(task, self.generate(task, prompts, model, [task.id, cell.seed]), compared)
+                for whose, model in {"base": {}, "released": released}.items()
+                if task.family == "relearn"
+            },
+            published=published,
+            given=given,
+            # Pair by pair: of the places that hold another picture, cleaning is measured against that one.
+            purified=self.purified(task, given, self.mix(task, published, cell.setting.clean)),
+            beside=self.beside(task, last, reference) if asked else {},
+        )
+        parts = {part: frozenset(self.closure(roots)) for part, roots in _roots(graph).items()}
+        return replace(graph, parts=parts, stages=self.closure(itertools.chain.from_iterable(_roots(graph).values())))
+
+    def attacks(self, chain: str, field: str = "chains") -> tuple[list[Entry], Entry]:
+        """Resolve ``purifier+...+attack``.
+
+        Raises
+        ------
+        UsageError
+            A purifier that follows an attack, or not one attack; with the chain in its right order, if it has one.
+        """
+        entries = [self.catalog.attack(name, file=self.file, field=field) for name in chain.split("+")]
+        cleaning = [entry for entry in entries if entry.hooks[0] == "purify"]
+        training = [entry for entry in entries if entry.hooks[0] == "adapt"]
+        if len(training) != 1:
+            raise UsageError("is no chain of purifiers and one attack:", file=self.file, field=field, value=chain)
+        if entries[-1] is not training[0]:
+            right = "+".join(entry.id for entry in [*cleaning, *training])
+            raise UsageError(
+                f"cleans pictures after {training[0].id!r} has trained on them:",
+                file=self.file, field=field, value=chain, choices=[right],
+            )  # fmt: skip
+        return cleaning, training[0]
+
+    def saves(self, attack: Entry, task: Task) -> tuple[int, ...]:
+        """Return the steps that are scored: all saved ones, or the last where the suite draws no curve."""
+        params = self.catalog.params(attack, task.base)
+        if not {"steps", "lr", "batch", "saves"} <= params.keys():
+            raise UsageError(
+                f"lacks steps, lr, batch or saves for base {task.base!r}", file=attack.path, field="presets"
+            )
+        try:
+            saves = save_steps(params)
+        except ValueError as error:
+            raise UsageError(str(error), file=attack.path, field="params") from error
+        return saves if self.suite.curve_pictures else saves[-1:]
+
+    def prompts(self, prompts: Sequence[Prompt], token: str, task: Task) -> list[str]:
+        """Return the suite's number of prompts with the placeholder filled in."""
+        if len(prompts) < self.suite.prompts:
+            path = self.catalog.paths["task", task.id]
+            raise UsageError(f"holds {len(prompts)} prompts, the suite needs {self.suite.prompts}", file=path)
+        return [prompt.replace("{token}", token) for prompt in prompts[: self.suite.prompts]]
+
+    def words(self, task: Task) -> Wording:
+        """Return how the attacker captions its pictures; those that the base drew for it have their prompt."""
+        drawn = self.suite.published == "generated"
+        return Wording(caption="{content}", token=task.attacker.token) if drawn else task.attacker
+
+    def published(self, task: Task) -> str:
+        """Add the attacker's pictures: the task's, or the base's own of a concept that it knows."""
+        if self.suite.published == "real":
+            return self.pictures(task, task.concept.name, "published", task.pictures.published)
+        if task.family != "relearn":
+            path = self.catalog.paths["task", task.id]
+            raise UsageError("cannot be drawn by a base that never saw it", file=path, value=task.concept.name)
+        # IMMA's protocol: one prompt, drawn by the base before its concept was erased.
+        words, noun = task.attacker, task.concept.noun
+        prompt = fill(words.caption, token=words.token, noun=noun, content=whole(words.token, noun))
+        return self.generate(task, [prompt], {}, ["published", task.id], per_prompt=task.pictures.published)
+
+    def start(self, task: Task, seed: int) -> Model:
+        """Add the start model: the base, or what ``start_from`` makes of it."""
+        if task.start_from is None:
+            return {}
+        path = self.catalog.paths["task", task.id]
+        entry = self.catalog.defense(task.start_from, file=path, field="start_from")
+        return self.released(entry, task, seed, {})
+
+    def owner(self, task: Task) -> dict[str, str]:
+        """Add the pictures that a defense sees: its own of the concept, and innocent ones."""
+        public = self.catalog.models.bases[task.base].public
+        return {
+            "owner": self.pictures(task, task.concept.name, "owner", task.pictures.owner),
+            "public": self.pictures(task, PUBLIC, "owner", PUBLIC_PICTURES, public),
+        }
+
+    def protect(
+        self, entry: Defense, task: Task, seed: int, start: Model, published: str
+    ) -> tuple[dict[str, str], Model, str]:
+        """Add a defense's hooks; return them, the released model and the released pictures."""
+        # An erasure takes the place of the task's own, so it begins from the base.
+        model = self.released(entry, task, seed, {} if entry.erases else start)
+        protect = {"protect_model": model["weights"]} if "protect_model" in entry.hooks else {}
+        for layer in entry.layers:
+            if layer.artefact is not None:
+                protect["protect_images"] = self.cloaked(layer, task, published)
+            elif "protect_images" in layer.hooks:
+                # What it simulates is trained as the attacker trains it: with class pictures where the attack has some.
+                attacks = [self.catalog.attack(name, file=layer.path, field="against") for name in layer.against]
+                prior = {name: made for attack in attacks for name, made in self.prior(attack, task).items()}
+                inputs = {**self.owner(task), "published": published, **start, **prior}
+                protect["protect_images"] = self.hook(layer, "protect_images", task, seed, inputs)
+        return protect, model, protect.get("protect_images", published)
+
+    def released(self, entry: Defense, task: Task, seed: int, model: Model) -> Model:
+        """Add the hooks that change the model, one layer after another; return what is released."""
+        for layer in entry.layers:
+            if "protect_model" in layer.hooks:
+                inputs = {**self.owner(task), **model}
+                model = {"weights": self.hook(layer, "protect_model", task, seed, inputs)}
+        return model
+
+    def utility(self, task: Task, attack: Entry, start: Model, released: Model, seed: int) -> UtilityGraph:
+        """Add what an honest user gets from the released model and from the start model."""
+        unrelated = self.catalog.models.bases[task.base].unrelated_prompts
+        benign = task.benign
+        prompts = self.prompts(benign.prompts, benign.token, task)
+        last = self.saves(attack, task)[-1]
+        images = self.pictures(task, benign.concept, "published", task.pictures.published, benign.source)
+        reference = self.pictures(task, benign.concept, "reference", task.pictures.reference, benign.source)
+        compared = {"reference": reference}
+        noise: list[str | int] = [f"benign/{benign.concept}", seed]
+        answers = self.judged(task, ["caption_accuracy", *self.further([])], unrelated)
+        likeness = self.judged(task, [self.target(task, benign.family, benign.source)], concept=benign.concept)
+
+        def drawn(model: Model) -> str:
+            return self.generate(task, unrelated, model, ["unrelated", seed], per_prompt=self.suite.unrelated_pictures)
+
+        def personalised(model: Model) -> str:
+            words = Wording(caption=benign.caption, token=benign.token)
+            own_seed = stream(seed, "adapt", "benign", benign.concept)
+            adapter = self.adapt(attack, task, words, benign.noun, images, model, own_seed)
+            return self.generate(task, prompts, model, noise, adapter, last, [last])
+
+        def alike(made: str) -> str:
+            return self.add("score", likeness, {"generated": made, **compared})
+
+        before, after = (drawn(released), drawn(start)), (personalised(released), personalised(start))
+        return UtilityGraph(
+            g=self.add("score", answers, {"generated": before[0]}),
+            g_base=self.add("score", answers, {"generated": before[1]}),
+            s=alike(after[0]),
+            floor=alike(self.generate(task, prompts, start, noise)),
+            ceiling=alike(after[1]),
+            metric=self.named_metric(task, benign.family, benign.source),
+            integrity={
+                when: self.add("score", self.judged(task, self.suite.integrity), {"generated": own, "reference": of})
+                for when, (own, of) in {"before": before, "after_benign": after}.items()
+                if self.suite.integrity and own != of
+            },
+        )
+
+    def facts(self, task: Task, entry: Defense, chain: Sequence[Entry], params: Values) -> Facts:
+        """Collect what the record says of the cell; the task is on the base that is attacked."""
+        return Facts(
+            suite=self.suite.id,
+            suite_version=self.suite.version,
+            track=self.suite.track,
+            task_version=task.version,
+            family=task.family,
+            concept=task.concept.name,
+            concept_kind=task.concept.kind,
+            base=task.base,
+            base_revision=self.catalog.base_revision(task.base),
+            defense_title=entry.title,
+            defense_kind=entry.kind_of,
+            defense_version=entry.version,
+            hooks=entry.hooks,
+            budget=entry.budget,
+            perceptual_budget=entry.perceptual_budget,
+            chain=tuple((attack.id, attack.version) for attack in chain),
+            profile_version=self.profile.version,
+            memory_gib=self.profile.memory_gib,
+            captions=len(self.catalog.models.bases[task.base].unrelated_prompts),
+            contents=len(set(self.contents(task).values())) if "prompt_accuracy" in self.suite.metrics else 0,
+            params=params,
+            entry_files=entry.files,
+            metric=self.named_metric(task),
+            purifiers={purifier.id: self.catalog.params(purifier, task.base) for purifier in chain[:-1]},
+            pictures=pictures_digest(task),
+        )
+
+    def closure(self, roots: Iterable[str]) -> tuple[str, ...]:
+        """Return all stages that ``roots`` depend on, inputs before their users."""
+        seen: dict[str, None] = {}
+
+        def visit(digest: str) -> None:
+            if digest not in seen:
+                for needed in self.stages[digest].inputs.values():
+                    visit(needed)
+                seen[digest] = None
+
+        for root in roots:
+            visit(root)
+        return tuple(seen)
+
+
+def _roots(graph: CellGraph) -> dict[str, list[str]]:
+    use = graph.utility
+    return {
+        # What the undefended model does is nobody's fault: a failure there leaves every row incomplete alike.
+        "baseline": [*graph.ceiling.values(), graph.floor, graph.anchor, use.g_base, use.floor, use.ceiling],
+        "attack": list(graph.curve.values()),
+        "fidelity": [] if graph.fidelity is None else [graph.fidelity],
+        "utility": [use.g, use.g_base, use.s, use.floor, use.ceiling],
+        # No score of the board hangs on these: a failure among them costs nothing but themselves.
+        "beside": [
+            *([] if graph.unseen is None else [graph.unseen]),
+            *use.integrity.values(),
+            *graph.erasure.values(),
+            *graph.purified.values(),
+            *graph.beside.values(),
+        ],
+    }

@@ -1,0 +1,138 @@
+"""What `new defense` and `new attack` write is a valid entry whose code does what its docstring says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from immunebench.authoring.scaffold import Created
+from immunebench.authoring.templates import new_attack, new_defense
+from immunebench.catalog import entry
+from immunebench.catalog.entry import Entry, load_catalog
+from immunebench.cli import main as cli
+from immunebench.core.errors import UsageError
+from immunebench.core.types import Concept, Params, Pictures
+from immunebench.execution.stages import check_pictures
+from immunebench.plan.planning import make_plan
+from tiny import tiny_context, tiny_model, tiny_pictures
+
+HOOKS = [
+    (new_defense, "defense", "protect_model"),
+    (new_defense, "defense", "protect_images"),
+    (new_attack, "attack", "adapt"),
+    (new_attack, "attack", "purify"),
+]
+
+
+@pytest.fixture(autouse=True)
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder that entries are read from and written to, beside the checkout's own entries."""
+    root = tmp_path / "house"
+    root.mkdir()
+    monkeypatch.setenv("IMMUNEBENCH_ENTRIES", str(root))
+    entry.default_catalog.cache_clear()
+    yield root
+    entry.default_catalog.cache_clear()
+
+
+def created(make: Callable[..., Created], kind: str, hook: str) -> Entry:
+    make("my-own", hook, load_catalog())
+    catalog = load_catalog()
+    assert not [broken for broken in catalog.broken if broken.id == "my-own"]
+    return (catalog.defense if kind == "defense" else catalog.attack)("my-own")
+
+
+@pytest.mark.parametrize(("make", "kind", "hook"), HOOKS)
+def test_it_is_listed_planned_and_clean(make: Callable[..., Created], kind: str, hook: str, house: Path) -> None:
+    made = created(make, kind, hook)
+    assert made.hooks == (hook,)
+    catalog = load_catalog()
+    plan = make_plan(catalog.suite("my-own"), catalog)
+    assert {catalog.task(cell.task).split for cell in plan.cells} == {"dev"}
+    assert any("my-own" in (cell.defense, *cell.chain.split("+")) for cell in plan.cells)
+    options = ["--config", str(Path(__file__).parents[2] / "pyproject.toml"), "--no-cache", str(made.folder)]
+    for check in (["format", "--check"], ["check"]):
+        subprocess.run([sys.executable, "-m", "ruff", *check, *options], check=True, capture_output=True)
+
+
+def test_the_model_defense_raises_the_loss_on_the_owners_pictures(tmp_path: Path) -> None:
+    made = created(*HOOKS[0])
+    model, pictures = tiny_model(), tiny_pictures(4)
+    concept = Concept("object-mug", "object", "mug", "oqx", "a oqx mug", pictures)
+    params = Params({**made.params("mini"), "steps": 30, "lr": 1e-2})
+    ctx = tiny_context(model, tmp_path)
+    weights = made.function("protect_model")(model, (concept,), params, ctx)
+    ctx.check()
+    losses = [float(row["loss"]) for row in ctx.rows]
+    assert np.mean(losses[-5:]) > 1.2 * np.mean(losses[:5])
+    assert weights.tensors and all("attn" in name for name in weights.tensors)
+
+
+def test_the_picture_defense_uses_its_whole_budget_and_no_more(tmp_path: Path) -> None:
+    made = created(*HOOKS[1])
+    model, published = tiny_model(), tiny_pictures(3)
+    concept = Concept("object-mug", "object", "mug", "oqx", "a oqx mug", tiny_pictures(2, seed=1))
+    params = Params({**made.params("mini"), "budget": made.budget})
+    protected = made.function("protect_images")(model, concept, published, params, tiny_context(model, tmp_path))
+    check_pictures("my-own", published, protected, 8)
+    assert np.abs(protected.pixels.astype(int) - published.pixels).max() == 8
+
+
+def test_the_attack_learns_and_saves_every_step_it_names(tmp_path: Path) -> None:
+    made = created(*HOOKS[2])
+    model = tiny_model()
+    params = Params({**made.params("mini"), "steps": 4, "saves": [2, 4]})
+    ctx = tiny_context(model, tmp_path)
+    made.function("adapt")(model, tiny_pictures(4), params, ctx)
+    assert sorted(file.name for file in tmp_path.glob("*.safetensors")) == [
+        "adapter-00002.safetensors",
+        "adapter-00004.safetensors",
+    ]
+
+
+def test_the_purifier_takes_out_a_speck(tmp_path: Path) -> None:
+    made = created(*HOOKS[3])
+    model = tiny_model()
+    flat = np.full((1, 32, 32, 3), 90, np.uint8)
+    speck = flat.copy()
+    speck[0, 10, 10] = 255
+    params = Params(made.params("mini"))
+    cleaned = made.function("purify")(model, Pictures(speck, ("a",)), params, tiny_context(model, tmp_path))
+    assert np.array_equal(cleaned.pixels, flat) and cleaned.captions == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["defense", "My_Shield"], "ID: must be up to 64 lower-case letters"),
+        (["defense", "imma-lora"], "ID: is the name of another entry or suite: 'imma-lora'"),
+        (["attack", "mini-smoke"], "ID: is the name of another entry or suite: 'mini-smoke'"),
+        (["attack", "mine", "--hook", "purifi"], "--hook: is no hook of such an entry: 'purifi' (nearest: 'purify')"),
+        (["defense", "mine", "--hook", "adapt"], "--hook: is no hook of such an entry: 'adapt'"),
+    ],
+)
+def test_wrong_use_is_one_line_and_writes_nothing(house: Path, arguments: list[str], said: str) -> None:
+    result = CliRunner().invoke(cli.app, ["new", *arguments])
+    assert isinstance(result.exception, UsageError) and said in str(result.exception)
+    assert not list(house.rglob("*"))
+
+
+def test_the_command_names_what_it_wrote_and_overwrites_nothing(house: Path) -> None:
+    result = CliRunner().invoke(cli.app, ["new", "defense", "mine"])
+    assert result.exit_code == 0 and "next: immunebench run mine" in result.stdout
+    names = {"defense.toml", "defense.py", "cite.bib"}
+    assert {file.name for file in (house / "defenses/mine").iterdir()} == names
+    assert sorted(path.name for path in house.iterdir()) == ["defenses", "suites"]
+    assert not list(house.rglob(".new-*"))
+    (house / "suites/mine.toml").unlink()
+    (house / "defenses/mine/defense.toml").write_text("mine alone")
+    entry.default_catalog.cache_clear()
+    again = CliRunner().invoke(cli.app, ["new", "defense", "mine"])
+    assert isinstance(again.exception, UsageError) and "mine: exists already" in str(again.exception)
+    assert (house / "defenses/mine/defense.toml").read_text() == "mine alone"

@@ -1,0 +1,141 @@
+"""Attacks against plain PyTorch: their objectives, and what they train and leave alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from exact import Exact, PaperAdamW, assert_equal, copied, denoising_loss, exact_model, low_rank_weights, moved
+from immunebench.catalog.entry import load_catalog
+from immunebench.core.types import Params
+from immunebench.methods.adapters import LowRank
+from immunebench.methods.context import Context
+from tiny import tiny_context, tiny_model, tiny_pictures
+
+DREAMBOOTH = {
+    "train": "networks", "text_encoder": False, "rank": 2, "steps": 2, "batch": 3, "lr": 1e-3, "weight_decay": 1e-2,
+    "prior_weight": 0.7, "prior_batch": 2, "decay": 0.0, "saves": [2],
+}  # fmt: skip
+LORA = {"rank": 2, "steps": 3, "batch": 4, "lr": 1e-2, "weight_decay": 1e-2, "saves": [3]}
+INVERSION = {
+    "num_vectors": 2, "initializer": "m", "steps": 2, "batch": 4, "lr": 1e-2, "weight_decay": 1e-2, "saves": [2],
+}  # fmt: skip
+
+
+def attack(name: str, model: Any, params: dict[str, Any], out: Path, *, prior: bool = False) -> Context:
+    """Run an attack on eight pictures captioned "a q"; the placeholder is q, the noun m."""
+    ctx = context(model, out, prior=prior)
+    load_catalog().attack(name).function("adapt")(model, tiny_pictures(8, "a q"), Params(params), ctx)
+    return ctx
+
+
+def context(model: Any, out: Path, *, prior: bool) -> Context:
+    ctx = tiny_context(model, out, seed=4)
+    ctx.token, ctx.noun = "q", "m"
+    ctx.prior = tiny_pictures(6, "a m", seed=1) if prior else None
+    return ctx
+
+
+@pytest.mark.parametrize(("lam", "decay"), [(0.7, 0.0), (0.0, 0.5)])
+def test_dreambooth_descends_its_loss_with_prior_preservation(tmp_path: Path, lam: float, decay: float) -> None:
+    """L(x, c) + lambda L(x_pr, c_pr), eq. 2, over every tensor of the UNet."""
+    model = exact_model()
+    params = {**DREAMBOOTH, "prior_weight": lam, "decay": decay}
+    ctx = attack("dreambooth", model, params, tmp_path, prior=lam > 0)
+    found = copied(model.unet_tensors("all"))
+    model.restore()
+    again = context(model, tmp_path, prior=lam > 0)
+    prior = again.prior_batches(model, 2) if lam else None
+    theta = {n: t.requires_grad_() for n, t in copied(model.unet_tensors("all")).items()}
+    optimiser = PaperAdamW(1e-3)
+    given = again.steps(2, model, model.prepare(tiny_pictures(8, "a q")), batch=3)
+    for (step, batch), row in zip(given, ctx.rows, strict=True):
+        own = denoising_loss(model, theta, batch, batch.condition)
+        classes = next(prior) if prior else None
+        kept = denoising_loss(model, theta, classes, classes.condition) if classes else torch.zeros(())
+        assert row["step"] == step
+        assert (row["loss"], row["prior"]) == pytest.approx((own.item(), kept.item()), abs=1e-12)
+        optimiser.lr = 1e-3 * (1 - decay * step / 2)
+        optimiser.descend(list(theta.values()), torch.autograd.grad(own + lam * kept, list(theta.values())))
+    assert_equal(found, theta)
+    assert moved(found, copied(tiny_model().unet_tensors("all"))) > 1e-3
+
+
+def test_dreambooth_trains_the_text_encoder_where_it_is_told_to(tmp_path: Path) -> None:
+    for text_encoder in (False, True):
+        model = tiny_model()
+        before = copied(model.text.encoder.state_dict())
+        params = {**DREAMBOOTH, "prior_weight": 0.0, "text_encoder": text_encoder}
+        attack("dreambooth", model, params, tmp_path)
+        assert (moved(model.text.encoder.state_dict(), before) > 1e-4) == text_encoder
+
+
+def test_lora_trains_b_a_on_frozen_weights(tmp_path: Path) -> None:
+    """The trained adapter, its checkpoint's loss and a loop on W + B A agree: alpha = r."""
+    model = exact_model()
+    attack("lora", model, LORA, tmp_path)
+    found, loss_of = LowRank(model, 2).snapshot(), _loss(model)
+    carried = loss_of(model)
+    model.restore()
+    again = context(model, tmp_path, prior=False)
+    theta = copied(model.unet_tensors("all"))
+    phi = LowRank.attach(model, rank=2, seed=again.seed_of("lora")).snapshot()
+    phi = {n: t.requires_grad_() for n, t in phi.items()}
+    model.restore()
+    optimiser = PaperAdamW(1e-2)
+    for _, batch in again.steps(3, model, model.prepare(tiny_pictures(8, "a q")), batch=4):
+        loss = denoising_loss(model, low_rank_weights(theta, phi), batch, batch.condition)
+        optimiser.descend(list(phi.values()), torch.autograd.grad(loss, list(phi.values())))
+    assert_equal(found, phi)
+    assert moved(copied(model.unet_tensors("all")), theta) == 0
+    with torch.no_grad():
+        for name, w in low_rank_weights(theta, phi).items():
+            model.unet_tensors("all")[name].copy_(w)
+    assert loss_of(model) == pytest.approx(carried, abs=1e-9)
+
+
+def _loss(model: Exact) -> Any:
+    batch = model.draw(model.prepare(tiny_pictures(4, "a q")), [0, 1, 2, 3], torch.Generator().manual_seed(0))
+
+    @torch.no_grad()
+    def value(model: Exact) -> float:
+        return float(model.loss(batch))
+
+    return value
+
+
+@pytest.mark.parametrize("num_vectors", [1, 2, 4])
+def test_textual_inversion_trains_its_rows_alone(tmp_path: Path, num_vectors: int) -> None:
+    model = tiny_model()
+    table = model.text.encoder.get_input_embeddings().weight.detach().clone()
+    unet, encoder = copied(model.unet.state_dict()), copied(model.text.encoder.state_dict())
+    ctx = attack("textual-inversion", model, {**INVERSION, "num_vectors": num_vectors}, tmp_path)
+    assert ctx.saved == [2]
+    (rows,) = (rows for _, rows in model.text._taught.values())
+    assert rows.shape == (num_vectors, 16)
+    (m,) = model.text.tokens(["m"])[0, 1:2].tolist()
+    assert not torch.isclose(rows.detach(), table[m].expand_as(rows)).all(dim=1).any()
+    now = {name.replace(".table.", "."): t for name, t in model.text.encoder.state_dict().items()}
+    assert all(torch.equal(now[name], t) for name, t in encoder.items())
+    assert all(torch.equal(model.unet.state_dict()[name], t) for name, t in unet.items())
+
+
+def test_textual_inversion_begins_from_the_noun_without_an_initializer(tmp_path: Path) -> None:
+    model = tiny_model()
+    ctx = context(model, tmp_path, prior=False)
+    module = load_catalog().attack("textual-inversion").function("adapt").__globals__
+    phi = module["attach"](model, Params({**INVERSION, "initializer": ""}), ctx)
+    expected = model.text.vectors("m").repeat(2, 1)
+    assert torch.equal(phi.rows.detach(), expected)
+
+
+def test_the_blind_rungs_are_lora_with_other_numbers() -> None:
+    catalog = load_catalog()
+    for base in ("mini", "other"):
+        plain, fast, long = (catalog.attack(n).params(base) for n in ("lora", "lora-lr-x3", "lora-steps-x2"))
+        assert fast == {**plain, "lr": pytest.approx(3 * plain["lr"])}  # type: ignore[operator]
+        doubled = [2 * step for step in plain["saves"]]  # type: ignore[union-attr,operator]
+        assert long == {**plain, "steps": 2 * plain["steps"], "saves": doubled}  # type: ignore[operator]

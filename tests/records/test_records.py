@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import house
+from immunebench.board.scores.beside import Beside, beside
+from immunebench.board.scores.measurement import measurement
+from immunebench.catalog.entry import load_catalog
+from immunebench.cli.report import lines
+from immunebench.core.errors import UsageError
+from immunebench.plan.planning import make_plan
+from immunebench.records.record import Record, build_record, json_schema, read_records, write_records
+from immunebench.store.graph import Plan
+
+KEY = "style-a/shield/lora/cpu/0"
+
+
+class FakeStore:
+    """Artifacts whose scores are what the test says."""
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self.folder = folder
+        self.scores: dict[str, dict[str, Any]] = {}
+        self.failures: dict[str, dict[str, Any]] = {}
+        self.present = set(plan.stages)
+        self.stages = plan.stages
+
+    def path(self, digest: str) -> Path | None:
+        if digest not in self.present:
+            return None
+        path = self.folder / digest
+        path.mkdir(exist_ok=True)
+        (path / "scores.json").write_text(json.dumps(self.scores.get(digest, {"metrics": {}})))
+        return path
+
+    def manifest(self, digest: str) -> dict[str, Any] | None:
+        if digest not in self.present:
+            return None
+        stage = self.stages[digest].stage
+        # The stage's own guard knows its peak; the worker's is that of its whole life.
+        cost = {"seconds": 2.0, "peak_process_gib": 0.5}
+        meta = {"peak_process_gib": 0.25, "peak_reserved_gib": 0.125}
+        return {"stage": stage, "cost": cost, "meta": meta, "versions": {"torch": "2"}, "created": "2026-01-01"}
+
+    def failure(self, digest: str) -> dict[str, Any] | None:
+        return self.failures.get(digest)
+
+
+def values(*numbers: float) -> dict[str, Any]:
+    mean = sum(numbers) / len(numbers)
+    return {"metrics": {"image_similarity@1": {"values": list(numbers), "mean": mean}}}
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Plan:
+    root = tmp_path / "house"
+    house.house(root)
+    catalog = load_catalog(root, models=root / "models.toml")
+    return make_plan(catalog.suite("tiny"), catalog, defense="shield")
+
+
+@pytest.fixture
+def store(made: Plan, tmp_path: Path) -> FakeStore:
+    (tmp_path / "store").mkdir()
+    fake = FakeStore(made, tmp_path / "store")
+    graph = made.roots[KEY]
+    fake.scores = {
+        graph.curve[1]: values(0.25),
+        graph.curve[2]: values(0.25, 0.75),
+        graph.ceiling[2]: values(1.0, 0.5),
+        graph.floor: values(0.125),
+        graph.anchor: {"m_same": 0.9, "m_other": 0.1},
+        graph.utility.g: {"metrics": {"caption_accuracy@1": {"values": [1, 0], "mean": 0.5}}},
+        graph.utility.g_base: {"metrics": {"caption_accuracy@1": {"values": [1, 1], "mean": 1.0}}},
+        graph.utility.s: values(0.5),
+        graph.utility.floor: values(0.25),
+        graph.utility.ceiling: values(0.75),
+    }
+    return fake
+
+
+def record(made: Plan, store: FakeStore) -> Record:
+    (cell,) = made.cells
+    return build_record(cell, made.roots[KEY], store)
+
+
+def test_a_record_reads_every_number_from_its_own_artifact(made: Plan, store: FakeStore) -> None:
+    got = record(made, store)
+    assert (got.status, got.reason, got.failure) == ("ok", "", None)
+    score = got.scores["image_similarity@1"]
+    assert (score.values, score.n, score.mean, score.per_step) == ((0.25, 0.75), 2, 0.5, {1: 0.25, 2: 0.5})
+    assert got.baseline.floor is not None and got.baseline.ceiling is not None
+    assert got.baseline.floor.scores["image_similarity@1"].mean == 0.125
+    assert got.baseline.ceiling.scores["image_similarity@1"].values == (1.0, 0.5)
+    assert got.anchors is not None
+    assert (got.anchors.m_same, got.anchors.m_other) == (0.9, 0.1)
+    assert (got.utility.g, got.utility.g_base, got.utility.g0) == (0.5, 1.0, 0.25)
+    assert got.utility.benign is not None
+    assert got.utility.benign.model_dump() == {"s": 0.5, "floor": 0.25, "ceiling": 0.75}
+    assert got.fidelity is None
+    assert got.params["steps"] == 5
+    assert got.comparability == "tiny@1.0/style-a@1/lora@3/image_similarity@1/cpu@1"
+    # One protection and one adaptation, two steps drawn and scored; utility and baselines are not its own.
+    assert {(c.peak_process_gib, c.peak_reserved_gib) for c in got.cost.values()} == {(0.25, 0.125)}
+    seconds = {stage: cost.seconds for stage, cost in got.cost.items()}
+    assert seconds == {"pictures": 8.0, "protect": 2.0, "adapt": 2.0, "generate": 4.0, "score": 4.0}
+
+
+def scored(**means: float) -> dict[str, Any]:
+    return {"metrics": {f"{name}@1": {"values": [mean], "mean": mean} for name, mean in means.items()}}
+
+
+def test_measures_beside_the_score_are_read_from_their_own_artifacts(made: Plan, store: FakeStore) -> None:
+    graph = made.roots[KEY]
+    assert graph.unseen is not None
+    store.scores |= {
+        graph.curve[1]: scored(image_similarity=0.25, prompt_accuracy=0.5, collapse=0.0),
+        graph.curve[2]: scored(image_similarity=0.5, prompt_accuracy=0.75, collapse=0.125, nearest_training=0.25),
+        graph.unseen: scored(collapse=0.0625, nearest_training=0.375),
+        graph.utility.g: scored(caption_accuracy=0.5, collapse=0.25),
+        graph.utility.g_base: scored(collapse=0.0, caption_accuracy=1.0),
+        graph.utility.integrity["before"]: scored(perceptual=0.375),
+        graph.utility.integrity["after_benign"]: scored(perceptual=0.625),
+    }
+    got = record(made, store)
+    assert got.scores["prompt_accuracy@1"].per_step == {1: 0.5, 2: 0.75}
+    assert got.scores["nearest_training@1"].per_step == {2: 0.25}
+    assert got.prompt_chance == 0.5, "a house or a tree"
+    assert got.unseen is not None
+    assert {name: score.mean for name, score in got.unseen.items()} == {
+        "collapse@1": 0.0625,
+        "nearest_training@1": 0.375,
+    }
+    assert (got.utility.g, got.utility.g_base) == (0.5, 1.0)
+    assert (got.utility.collapse, got.utility.collapse_base) == (0.25, 0.0)
+    assert got.integrity is not None and got.integrity.before is not None and got.integrity.after_benign is not None
+    assert got.integrity.before["perceptual@1"].mean == 0.375
+    assert got.integrity.after_benign["perceptual@1"].mean == 0.625
+    assert beside(got) == Beside(0.75, 0.5, 0.25, 0.375, 0.125, 0.0625, 0.25, 0.375, 0.625)
+    assert Record.model_validate_json(got.model_dump_json()) == got
+    shown = "\n".join(lines(got, Path("results/x.jsonl")))
+    for wanted in ("prompt_accuracy@1 0.750", "a guess 0.500", "nearest_training@1 0.375 over 1 real pictures",
+                   "unrelated pictures 0.250, base 0.000", "perceptual@1 0.625 after a benign one"):  # fmt: skip
+        assert wanted in shown
+
+
+def test_a_failure_beside_the_score_costs_no_score(made: Plan, store: FakeStore) -> None:
+    digest = made.roots[KEY].utility.integrity["before"]
+    store.present -= {digest}
+    store.failures[digest] = {"kind": "error", "message": "why", "stage": "score"}
+    got = record(made, store)
+    assert got.failure is not None and got.failure.part == "beside"
+    assert measurement(got).measured
+    assert got.integrity is None
+    assert got.utility.g == 0.5
+
+
+def test_records_from_before_these_measures_still_load(made: Plan, store: FakeStore) -> None:
+    value = json.loads(record(made, store).model_dump_json())
+    for field in ("integrity", "unseen", "prompt_chance"):
+        del value[field]
+    for field in ("collapse", "collapse_base"):
+        del value["utility"][field]
+    old = Record.model_validate_json(json.dumps(value))
+    assert measurement(old).beside == Beside()
+    assert read_records(Path(__file__).parents[1] / "fixtures" / "world1")
+
+
+def test_records_survive_the_file_and_two_writes_are_equal(made: Plan, store: FakeStore, tmp_path: Path) -> None:
+    got = record(made, store)
+    path = tmp_path / "results/tiny/shield@1.jsonl"
+    write_records(path, [got])
+    first = path.read_bytes()
+    write_records(path, read_records(path))
+    assert path.read_bytes() == first
+    assert read_records(path.parent) == [got]
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    with pytest.raises(ValueError, match="two records"):
+        write_records(path, [got, got])
+
+
+def test_a_number_that_is_not_finite_is_never_written(made: Plan, store: FakeStore, tmp_path: Path) -> None:
+    store.scores[made.roots[KEY].anchor] = {"m_same": float("inf"), "m_other": 0.1}
+    with pytest.raises(ValueError, match="finite"):
+        write_records(tmp_path / "x.jsonl", [record(made, store)])
+    assert not (tmp_path / "x.jsonl").exists()
+
+
+@pytest.mark.parametrize(("where", "part", "status"), [("protect", "defense", "oom"), ("adapt", "attack", "timeout")])
+def test_a_failure_names_its_stage_and_part(made: Plan, store: FakeStore, where: str, part: str, status: str) -> None:
+    graph = made.roots[KEY]
+    last = graph.curve[2]
+    adapt = made.stages[made.stages[last].inputs["generated"]].inputs["adapter"]
+    digest = graph.protect["protect_model"] if where == "protect" else adapt
+    store.present -= {digest, *graph.curve.values()}
+    store.failures[digest] = {"kind": status, "message": "why", "stage": where}
+    got = record(made, store)
+    assert got.failure is not None
+    assert (got.status, got.failure.stage, got.failure.part, got.reason) == (status, where, part, "why")
+    assert got.scores == {}
+    assert got.baseline.ceiling is not None
+
+
+def test_a_cell_that_never_ran_is_skipped(made: Plan, store: FakeStore) -> None:
+    store.present = set()
+    got = record(made, store)
+    assert (got.status, got.reason) == ("skipped", "not run")
+
+
+def test_a_wrong_line_is_named(tmp_path: Path) -> None:
+    path = house.write(tmp_path / "x.jsonl", "{}\n")
+    with pytest.raises(UsageError, match=r"x.jsonl:1: \w+: is required and missing"):
+        read_records(path)
+
+
+def test_the_schema_describes_every_field() -> None:
+    schema = json_schema()
+    assert {"cell", "scores", "baseline", "anchors", "utility", "cost", "code"} <= schema["properties"].keys()
+    json.dumps(schema, allow_nan=False)
