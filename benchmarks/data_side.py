@@ -30,8 +30,8 @@ from scipy.stats import spearmanr
 
 from immunebench.board.loading.load import load_results
 from immunebench.board.loading.reported import figures
-from immunebench.board.scores import aggregate, measurement
-from immunebench.board.scores.measurement import Measurement
+from immunebench.board.scores.aggregate import aggregate
+from immunebench.board.scores.measurement import Measurement, measurement
 
 Array = NDArray[np.float64]
 DRAWS, SEED = 10_000, 0

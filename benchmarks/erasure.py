@@ -26,15 +26,17 @@ from numpy.typing import NDArray
 
 import immunebench
 from immunebench import api
-from immunebench.catalog.entry import Catalog, Entry, load_catalog
+from immunebench.catalog.catalog import Catalog
+from immunebench.catalog.entry import Entry
+from immunebench.catalog.loading import load_catalog
 from immunebench.core.errors import UsageError
+from immunebench.core.machine import environment
 from immunebench.core.types import Pictures
 from immunebench.declared.suite import Suite
 from immunebench.declared.task import Task
 from immunebench.execution import execute
 from immunebench.mini.judges import OBJECTS, STYLES, MiniJudge
 from immunebench.mini.world import OBJECT_NAMES, STYLE_NAMES
-from immunebench.model.runtime import environment
 from immunebench.plan.builder import Builder
 from immunebench.plan.specs import stream
 from immunebench.store.artifacts import Store

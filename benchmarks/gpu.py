@@ -47,9 +47,11 @@ import torch
 from tabulate import tabulate
 from torch.utils.flop_counter import FlopCounterMode
 
-from immunebench.catalog.entry import default_catalog
+from immunebench.catalog.loading import default_catalog
+from immunebench.core import machine
 from immunebench.core.errors import UsageError
 from immunebench.core.types import Numerics, Params, StageError
+from immunebench.declared.architecture import SHAPES
 from immunebench.hardware import capacity
 from immunebench.hardware.capacity import PICTURES, Job, made_up
 from immunebench.methods.adapters import Dense
@@ -57,7 +59,7 @@ from immunebench.methods.context import Context
 from immunebench.model import runtime
 from immunebench.model.diffusion import Batch, LatentDiffusion, training
 from immunebench.model.offload import Resident
-from immunebench.model.shapes import SHAPES, build
+from immunebench.model.shapes import build
 
 SELF_CHECK = "Self-check of the script on a CPU: no figure of a GPU, and none to cite."
 IMMA, PEAKS, SHARE = "IMMA against DreamBooth", "Peaks under t4-16g", "Training step of the whole UNet"
@@ -156,7 +158,7 @@ class Bench:
 
     def whole_card(self) -> float:
         """Return the memory of the card in GiB."""
-        return torch.cuda.get_device_properties(0).total_memory / runtime.GIB if self.on_gpu else 64.0
+        return torch.cuda.get_device_properties(0).total_memory / machine.GIB if self.on_gpu else 64.0
 
     def model(self, numerics: Numerics) -> LatentDiffusion:
         """Return the networks as a profile has them, untouched, and in memory as if nothing had run before.
@@ -289,10 +291,10 @@ def guarded(bench: Bench, numerics: Numerics) -> Iterator[Figures]:
         found |= {"status": error.kind, "reason": str(error)}
     if bench.on_gpu:
         free, total = torch.cuda.mem_get_info()
-        found["allocated GiB"] = round(torch.cuda.max_memory_allocated() / runtime.GIB, 3)
+        found["allocated GiB"] = round(torch.cuda.max_memory_allocated() / machine.GIB, 3)
         found["reserved GiB"] = round(report.reserved, 3)
         # With the context and the kernels of CUDA, which the allocator does not count.
-        found["on the card GiB"] = round((total - free) / runtime.GIB, 3)
+        found["on the card GiB"] = round((total - free) / machine.GIB, 3)
     found["host process GiB"] = round(report.process, 2)
     bench.clean()
 
@@ -658,7 +660,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         about: Figures = {
             "what": f"{given.base or 'shape of ' + given.shape}" + ("" if on_gpu else f". {SELF_CHECK}"),
             "date": f"{datetime.now(UTC):%Y-%m-%d}", "seed": SEED, "plan": named,
-            "environment": runtime.environment(given.device),
+            "environment": machine.environment(given.device),
         }  # fmt: skip
         earlier = bench.lines.about
         for name in ("what", "environment"):

@@ -28,12 +28,13 @@ import torch
 from torch import Tensor
 
 from immunebench import api
-from immunebench.catalog.entry import default_catalog
+from immunebench.catalog.loading import default_catalog
+from immunebench.core.machine import environment
 from immunebench.core.types import Numerics, Pictures
-from immunebench.execution.stages import recaption
+from immunebench.execution.inputs import recaption
 from immunebench.methods.adapters import install
 from immunebench.model.diffusion import Batch, LatentDiffusion
-from immunebench.model.runtime import environment, prepare_process
+from immunebench.model.runtime import prepare_process
 from immunebench.store.artifacts import Store
 from immunebench.store.graph import CellGraph, Plan
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tabulate import tabulate
 
-from immunebench.catalog.entry import default_catalog
+from immunebench.catalog.loading import default_catalog
 from immunebench.core.types import Numerics, Weights
 from immunebench.metrics.collapse import NOTHING, collapse
 from immunebench.mini import damage, judges, world

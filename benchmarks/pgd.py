@@ -26,11 +26,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from immunebench.catalog.entry import default_catalog
+from immunebench.catalog.loading import default_catalog
+from immunebench.core.machine import GIB, environment, process_peak, reset_process_peak
 from immunebench.core.types import Numerics
 from immunebench.methods.perturb import Draws, Objective, Perturbation
 from immunebench.model.diffusion import LatentDiffusion
-from immunebench.model.runtime import GIB, environment, prepare_process, process_peak, reset_process_peak
+from immunebench.model.runtime import prepare_process
 
 MICRO_BATCH = 8
 COUNTS = (8, 16, 32, 64)

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from immunebench import api
-from immunebench.board.scores import aggregate, measurement
-from immunebench.model.runtime import environment
+from immunebench.board.scores.aggregate import aggregate
+from immunebench.board.scores.measurement import measurement
+from immunebench.core.machine import environment
 from immunebench.store.artifacts import Store
 
 LIMIT = 0.1

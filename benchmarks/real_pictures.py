@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from immunebench.catalog.entry import Entry, default_catalog
+from immunebench.catalog.entry import Entry
+from immunebench.catalog.loading import default_catalog
 from immunebench.core.types import Concept, Numerics, Params, Pictures
-from immunebench.execution import stages
+from immunebench.execution import hooks, inputs
 from immunebench.methods.bound import distances
 from immunebench.methods.context import Context
 from immunebench.model.diffusion import LatentDiffusion
@@ -43,9 +44,9 @@ def protect(entry: Entry, given: Pictures, changed: dict[str, Any], ctx: Context
     small = np.stack([np.asarray(Image.fromarray(p).resize(side, Image.Resampling.LANCZOS)) for p in given.pixels])
     concept = Concept("real", "style", "style", "oqx", "a painting in oqx style", Pictures(small, given.captions))
     protected: Pictures = entry.function("protect_images")(model, concept, given, params, ctx)
-    stages.check_pictures(entry.id, given, protected, entry.budget)
+    hooks.check_pictures(entry.id, given, protected, entry.budget)
     if entry.perceptual_budget is not None:
-        stages.check_perceptual(entry.id, distances(given, protected, ctx), entry.perceptual_budget)
+        hooks.check_perceptual(entry.id, distances(given, protected, ctx), entry.perceptual_budget)
     return protected
 
 
@@ -91,7 +92,7 @@ def main() -> None:
         folder = options.out / name
         folder.mkdir(parents=True, exist_ok=True)
         ctx = Context(numerics, 0, folder, lambda what, done, total: None)
-        ctx.distance = stages.load_distance("mini", "cpu")
+        ctx.distance = inputs.load_distance("mini", "cpu")
         started = time.process_time()
         protect(entry, clean, tomllib.loads("\n".join(options.set.split(","))), ctx, model).save(folder)
         reloaded = Pictures.load(folder)

@@ -14,11 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from immunebench.catalog.entry import Catalog, load_catalog
+from immunebench.catalog.catalog import Catalog
+from immunebench.catalog.loading import load_catalog
 from immunebench.core.errors import UsageError
 from immunebench.execution import execute
 from immunebench.execution.execute import Event, Executor, Inline, Outcome, RunStage
 from immunebench.execution.progress import Progress
+from immunebench.plan.estimate import estimate
 from immunebench.plan.planning import make_plan
 from immunebench.store import bookmark
 from immunebench.store.artifacts import CorruptArtifact, Store
@@ -200,7 +202,7 @@ def measure(
     require_writable(folder, "--results")
     outcome = Outcome()
     stages = {cell.key: plan.roots[cell.key].stages for cell in plan.cells}
-    cost = plan.estimate(store).stages
+    cost = estimate(plan, store).stages
     seconds = {
         digest: cost[spec.stage].seconds / max(1, cost[spec.stage].planned - cost[spec.stage].cached)
         for digest, spec in plan.stages.items()

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from immunebench import Concept, Context, LatentDiffusion, Params, Pictures, StageError
-from immunebench.execution.stages import recaption
+from immunebench.execution.inputs import recaption
 from immunebench.methods.bound import within
 
 

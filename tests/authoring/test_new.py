@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from immunebench.authoring.new import TaskRequest, deal, new_task
 from immunebench.authoring.scaffold import Created
 from immunebench.catalog import entry
-from immunebench.catalog.entry import Catalog, load_catalog
+from immunebench.catalog.catalog import Catalog
+from immunebench.catalog.loading import load_catalog
 from immunebench.cli import main as cli
 from immunebench.core.errors import UsageError
 from immunebench.core.types import Pictures

@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 from immunebench.authoring.scaffold import Created
 from immunebench.authoring.templates import new_attack, new_defense
 from immunebench.catalog import entry
-from immunebench.catalog.entry import Entry, load_catalog
+from immunebench.catalog.entry import Entry
+from immunebench.catalog.loading import load_catalog
 from immunebench.cli import main as cli
 from immunebench.core.errors import UsageError
 from immunebench.core.types import Concept, Params, Pictures
-from immunebench.execution.stages import check_pictures
+from immunebench.execution.hooks import check_pictures
 from immunebench.plan.planning import make_plan
 from tiny import tiny_context, tiny_model, tiny_pictures
 

@@ -18,21 +18,26 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import original
+from catalogs import use_catalog
 from immunebench import api
 from immunebench.authoring.new import TaskRequest, new_task
 from immunebench.bases import base_folder, intake
-from immunebench.catalog.entry import Catalog, load_catalog, sha256
+from immunebench.bases.skeleton import write_settings
+from immunebench.catalog.catalog import Catalog
+from immunebench.catalog.entry import sha256
+from immunebench.catalog.loading import load_catalog
 from immunebench.cli.main import app
 from immunebench.core.errors import UsageError
 from immunebench.core.types import Numerics, Pictures
+from immunebench.declared.architecture import SHAPES
 from immunebench.declared.models import BaseModelSpec
 from immunebench.declared.suite import Suite
 from immunebench.declared.task import Task
 from immunebench.execution import grading as judging
-from immunebench.execution import stages
+from immunebench.execution import inputs
 from immunebench.hardware.doctor import Gpu
 from immunebench.model.diffusion import LatentDiffusion
-from immunebench.model.shapes import SHAPES, build, write_settings
+from immunebench.model.shapes import build
 from immunebench.pictures import dataset_intake
 from immunebench.plan.builder import Builder
 from immunebench.plan.planning import make_plan
@@ -151,13 +156,13 @@ def test_a_base_that_changed_since_the_plan_is_not_loaded(
 ) -> None:
     intake.add(NAME, spec, copy, lambda text: None)
     known = catalog(spec)
-    monkeypatch.setattr(stages, "default_catalog", lambda: known)
+    use_catalog(monkeypatch, known)
     key = {"base": NAME, "base_files": known.base_files(NAME), "numerics": {}}
-    assert stages.load_base(key).unet is not None
-    stages._bases.clear()
+    assert inputs.load_base(key).unet is not None
+    inputs._bases.clear()
     setting("scheduler/scheduler_config.json", steps_offset=0)(copy)
     with pytest.raises(OSError, match="base sd14: its files changed after the run was planned"):
-        stages.load_base(key)
+        inputs.load_base(key)
 
 
 def test_converted_copies_are_neither_added_again_nor_taken_from_anywhere(spec: BaseModelSpec, copy: Path) -> None:
@@ -406,8 +411,7 @@ def known(spec: BaseModelSpec, narrow: Path, monkeypatch: pytest.MonkeyPatch) ->
     prompts = {"unrelated_prompts": ("a red house", "a green tree"), "public_prompts": ("a blue car",)}
     found = catalog(spec.model_copy(update=prompts))
     few_steps(found)
-    monkeypatch.setattr(stages, "default_catalog", lambda: found)
-    monkeypatch.setattr(judging, "default_catalog", lambda: found)
+    use_catalog(monkeypatch, found)
     judging.load_judge.cache_clear()
     return found
 

@@ -14,19 +14,23 @@ import torch
 from PIL import Image
 
 import original
+from catalogs import use_catalog
 from immunebench import api
 from immunebench.authoring.new import TaskRequest, new_task
 from immunebench.bases import base_folder, intake
-from immunebench.catalog.entry import Catalog, load_catalog, sha256
+from immunebench.bases.skeleton import write_settings
+from immunebench.catalog.catalog import Catalog
+from immunebench.catalog.entry import sha256
+from immunebench.catalog.loading import load_catalog
 from immunebench.core.errors import UsageError
 from immunebench.core.types import Numerics
+from immunebench.declared.architecture import SHAPES
 from immunebench.declared.models import BaseModelSpec
 from immunebench.declared.suite import Suite
 from immunebench.execution import grading as judging
-from immunebench.execution import stages
 from immunebench.hardware.capacity import Job, run
 from immunebench.model.diffusion import LatentDiffusion
-from immunebench.model.shapes import SHAPES, build, write_settings
+from immunebench.model.shapes import build
 from immunebench.model.text import PairedText
 from immunebench.plan.checks import check_base
 from immunebench.plan.planning import make_plan
@@ -189,8 +193,7 @@ def test_it_runs_from_pictures_to_a_record(
         table: dict[str, Any] = known.attacks if name in known.attacks else known.defenses
         manifest = table[name].manifest.model_copy(update={"presets": {NAME: preset}})
         table[name] = replace(table[name], manifest=manifest)
-    monkeypatch.setattr(stages, "default_catalog", lambda: known)
-    monkeypatch.setattr(judging, "default_catalog", lambda: known)
+    use_catalog(monkeypatch, known)
     judging.load_judge.cache_clear()
     suite = Suite.model_validate_json(json.dumps({
         "id": "narrow", "version": "1.0", "title": "Narrow", "profile": "cpu", "seeds": [0], "tasks": ["style-brandt"],

@@ -18,7 +18,7 @@ from immunebench.board.scores.data_side import DataSide, Table, tables
 from immunebench.board.scores.measurement import Measurement
 from immunebench.board.tables.layout import markdown
 from immunebench.board.tables.writers import to_json
-from immunebench.catalog.entry import load_catalog
+from immunebench.catalog.loading import load_catalog
 from immunebench.cli.report import lines
 from immunebench.core.errors import UsageError
 from immunebench.declared import scoring

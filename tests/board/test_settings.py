@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import house
-from immunebench.catalog.entry import load_catalog
+from immunebench.catalog.loading import load_catalog
 from immunebench.core.errors import UsageError
 from immunebench.core.types import Pictures
 from immunebench.declared.suite import Setting

@@ -28,7 +28,7 @@ from immunebench.board.scores.model import Board
 from immunebench.board.site import Suite, build_site, load_suite, write_site
 from immunebench.board.site.render import environment
 from immunebench.board.site.suite import check_sheet
-from immunebench.catalog.entry import load_catalog
+from immunebench.catalog.loading import load_catalog
 from immunebench.cli import main as cli
 from immunebench.core.errors import UsageError
 from immunebench.records.record import read_records

@@ -20,7 +20,7 @@ from immunebench.authoring.new_artefact import ArtefactRequest, new_artefact
 from immunebench.authoring.scaffold import Created
 from immunebench.board.scores.scored import score_folder
 from immunebench.catalog import entry
-from immunebench.catalog.entry import load_catalog
+from immunebench.catalog.loading import load_catalog
 from immunebench.cli import main as cli
 from immunebench.core.errors import UsageError
 from immunebench.core.types import Pictures, StageError

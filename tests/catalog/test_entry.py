@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import house
-from immunebench.catalog.entry import Catalog, load_catalog
+from immunebench.catalog.catalog import Catalog
+from immunebench.catalog.loading import load_catalog
 from immunebench.core.errors import UsageError
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from immunebench import api
 from immunebench.catalog import entry
-from immunebench.catalog.entry import load_catalog
+from immunebench.catalog.loading import load_catalog
 from immunebench.cli import main as cli
 from immunebench.core.errors import UsageError
 from immunebench.execution import execute

@@ -13,12 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from immunebench.catalog.entry import Catalog, Entry, load_catalog
+from catalogs import use_catalog
+from immunebench.catalog.catalog import Catalog
+from immunebench.catalog.entry import Entry
+from immunebench.catalog.loading import load_catalog
+from immunebench.core import machine
 from immunebench.core.types import Numerics, StageError
 from immunebench.execution import resume, stages
 from immunebench.execution.resume import KNOWN, Resume
 from immunebench.methods.context import Context, Orders
-from immunebench.model import runtime
+from immunebench.methods.loops import running
 from immunebench.model.diffusion import LatentDiffusion
 from immunebench.store.bookmark import Bookmark
 from immunebench.store.graph import StageSpec
@@ -96,7 +100,7 @@ def here(catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """Stages find that catalogue, its base without reading it again, and the pictures that they are given."""
     tiny_model()
     monkeypatch.setattr(LatentDiffusion, "load", lambda folder, numerics: tiny_model())
-    monkeypatch.setattr(stages, "default_catalog", lambda: catalog)
+    use_catalog(monkeypatch, catalog)
     for name, seed, caption in (("given", 0, "a q"), ("public", 1, "a red b"), ("prior", 2, "a m")):
         (tmp_path / name).mkdir()
         tiny_pictures(5, caption, seed=seed).save(tmp_path / name)
@@ -147,7 +151,7 @@ def attempt(
     bookmark = Bookmark(
         folder / "bookmark", digest or spec.digest, every=0, tell=lambda line, seconds: done.told.append(line)
     )
-    with suppress(Pulled), resume.offered(Resume(bookmark if bookmarks else None)):
+    with suppress(Pulled), running(Resume(bookmark if bookmarks else None)):
         stages.run_stage(spec, inputs, place, report)
     done.files = {file.relative_to(place).as_posix(): file.read_bytes() for file in place.rglob("*") if file.is_file()}
     done.earlier = bookmark.earlier
@@ -194,7 +198,7 @@ def looped(
 
     (folder / "out").mkdir(parents=True, exist_ok=True)
     mark = Bookmark(folder / "bookmark", "d", every=0, tell=tell)
-    ctx = Context(Numerics(), 0, folder / "out", report, resume=Resume(mark))
+    ctx = Context(Numerics(), 0, folder / "out", report, loops=Resume(mark))
     with suppress(Pulled):
         entry(ctx, seen)
     return seen
@@ -280,7 +284,7 @@ def test_a_bookmark_that_does_not_fit_what_is_set_up_is_not_taken_up(tmp_path: P
 
 def test_the_memory_cap_holds_for_the_attempts_before_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(runtime, "process_peak", lambda: 100 * runtime.GIB)
+        patch.setattr(machine, "process_peak", lambda: 100 * machine.GIB)
         attempt(CASES["lora"], tmp_path, "stopped", stop_at=3)
     with pytest.raises(StageError, match=r"cap of 64 GiB: .* process peak 100\.00 GiB") as caught:
         attempt(CASES["lora"], tmp_path, "again")

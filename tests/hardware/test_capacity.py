@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from immunebench.board.loading import measured_capacity
 from immunebench.board.loading.measured_capacity import Capacity
 from immunebench.board.site import write_site
-from immunebench.catalog.entry import load_catalog
+from immunebench.catalog.loading import load_catalog
 from immunebench.cli import capacity as cli_capacity
 from immunebench.cli.main import app
 from immunebench.core.errors import UsageError

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from exact import Exact, PaperAdamW, assert_equal, copied, denoising_loss, exact_model, low_rank_weights, moved
-from immunebench.catalog.entry import load_catalog
+from immunebench.catalog.loading import load_catalog
 from immunebench.core.types import Params
 from immunebench.methods.adapters import LowRank
 from immunebench.methods.context import Context

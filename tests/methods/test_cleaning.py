@@ -12,10 +12,12 @@ import pytest
 import torch
 
 import house
-from immunebench.catalog.entry import Catalog, load_catalog
+from catalogs import use_catalog
+from immunebench.catalog.catalog import Catalog
+from immunebench.catalog.loading import load_catalog
 from immunebench.core.errors import UsageError
 from immunebench.core.types import Numerics, Pictures
-from immunebench.execution import stages
+from immunebench.execution import inputs, stages
 from immunebench.model import upscale
 from immunebench.plan.planning import Plan, make_plan
 from immunebench.store.graph import StageSpec
@@ -173,10 +175,10 @@ def catalog(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Catalog]:
     sampling_purifier(root)
     shutil.copytree(tiny_folder(), root / "weights/tiny", dirs_exist_ok=True)
     found = load_catalog(root, models=root / "models.toml")
-    monkeypatch.setattr(stages, "default_catalog", lambda: found)
-    stages._bases.clear()
+    use_catalog(monkeypatch, found)
+    inputs._bases.clear()
     yield found
-    stages._bases.clear()
+    inputs._bases.clear()
 
 
 def drawn(catalog: Catalog, out: Path, cleaning: dict[str, Any], guidance: float = 3.0) -> Pictures:
@@ -224,7 +226,7 @@ def test_what_is_drawn_is_cleaned_and_keeps_its_prompts(catalog: Catalog, tmp_pa
     made = drawn(catalog, tmp_path / "cleaned", washing(catalog))
     assert (made.pixels == 7).all() and plain.pixels.std() > 1
     assert made.captions == plain.captions == ("a q", "b c")
-    assert not stages._bases, "foreign code held this model"
+    assert not inputs._bases, "foreign code held this model"
 
 
 def test_cleaning_that_changes_captions_or_code_is_refused(catalog: Catalog, tmp_path: Path) -> None:

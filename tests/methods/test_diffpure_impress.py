@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from immunebench.catalog.entry import load_catalog
+from immunebench.catalog.loading import load_catalog
 from immunebench.core.types import Numerics, Params, Pictures
 from immunebench.methods.context import Context
 from immunebench.mini.judges import load_public_distance

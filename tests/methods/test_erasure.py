@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from exact import Exact, PaperAdamW, assert_equal, copied, exact_model, moved
-from immunebench.catalog.entry import load_catalog
+from immunebench.catalog.loading import load_catalog
 from immunebench.core.types import Concept, Params
 from tiny import tiny_context, tiny_pictures
 

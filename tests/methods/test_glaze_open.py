@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from immunebench.catalog.entry import load_catalog
+from immunebench.catalog.loading import load_catalog
 from immunebench.core.types import Concept, Params, Pictures, StageError
 from immunebench.methods.bound import distances
 from immunebench.methods.context import Context

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from exact import Exact, PaperAdamW, assert_equal, copied, denoising_loss, exact_model, low_rank_weights, moved
-from immunebench.catalog.entry import load_catalog
+from immunebench.catalog.loading import load_catalog
 from immunebench.core.types import Concept, Params, Pictures
 from immunebench.methods.adapters import Adapter, Dense, LowRank, Words
 from immunebench.methods.context import Context

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from immunebench.catalog.entry import Catalog, Entry, load_catalog
+from catalogs import use_catalog
+from immunebench.catalog.catalog import Catalog
+from immunebench.catalog.entry import Entry
+from immunebench.catalog.loading import load_catalog
 from immunebench.core import wording
 from immunebench.core.types import Concept, Params, Pictures, StageError, Weights
 from immunebench.execution import stages
@@ -73,7 +76,7 @@ def catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
         '[perceptual.mini]\nloader = "immunebench.mini.judges:load_public_distance"\n'
     )
     found = load_catalog(house, models=models)
-    monkeypatch.setattr(stages, "default_catalog", lambda: found)
+    use_catalog(monkeypatch, found)
     return found
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from immunebench import Concept, LatentDiffusion, Params, Pictures
-from immunebench.catalog.entry import load_catalog
+from immunebench.catalog.loading import load_catalog
 from immunebench.methods.perturb import Draws
 from tiny import tiny_context, tiny_model, tiny_pictures
 

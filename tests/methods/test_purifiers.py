@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from immunebench.catalog.entry import default_catalog
+from immunebench.catalog.loading import default_catalog
 from immunebench.core.types import Numerics, Params, Pictures
 from immunebench.methods.restoration import denoised, noised
 from immunebench.metrics.pixels import psnr

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from exact import Exact, PaperAdamW, assert_equal, copied, denoising_loss, exact_model, moved
-from immunebench.catalog.entry import load_catalog
+from immunebench.catalog.loading import load_catalog
 from immunebench.core.types import Params, Pictures, StageError
 from immunebench.methods.perturb import Draws
 from immunebench.methods.surrogate import Surrogate, watched

@@ -129,7 +129,7 @@ def test_real_faces_count_by_the_largest_in_a_picture_and_not_at_all_where_there
 
 
 def test_a_judge_without_its_weights_says_so_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from immunebench.catalog.entry import default_catalog
+    from immunebench.catalog.loading import default_catalog
 
     monkeypatch.setenv("IMMUNEBENCH_WEIGHTS", str(tmp_path))
     expected = r"judge faces: weights yunet are not there; get them with: immunebench weights fetch yunet"

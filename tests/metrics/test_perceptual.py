@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 import house
-from immunebench.catalog.entry import Catalog, load_catalog
+from immunebench.catalog.catalog import Catalog
+from immunebench.catalog.loading import load_catalog
 from immunebench.core.errors import UsageError
 from immunebench.core.types import Pictures, StageError
 from immunebench.declared import schema
 from immunebench.declared.manifest import DefenseManifest
-from immunebench.execution import stages
+from immunebench.execution import hooks, inputs
 from immunebench.methods.bound import distances, within
 from immunebench.methods.context import Context
 from immunebench.plan.planning import make_plan
@@ -140,11 +141,11 @@ def test_a_change_is_shrunk_until_the_bound_holds_and_no_further(tmp_path: Path)
 
 def test_saved_pictures_are_held_to_the_bound(tmp_path: Path) -> None:
     ctx = context(tmp_path)
-    stages.check_perceptual("veil", distances(grey(100, 0), grey(151, 0), ctx), 0.04)
+    hooks.check_perceptual("veil", distances(grey(100, 0), grey(151, 0), ctx), 0.04)
     with pytest.raises(StageError, match=r"veil: a perceptual distance of 0\.0400 exceeds the declared 0\.03"):
-        stages.check_perceptual("veil", distances(grey(0, 100), grey(0, 151), ctx), 0.03)
+        hooks.check_perceptual("veil", distances(grey(0, 100), grey(0, 151), ctx), 0.03)
     with pytest.raises(StageError, match="nan"):
-        stages.check_perceptual("veil", np.array([0.01, np.nan]), 0.03)
+        hooks.check_perceptual("veil", np.array([0.01, np.nan]), 0.03)
 
 
 def test_the_embedded_base_lends_a_network_that_no_judge_grades_with() -> None:
@@ -152,7 +153,7 @@ def test_the_embedded_base_lends_a_network_that_no_judge_grades_with() -> None:
     catalog = load_catalog()
     key = catalog.perceptual("mini", asked_by=Path("x"))
     assert not key["files"].keys() & catalog.judge_files("mini").keys()  # type: ignore[union-attr]
-    distance = stages.load_distance("mini", "cpu")
+    distance = inputs.load_distance("mini", "cpu")
     x = tiny_model().to_images(tiny_pictures(2, side=64).pixels).requires_grad_()
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     near, far = distance(x, x + 0.02 * noise), distance(x, x + 0.2 * noise)

@@ -298,7 +298,7 @@ def test_the_judge_in_models_toml_needs_all_its_weights_and_knows_genres(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from immunebench.bases.weights import FETCHABLE
-    from immunebench.catalog.entry import default_catalog
+    from immunebench.catalog.loading import default_catalog
     from immunebench.execution.grading import load_judge
     from immunebench.metrics.mimicry import TOP_GENRES
 

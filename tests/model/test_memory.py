@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from exact import exact_model
-from immunebench.catalog.entry import load_catalog
+from immunebench.catalog.loading import load_catalog
 from immunebench.core.errors import UsageError
 from immunebench.core.types import Numerics, StageError
+from immunebench.declared.architecture import SHAPES
 from immunebench.declared.profile import Profile
 from immunebench.declared.schema import load
 from immunebench.methods.adapters import Dense, LowRank, Words
@@ -22,7 +23,7 @@ from immunebench.methods.context import Context
 from immunebench.model import runtime
 from immunebench.model.diffusion import Batch, LatentDiffusion, training
 from immunebench.model.offload import Resident
-from immunebench.model.shapes import SHAPES, static_gib
+from immunebench.model.shapes import static_gib
 from tiny import tiny_folder, tiny_pictures
 
 CATALOG = load_catalog()

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from immunebench.core.machine import process_peak, reset_process_peak
 from immunebench.core.types import Numerics, StageError
 from immunebench.model import optim
 from immunebench.model.optim import AdamW, ReleasedAdamW, adamw, interleave
-from immunebench.model.runtime import process_peak, reset_process_peak
 
 RELEASED = Numerics(release_gradients=True)
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from immunebench.core import machine
 from immunebench.core.types import Numerics, StageError
 from immunebench.model import runtime
 
@@ -55,7 +56,7 @@ def test_other_errors_pass_the_guard() -> None:
 
 
 def test_the_environment_names_the_libraries() -> None:
-    probe = runtime.environment()
+    probe = machine.environment()
     assert {"torch", "diffusers", "peft"} <= probe["libraries"].keys()
     assert probe["cpus"] >= 1
 

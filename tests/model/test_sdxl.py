@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from immunebench.catalog.entry import load_catalog
+from immunebench.catalog.loading import load_catalog
 from immunebench.core.types import Concept, Numerics, Params, Pictures, StageError
-from immunebench.execution.stages import Simulated, recaption
+from immunebench.execution.inputs import recaption
+from immunebench.execution.stages import Simulated
 from immunebench.methods.adapters import Dense, LowRank, Words, install, saved_file
 from immunebench.methods.bound import distances
 from immunebench.methods.context import Context

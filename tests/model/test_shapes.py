@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from immunebench.bases.skeleton import networks, tokenizer
 from immunebench.core.types import Numerics
-from immunebench.model.shapes import SHAPES, build, networks, tokenizer, weights_gib
+from immunebench.declared.architecture import SHAPES
+from immunebench.model.shapes import build, weights_gib
 
 #: Parameters of the published checkpoints: UNet, autoencoder, text encoder, and the second one of Stable Diffusion XL.
 PUBLISHED = {

@@ -26,7 +26,8 @@ from typer.testing import CliRunner
 
 from immunebench.board.loading.checks import comparability
 from immunebench.catalog import entry
-from immunebench.catalog.entry import Catalog, load_catalog
+from immunebench.catalog.catalog import Catalog
+from immunebench.catalog.loading import load_catalog
 from immunebench.cli import main as cli
 from immunebench.core.errors import UsageError
 from immunebench.declared.models import SourceSpec

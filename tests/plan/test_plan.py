@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 import house
-from immunebench.catalog.entry import load_catalog
+from immunebench.catalog.loading import load_catalog
 from immunebench.core.errors import UsageError
 from immunebench.core.wording import fill
 from immunebench.declared.schema import Values
-from immunebench.plan.estimate import units
+from immunebench.plan.estimate import estimate, units
 from immunebench.plan.planning import make_plan
 from immunebench.store.graph import Plan, StageSpec, canonical_json
 
@@ -237,7 +237,7 @@ def test_the_estimate_counts_what_the_store_lacks(root: Path) -> None:
         def has(self, digest: str) -> bool:
             return made.stages[digest].stage in ("pictures", "protect")
 
-    full, rest = made.estimate(), made.estimate(Half())
+    full, rest = estimate(made), estimate(made, Half())
     assert rest.stages["pictures"].cached == 8
     assert rest.stages["pictures"].seconds == 0
     expected = sum(c.seconds for s, c in full.stages.items() if s not in ("pictures", "protect"))
@@ -253,8 +253,8 @@ def test_what_an_entry_says_that_it_takes_is_estimated_until_it_is_measured(root
     edited(manifest, "budget = 16", "budget = 16\nseconds = { tiny = 9.5 }")
     one, other = plan(root, defense="noise"), plan(root, defense="noise-16")
     assert one.stages.keys() == before.stages.keys(), "it is no part of a key"
-    assert one.estimate().stages["protect"].seconds == 70.0
-    assert other.estimate().stages["protect"].seconds == 9.5
+    assert estimate(one).stages["protect"].seconds == 70.0
+    assert estimate(other).stages["protect"].seconds == 9.5
 
     class Measured:
         def __init__(self) -> None:
@@ -266,7 +266,7 @@ def test_what_an_entry_says_that_it_takes_is_estimated_until_it_is_measured(root
     made = next(spec for spec in one.stages.values() if spec.stage == "protect")
     text = json.dumps({"key": made.key, "inputs": made.inputs, "cost": {"seconds": 41.0}})
     house.write(root / "store/protect/aa" / made.digest / "manifest.json", text)
-    assert one.estimate(Measured()).stages["protect"].seconds == 41.0
+    assert estimate(one, Measured()).stages["protect"].seconds == 41.0
 
 
 def test_what_other_machines_took_is_stretched_to_the_pace_of_this_one(root: Path) -> None:
@@ -286,13 +286,13 @@ def test_what_other_machines_took_is_stretched_to_the_pace_of_this_one(root: Pat
     for number, times in enumerate((3.0, 0.5)):
         text = json.dumps({"key": spec.key, "inputs": spec.inputs, "cost": {"seconds": times * table}})
         house.write(root / f"store/adapt/aa/{number}/manifest.json", text)
-    assert made.estimate(Store()).stages["protect"].seconds == 70.0, "two say too little"
+    assert estimate(made, Store()).stages["protect"].seconds == 70.0, "two say too little"
     text = json.dumps({"key": spec.key, "inputs": spec.inputs, "cost": {"seconds": 2 * table}})
     house.write(root / "store/adapt/aa/2/manifest.json", text)
-    assert made.estimate(Store()).stages["protect"].seconds == pytest.approx(140.0)
-    assert made.estimate(Store()).stages["adapt"].seconds == pytest.approx(3 * 2 * table)
-    pictures = made.estimate().stages["pictures"].seconds
-    assert made.estimate(Store()).stages["pictures"].seconds == pytest.approx(2 * pictures)
+    assert estimate(made, Store()).stages["protect"].seconds == pytest.approx(140.0)
+    assert estimate(made, Store()).stages["adapt"].seconds == pytest.approx(3 * 2 * table)
+    pictures = estimate(made).stages["pictures"].seconds
+    assert estimate(made, Store()).stages["pictures"].seconds == pytest.approx(2 * pictures)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import house
 from immunebench.board.scores.beside import Beside, beside
 from immunebench.board.scores.measurement import measurement
-from immunebench.catalog.entry import load_catalog
+from immunebench.catalog.loading import load_catalog
 from immunebench.cli.report import lines
 from immunebench.core.errors import UsageError
 from immunebench.plan.planning import make_plan

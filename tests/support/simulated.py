@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from immunebench.catalog.entry import load_catalog
+from immunebench.catalog.loading import load_catalog
 from immunebench.core.types import Concept, Params, Pictures
 from immunebench.methods.adapters import Adapter, Dense
 from immunebench.methods.context import Context

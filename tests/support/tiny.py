@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from immunebench.core.types import Numerics, Pictures
+from immunebench.declared.architecture import SCHEDULE
 from immunebench.methods.context import Context
 from immunebench.model.diffusion import LatentDiffusion
-from immunebench.model.shapes import SCHEDULE
 
 
 def tiny_base(folder: Path, *, prediction_type: str = "epsilon") -> Path:

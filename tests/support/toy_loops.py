@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from immunebench.execution import resume
 from immunebench.store.bookmark import Spent
 from toy_stages import Toy
 
@@ -21,14 +20,18 @@ def walk(spec: Toy, inputs: dict[str, Path], out: Path, report: Callable[[str, i
     import torch
 
     from immunebench.core.types import Numerics
+    from immunebench.execution.resume import Resume
     from immunebench.methods.context import Context
+    from immunebench.methods.loops import current
 
-    ctx = Context(Numerics(), 1, out, report, resume=resume.current())
+    loops = current()
+    assert isinstance(loops, Resume)
+    ctx = Context(Numerics(), 1, out, report, loops=loops)
     place = ctx.keep("place", torch.zeros(2))
     for step in ctx.counted(STEPS, "walking", resumes=True):
         if step == STEPS // 2 and not Path(spec.key["marker"]).exists():
             Path(spec.key["marker"]).touch()
-            assert ctx.resume.bookmark is not None
+            assert loops.bookmark is not None
             match spec.key["do"]:
                 case "exit":
                     os._exit(9)
@@ -38,8 +41,8 @@ def walk(spec: Toy, inputs: dict[str, Path], out: Path, report: Callable[[str, i
                     raise ValueError("this walk is broken")
                 case "disk full":
                     raise OSError(28, "No space left on device")
-        if spec.key["do"] != "nothing" and step == STEPS // 2 - 2 and ctx.resume.bookmark is not None:
-            ctx.resume.bookmark.earlier = SPENT  # as if this had taken so much until here
+        if spec.key["do"] != "nothing" and step == STEPS // 2 - 2 and loops.bookmark is not None:
+            loops.bookmark.earlier = SPENT  # as if this had taken so much until here
         place += torch.randn(2, generator=ctx.generator) + ctx.rng.normal()
         time.sleep(spec.key.get("seconds", 0.0))
         ctx.log(step, x=place[0], y=place[1])

@@ -16,7 +16,7 @@ from immunebench.core.errors import UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from immunebench.catalog.entry import Catalog
+    from immunebench.catalog.catalog import Catalog
     from immunebench.store.artifacts import Store
     from immunebench.store.graph import CellGraph, Plan, StageSpec
 

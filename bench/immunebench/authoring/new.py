@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from immunebench.authoring import captions
 from immunebench.authoring.scaffold import Created, Draft, checked_id, command, toml, write_all
 from immunebench.bases import base_folder
-from immunebench.catalog.entry import folders_to_write
+from immunebench.catalog.places import folders_to_write
 from immunebench.core.errors import UsageError
 from immunebench.core.wording import CONTENT
 from immunebench.declared import schema
@@ -19,7 +19,7 @@ from immunebench.declared.suite import Suite
 from immunebench.declared.task import Task, TaskPictures
 
 if TYPE_CHECKING:
-    from immunebench.catalog.entry import Catalog
+    from immunebench.catalog.catalog import Catalog
     from immunebench.pictures.intake import Photo
 
 Table = dict[str, object]

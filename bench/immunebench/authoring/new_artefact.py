@@ -15,7 +15,7 @@ from immunebench.authoring.published import published_pictures
 from immunebench.authoring.scaffold import Created, Draft, checked_id, command, toml, write_all
 from immunebench.authoring.templates import CITE, DEV_SUITE
 from immunebench.catalog import artefact
-from immunebench.catalog.entry import folders_to_write
+from immunebench.catalog.places import folders_to_write
 from immunebench.core.errors import UsageError, shown
 from immunebench.core.types import Pictures
 from immunebench.declared import schema
@@ -23,10 +23,11 @@ from immunebench.declared.manifest import DefenseManifest
 from immunebench.declared.suite import Suite
 from immunebench.declared.task import Task
 from immunebench.metrics.pixels import linf
+from immunebench.pictures import cloaked
 from immunebench.pictures.intake import picture_files, read_picture
 
 if TYPE_CHECKING:
-    from immunebench.catalog.entry import Catalog
+    from immunebench.catalog.catalog import Catalog
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ def read_cloaked(folder: Path, clean: Pictures) -> Pictures:
     for file, of in zip(files, clean.pixels, strict=True):
         pixels.append(read_picture(file))
         if pixels[-1].shape != of.shape:
-            raise UsageError(f"is {artefact.size(pixels[-1])}, its clean picture {artefact.size(of)}", file=file)
+            raise UsageError(f"is {cloaked.size(pixels[-1])}, its clean picture {cloaked.size(of)}", file=file)
     found = Pictures(np.stack(pixels), clean.captions)
     for file, own, nearest in zip(files, range(len(clean)), _nearest(found, clean), strict=True):
         if nearest != own:
@@ -180,7 +181,10 @@ def _bounded(request: ArtefactRequest, task: Task, found: Pictures, clean: Pictu
     most = int(changes.max())
     if request.perceptual is not None:
         network = catalog.perceptual(task.base, asked_by=catalog.paths["task", task.id])
-        distances = artefact.distances(str(network["id"]), found, clean)
+        from immunebench.execution.inputs import load_distance
+        from immunebench.methods.bound import apart
+
+        distances = apart(clean, found, load_distance(str(network["id"]), "cpu"))
         furthest = float(distances.max())
         if furthest > request.perceptual:
             worst = f"picture {int(distances.argmax()):03d} of task {task.id} lies {furthest:.4f} from its clean one"
@@ -204,7 +208,7 @@ def _rows(folder: Path, clean: Pictures) -> list[dict[str, object]]:
             "index": index,
             "file": file.name,
             "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-            "clean": artefact.digest(pixels),
+            "clean": cloaked.digest(pixels),
         }
         for index, (file, pixels) in enumerate(zip(files, clean.pixels, strict=True))
     ]

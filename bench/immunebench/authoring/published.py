@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from immunebench.authoring.scaffold import write_all
-from immunebench.catalog import artefact
 from immunebench.core.errors import UsageError
 from immunebench.declared.schema import Values
+from immunebench.pictures import cloaked
 
 if TYPE_CHECKING:
-    from immunebench.catalog.entry import Catalog
+    from immunebench.catalog.catalog import Catalog
     from immunebench.core.types import Pictures
     from immunebench.declared.task import Task
 
@@ -52,7 +52,7 @@ def export_published(task: Task, catalog: Catalog, folder: Path) -> Path:
     """
     found = published_pictures(task, catalog)
     rows = [
-        {"index": i, "file": f"{i:03d}.png", "sha256": artefact.digest(pixels), "caption": caption}
+        {"index": i, "file": f"{i:03d}.png", "sha256": cloaked.digest(pixels), "caption": caption}
         for i, (pixels, caption) in enumerate(zip(found.pixels, found.captions, strict=True))
     ]
     index = {"task": task.id, "task_version": task.version, "base": task.base, "pictures": rows}

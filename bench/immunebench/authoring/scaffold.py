@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from immunebench.catalog.entry import folders_to_write
+from immunebench.catalog.places import folders_to_write
 from immunebench.core.errors import UsageError
 from immunebench.declared.schema import Id
 

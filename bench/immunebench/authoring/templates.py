@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from immunebench.authoring.scaffold import Created, Draft, Table, checked_id, command, toml, write_all
-from immunebench.catalog.entry import folders_to_write
+from immunebench.catalog.places import folders_to_write
 from immunebench.core.errors import UsageError
 from immunebench.declared import schema
 from immunebench.declared.manifest import AttackManifest, DefenseManifest
 from immunebench.declared.suite import Suite
 
 if TYPE_CHECKING:
-    from immunebench.catalog.entry import Catalog
+    from immunebench.catalog.catalog import Catalog
 
 PROTECT_MODEL = '''\
 """{title}: say what it does and after which paper (section), then where this version departs from it."""

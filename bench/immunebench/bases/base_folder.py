@@ -226,7 +226,7 @@ def check(name: str, folder: Path, profile: Profile) -> None:
         1's, 2's and XL's, the weights are of single precision alone where the profile's are of half, or they are larger
         than its memory; or the autoencoder of Stable Diffusion XL would run in fp16.
     """
-    from immunebench.model.shapes import SCHEDULE
+    from immunebench.declared.architecture import SCHEDULE
 
     unet, vae = settings(folder / "unet" / "config.json"), settings(folder / "vae" / "config.json")
     prediction(folder)
@@ -290,7 +290,7 @@ def _check_encoders(name: str, folder: Path, unet: Mapping[str, Any], profile: P
 
 def weights_gib(counts: Mapping[str, int], frozen: str, vae: str) -> float:
     """Return what networks take in GiB, from their numbers of weights and the dtypes of a precision policy."""
-    from immunebench.model.runtime import GIB
+    from immunebench.core.machine import GIB
 
     dtypes = {"vae": vae}
     return sum(count * _SIZES[dtypes.get(part, frozen)] for part, count in counts.items()) / GIB

@@ -167,7 +167,8 @@ def _convert(file: Path, shape: str, out: Path) -> None:
     import torch
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
-    from immunebench.model.shapes import SHAPES, write_settings
+    from immunebench.bases.skeleton import write_settings
+    from immunebench.declared.architecture import SHAPES
 
     two = SHAPES[shape].text_2 is not None
     kind: Any = StableDiffusionXLPipeline if two else StableDiffusionPipeline

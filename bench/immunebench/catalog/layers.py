@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from immunebench.catalog.entry import Entry
 from immunebench.core.errors import UsageError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from immunebench.catalog.entry import Entry
-    from immunebench.declared.schema import Values
+from immunebench.declared.schema import Values
 
 
 @dataclass(frozen=True)
@@ -115,3 +111,6 @@ def layered(entries: tuple[Entry, ...], *, name: str, file: Path | None = None, 
     if pictures != sorted(pictures) or sum(pictures) > 1:
         raise refuse("models come first, and one layer at most changes pictures, not as in")
     return Layers(entries)
+
+
+Defense = Entry | Layers

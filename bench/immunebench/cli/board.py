@@ -240,7 +240,7 @@ def _refusable() -> Iterator[None]:
 
 
 def _catalog() -> Any:
-    from immunebench.catalog.entry import default_catalog
+    from immunebench.catalog.loading import default_catalog
 
     return default_catalog()
 

@@ -39,7 +39,7 @@ def capacity(
     import sys
 
     from immunebench.board.loading.measured_capacity import measured, write
-    from immunebench.catalog.entry import default_catalog
+    from immunebench.catalog.loading import default_catalog
     from immunebench.core.errors import UsageError
     from immunebench.hardware.capacity import jobs, measure
 

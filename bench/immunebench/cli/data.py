@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from immunebench.catalog.entry import Catalog
+    from immunebench.catalog.catalog import Catalog
     from immunebench.declared.task import Task
 
 data_app = typer.Typer(
@@ -99,6 +99,6 @@ def _task(catalog: Catalog, name: str) -> Task:
 
 
 def _catalog() -> Catalog:
-    from immunebench.catalog.entry import default_catalog
+    from immunebench.catalog.loading import default_catalog
 
     return default_catalog()

@@ -68,7 +68,7 @@ def export_published(
     Example: immunebench export published style-okafor clean
     """
     from immunebench.authoring import published
-    from immunebench.catalog.entry import default_catalog
+    from immunebench.catalog.loading import default_catalog
 
     catalog = default_catalog()
     found = published.export_published(catalog.task(task, field="TASK"), catalog, folder)

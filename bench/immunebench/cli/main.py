@@ -19,7 +19,7 @@ from immunebench.cli.new import new_app
 from immunebench.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from immunebench.catalog.entry import Catalog
+    from immunebench.catalog.catalog import Catalog
     from immunebench.store.artifacts import Spec
     from immunebench.store.graph import Plan
 
@@ -111,6 +111,7 @@ def run(
     Example: immunebench run mini-smoke --task style-solano --workers 2
     """
     from immunebench import api
+    from immunebench.plan.estimate import estimate
 
     api.check_limits(workers, timeout)
     plan = api.plan_suite(
@@ -118,7 +119,7 @@ def run(
     )
     kept = api.open_store(store)
     if dry_run:
-        _dry_run(plan, api.planned(plan, kept), plan.estimate(kept), workers, as_json)
+        _dry_run(plan, api.planned(plan, kept), estimate(plan, kept), workers, as_json)
         return
     folder = api.results_folder(results) / plan.suite.id
     try:
@@ -417,7 +418,7 @@ def _say_others(shown: str, others: list[str]) -> None:
 
 
 def _catalog() -> Catalog:
-    from immunebench.catalog.entry import default_catalog
+    from immunebench.catalog.loading import default_catalog
 
     return default_catalog()
 

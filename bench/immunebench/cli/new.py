@@ -43,7 +43,7 @@ def new_task(
     Example: immunebench new task --images my-mug --family object --noun mug --base mini
     """
     from immunebench.authoring import new
-    from immunebench.catalog.entry import default_catalog
+    from immunebench.catalog.loading import default_catalog
 
     request = new.TaskRequest(images, family, base, name, noun, token, owner_token, title, captions, prompts, like, out)
     print("\n".join(new.new_task(request, default_catalog()).lines()))
@@ -60,7 +60,7 @@ def new_defense(
     Example: immunebench new defense my-shield --hook protect_images
     """
     from immunebench.authoring import templates
-    from immunebench.catalog.entry import default_catalog
+    from immunebench.catalog.loading import default_catalog
 
     print("\n".join(templates.new_defense(name, hook, default_catalog(), out).lines()))
 
@@ -76,7 +76,7 @@ def new_attack(
     Example: immunebench new attack my-tuning
     """
     from immunebench.authoring import templates
-    from immunebench.catalog.entry import default_catalog
+    from immunebench.catalog.loading import default_catalog
 
     print("\n".join(templates.new_attack(name, hook, default_catalog(), out).lines()))
 
@@ -99,7 +99,7 @@ def new_artefact(
     Example: immunebench new artefact my-glaze --task style-okafor --images cloaked --tool Glaze --tool-version 2
     """
     from immunebench.authoring import new_artefact as new
-    from immunebench.catalog.entry import default_catalog
+    from immunebench.catalog.loading import default_catalog
 
     request = new.ArtefactRequest(name, tuple(task), tuple(images), tool, tool_version, budget, perceptual, out)
     print("\n".join(new.new_artefact(request, default_catalog()).lines()))

@@ -18,7 +18,8 @@ from typing import Any, Literal, Protocol, cast
 
 from filelock import Timeout
 
-from immunebench.execution import resume
+from immunebench.execution.resume import Resume
+from immunebench.methods.loops import running
 from immunebench.store.artifacts import Spec, Store
 from immunebench.store.bookmark import Bookmark
 
@@ -274,7 +275,7 @@ def _make(store: Store, spec: Spec, run_stage: RunStage | str, inputs: dict[str,
     began = time.perf_counter()
     bookmark = Bookmark(store.bookmark(spec.digest), spec.digest, tell=note)
     try:
-        with store.stage(spec) as draft, resume.offered(resume.Resume(bookmark)):
+        with store.stage(spec) as draft, running(Resume(bookmark)):
             draft.meta = resolve(run_stage)(spec, inputs, draft.path, report)
             spent = bookmark.spent()
             draft.cost = {

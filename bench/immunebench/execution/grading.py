@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from immunebench.bases.weights import require
-from immunebench.catalog.entry import default_catalog
+from immunebench.catalog.loading import default_catalog
 from immunebench.core.errors import UsageError
 from immunebench.core.types import Pictures
 from immunebench.metrics import METRICS, Judge, find, score

@@ -13,16 +13,15 @@ import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from immunebench.methods.context import Context
+from immunebench.methods.loops import Loops, Stateful, Steps, Uninterrupted, current
 from immunebench.store.bookmark import Bookmark, Page, Spent
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from immunebench.methods.context import Context
 
 #: Loops that were read and found to change nothing but what `Resume` keeps, by the SHA-256 of their entry's code: a
 #: changed entry starts anew until its loops are read again, for its files are in the keys of what it made before and
@@ -49,22 +48,6 @@ def known(key: Mapping[str, Any]) -> tuple[str, ...]:
     return loops[0] if loops and all(loops) else ()
 
 
-class Stateful(Protocol):
-    """What a loop changes and a bookmark keeps."""
-
-    def live(self) -> Mapping[str, Tensor]:
-        """Return the tensors that a bookmark's values are copied into; their shapes and dtypes never change."""
-        ...
-
-    def rest(self) -> tuple[Mapping[str, Tensor], Any]:
-        """Return what else there is: further tensors, and a value for JSON."""
-        ...
-
-    def take(self, tensors: Mapping[str, Tensor], value: Any) -> None:
-        """Go on from what `rest` gave."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Kept:
     """Tensors that an entry named."""
@@ -84,7 +67,7 @@ class Kept:
 
 
 @dataclass(slots=True)
-class Resume:
+class Resume(Loops):
     """The state of one stage's loops.
 
     Parameters
@@ -120,13 +103,15 @@ class Resume:
             self._things.append((name, lambda: kept))
 
     @contextmanager
-    def loop(self, ctx: Context, what: str, count: int, *, resumes: bool) -> Iterator[Loop]:
+    def loop(self, ctx: Context, what: str, count: int, *, resumes: bool) -> Iterator[Steps]:
         """Run a loop of `count` steps; one within another is part of the outer one's step."""
         number, outermost = self._begun, self._depth == 0
         self._begun, self._depth = number + 1, self._depth + 1
         try:
-            kept = self.bookmark is not None and outermost and (resumes or what in self.loops)
-            yield Loop(self, ctx, (number, what, count), self._alive()) if kept else Loop()
+            if self.bookmark is not None and outermost and (resumes or what in self.loops):
+                yield Loop(self, self.bookmark, ctx, (number, what, count), self._alive())
+            else:
+                yield Uninterrupted()
         finally:
             self._depth -= 1
 
@@ -144,44 +129,57 @@ class Resume:
         return [(name, of) for name, of in self._things if of() is not None]
 
 
+def earlier() -> Spent:
+    """Return what earlier attempts at the running stage took."""
+    loops = current()
+    return loops.earlier if isinstance(loops, Resume) else Spent()
+
+
+def stage_loops(key: Mapping[str, Any]) -> Loops:
+    """Return the loops of the running stage, told which of them resume unasked."""
+    loops = current()
+    if isinstance(loops, Resume):
+        loops.loops = known(key)
+    return loops
+
+
 class Loop:
     """One loop, between its steps."""
 
     def __init__(
         self,
-        resume: Resume | None = None,
-        ctx: Context | None = None,
-        name: tuple[int, str, int] = (0, "", 0),
-        things: Sequence[tuple[str, Callable[[], Stateful | None]]] = (),
+        resume: Resume,
+        bookmark: Bookmark,
+        ctx: Context,
+        name: tuple[int, str, int],
+        things: Sequence[tuple[str, Callable[[], Stateful | None]]],
     ) -> None:
-        self._resume, self._ctx, self._name = resume, ctx, list(name)
+        self._resume, self._bookmark, self._ctx, self._name = resume, bookmark, ctx, list(name)
         # Held from here on: what was there before the loop is its state, whatever the loop does with it.
         self._things = [(label, thing) for label, of in things if (thing := of()) is not None]
 
     def first(self) -> int:
         """Return the step to begin with: 0, or where the bookmark is, with everything as it was then."""
-        if self._resume is None or self._ctx is None or self._resume.bookmark is None:
-            return 0
         page = self._resume.page(self._ctx.numerics.device)
         if page is None or page.state["loop"][0] > self._name[0]:
             return 0
         self._resume.turn()
         if page.state["loop"] != self._name or page.state["things"] != self._outline():
-            self._resume.bookmark.tell("the bookmark is not used: it does not fit what the stage sets up", 0.0)
+            self._bookmark.tell("the bookmark is not used: it does not fit what the stage sets up", 0.0)
             return 0
         self._restore(page)
-        self._resume.bookmark.take_up(page)
-        step, spent = int(page.state["step"]), self._resume.bookmark.earlier.seconds
-        self._resume.bookmark.tell(f"goes on after step {step} of {self._name[2]}", spent)
+        self._bookmark.take_up(page)
+        step, spent = int(page.state["step"]), self._bookmark.earlier.seconds
+        self._bookmark.tell(f"goes on after step {step} of {self._name[2]}", spent)
         return step
 
     def done(self, step: int) -> None:
         """Leave a bookmark after `step` steps, if it is time for one and everything is at rest."""
         resume, ctx = self._resume, self._ctx
-        if resume is None or ctx is None or resume.bookmark is None or step == self._name[2]:
+        if step == self._name[2]:
             return
         # While a bookmark of a later loop waits to be taken up, this loop has nothing better to offer.
-        if not resume.bookmark.due() or resume.page(ctx.numerics.device) is not None or not self._rests():
+        if not self._bookmark.due() or resume.page(ctx.numerics.device) is not None or not self._rests():
             return
         ctx.read()
         if not all(math.isfinite(value) for row in ctx.rows for value in row.values()):
@@ -201,11 +199,10 @@ class Loop:
             "rows": ctx.rows,
             "saved": ctx.saved,
         }
-        resume.bookmark.write(state, tensors, ctx.out, ctx.numerics.device)
+        self._bookmark.write(state, tensors, ctx.out, ctx.numerics.device)
 
     def _rests(self) -> bool:
         """Whether no gradient waits for its update, and nothing that was made within the loop outlives a step."""
-        assert self._resume is not None
         held = {id(thing) for _, thing in self._things}
         late = any(id(of()) not in held for _, of in self._resume._alive())
         return not late and all(tensor.grad is None for tensor in self._live().values() if tensor.is_leaf)
@@ -223,7 +220,6 @@ class Loop:
         import torch
 
         ctx, state, tensors = self._ctx, page.state, page.tensors()
-        assert ctx is not None
         ctx.rng.bit_generator.state = state["rng"]
         ctx.generator.set_state(tensors["generator"].clone())
         ctx.rows[:], ctx.saved[:] = state["rows"], state["saved"]
@@ -235,21 +231,3 @@ class Loop:
             rest = {name.removeprefix(start): t.clone() for name, t in tensors.items() if name.startswith(start)}
             thing.take(rest, value)
         page.restore(ctx.out)
-
-
-_offered: ContextVar[Resume | None] = ContextVar("resume", default=None)
-
-
-def current() -> Resume:
-    """Return the state of the stage that runs here, for what is made without a context; one that keeps nothing else."""
-    return _offered.get() or Resume()
-
-
-@contextmanager
-def offered(resume: Resume) -> Iterator[None]:
-    """Offer a place for its state to the stage that the block runs."""
-    token = _offered.set(resume)
-    try:
-        yield
-    finally:
-        _offered.reset(token)

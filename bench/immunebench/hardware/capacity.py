@@ -17,12 +17,15 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from immunebench.bases import base_folder
-from immunebench.catalog.entry import Catalog, Entry, default_catalog
+from immunebench.catalog.catalog import Catalog
+from immunebench.catalog.entry import Entry
+from immunebench.catalog.loading import default_catalog
 from immunebench.core.errors import UsageError
 from immunebench.core.types import Concept, Numerics, Params, Pictures, StageError, Weights
+from immunebench.declared.architecture import SHAPES, Shape
 from immunebench.declared.profile import Profile
 from immunebench.hardware.doctor import Gpu, cuda_devices, shortfall
-from immunebench.model.shapes import SHAPES, Shape, weights_gib
+from immunebench.model.shapes import weights_gib
 
 if TYPE_CHECKING:
     from immunebench.methods.context import AttackHandle, Context, Report
@@ -223,7 +226,7 @@ def take_steps(
     made : Weights or None
         What a defense releases.
     """
-    from immunebench.execution.stages import Simulated, call_hook
+    from immunebench.execution.hooks import Simulated, call_hook
     from immunebench.methods.context import Context
 
     numerics = model.numerics

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from immunebench.bases import base_folder
-from immunebench.catalog.entry import Catalog
+from immunebench.catalog.catalog import Catalog
+from immunebench.core.machine import GIB
 from immunebench.declared.profile import Profile
-from immunebench.model.runtime import GIB
 from immunebench.store.artifacts import versions
 
 _NEEDED = ("torch", "diffusers", "transformers", "peft", "open_clip", "lpips", "torchmetrics", "safetensors")

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from immunebench.core.types import Numerics, Params, Pictures, StageError
 from immunebench.core.wording import fill
-from immunebench.execution.resume import Resume
 from immunebench.methods.adapters import DESCRIPTION, Adapter, saved_file
+from immunebench.methods.loops import Loops
 from immunebench.model.diffusion import Batch, LatentDiffusion, Latents
 from immunebench.model.optim import AdamW, adamw
 from immunebench.model.runtime import derive_seed
@@ -68,7 +68,7 @@ class Orders:
         return drawn
 
     def live(self) -> dict[str, Tensor]:
-        """Return nothing: what is left of a permutation differs in length; see `resume.Stateful`."""
+        """Return nothing: what is left of a permutation differs in length; see `loops.Stateful`."""
         return {}
 
     def rest(self) -> tuple[dict[str, Tensor], Any]:
@@ -109,7 +109,7 @@ class Context:
         What loads the bases that the entry's manifest names as its surrogates.
     captioned : callable
         Gives published pictures the captions that their owner would write: the concept's, each around its own content.
-    resume : Resume, optional
+    loops : Loops, optional
         Keeps what loops change, so that a stopped stage goes on; keeps nothing by default.
     """
 
@@ -126,7 +126,7 @@ class Context:
     upscaler: Upscaler | None = None
     bases: Mapping[str, Callable[[], LatentDiffusion]] = field(default_factory=dict)
     captioned: Callable[[Pictures], Pictures] = field(default=lambda pictures: pictures)
-    resume: Resume = field(default_factory=Resume)
+    loops: Loops = field(default_factory=Loops)
     rng: np.random.Generator = field(init=False)
     generator: torch.Generator = field(init=False)
     rows: list[dict[str, Any]] = field(init=False, default_factory=list)
@@ -165,7 +165,7 @@ class Context:
     def adamw(self, parameters: Mapping[str, nn.Parameter], lr: float, weight_decay: float = 1e-2) -> AdamW:
         """Return an optimiser under the profile's precision policy."""
         made = adamw(parameters, lr, weight_decay, self.numerics, self.noted.update)
-        self.resume.register("adamw", made)
+        self.loops.register("adamw", made)
         return made
 
     def keep(self, name: str, state: State) -> State:
@@ -181,7 +181,7 @@ class Context:
         -------
         What was given.
         """
-        self.resume.keep(name, {"": state} if isinstance(state, Tensor) else state)
+        self.loops.keep(name, {"": state} if isinstance(state, Tensor) else state)
         return state
 
     def steps(
@@ -234,7 +234,7 @@ class Context:
             log and saves), a `Perturbation`, `Draws` or `Surrogate`, and tensors named by `keep`; no list that it
             fills, no average in a variable. What comes before the loop runs again and has to give the same.
         """
-        with self.resume.loop(self, what, count, resumes=resumes) as loop:
+        with self.loops.loop(self, what, count, resumes=resumes) as loop:
             for step in range(loop.first(), count):
                 yield step
                 self.report(what, step + 1, count)
@@ -279,7 +279,7 @@ class Context:
     def orders(self, pictures: int, batch: int) -> Orders:
         """Return endless index batches: permutations of all pictures, one after another."""
         made = Orders(self.rng, pictures, batch)
-        self.resume.register("orders", made)
+        self.loops.register("orders", made)
         return made
 
     def perceptual(self, x: Tensor, y: Tensor) -> Tensor:

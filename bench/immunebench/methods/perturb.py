@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from immunebench.core.types import StageError
-from immunebench.execution.resume import current
+from immunebench.methods.loops import current
 from immunebench.model.diffusion import Batch, LatentDiffusion
 from immunebench.model.runtime import derive_seed
 
@@ -72,7 +72,7 @@ class Perturbation:
         current().register("perturbation", self)
 
     def live(self) -> dict[str, Tensor]:
-        """Return x + delta; see `resume.Stateful`."""
+        """Return x + delta; see `loops.Stateful`."""
         return {"images": self.images}
 
     def rest(self) -> tuple[dict[str, Tensor], Any]:
@@ -172,7 +172,7 @@ class Draws:
         current().register("draws", self)
 
     def live(self) -> dict[str, Tensor]:
-        """Return nothing; see `resume.Stateful`."""
+        """Return nothing; see `loops.Stateful`."""
         return {}
 
     def rest(self) -> tuple[dict[str, Tensor], Any]:

@@ -44,10 +44,10 @@ class Surrogate:
         self._prior = ctx.prior_batches(model, own.prior_batch) if self.prior_weight else None
         self.phi = attack.attach(model)
         self._round()
-        ctx.resume.register("surrogate", self)
+        ctx.loops.register("surrogate", self)
 
     def live(self) -> dict[str, nn.Parameter]:
-        """Return what is trained; see `resume.Stateful`."""
+        """Return what is trained; see `loops.Stateful`."""
         return self.phi.parameters
 
     def rest(self) -> tuple[dict[str, Tensor], Any]:

@@ -132,7 +132,7 @@ class AdamW:
         self._adamw.state.clear()
 
     def live(self) -> dict[str, Tensor]:
-        """Return the parameters; see `resume.Stateful`."""
+        """Return the parameters; see `methods.loops.Stateful`."""
         return {str(i): parameter for i, parameter in enumerate(self.parameters)}
 
     def rest(self) -> tuple[dict[str, Tensor], Any]:

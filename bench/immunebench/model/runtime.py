@@ -1,19 +1,17 @@
-"""Seeds, precision policy, memory guard and environment probe. Imports no torch until it is asked to."""
+"""Seeds, precision policy and memory guard. Imports no torch until it is asked to."""
 
 from __future__ import annotations
 
 import gc
 import hashlib
 import os
-import platform
-import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from immunebench.core import machine
+from immunebench.core.machine import GIB
 from immunebench.core.types import Numerics, StageError
 from immunebench.declared.profile import lacks_ampere
 
@@ -21,9 +19,6 @@ if TYPE_CHECKING:
     import torch
 
     from immunebench.store.bookmark import Spent
-
-GIB = 1 << 30
-LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy", "pillow", "bitsandbytes")
 
 
 def derive_seed(*parts: object) -> int:
@@ -158,26 +153,6 @@ class MemoryReport:
         self.process = max(self.process, earlier.peak_process_gib)
 
 
-def reset_process_peak() -> None:
-    """Start a new peak of resident memory, where the system allows it (Linux)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
-
-
-def process_peak() -> int:
-    """Peak resident memory of this process in bytes, since the last reset where there is one."""
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if platform.system() == "Darwin" else peak * 1024
-
-
 @contextmanager
 def memory_guard(numerics: Numerics) -> Iterator[MemoryReport]:
     """Hold a stage to the profile's memory cap and measure what it took.
@@ -199,7 +174,7 @@ def memory_guard(numerics: Numerics) -> Iterator[MemoryReport]:
     """
     report = MemoryReport(numerics.memory_gib)
     on_gpu = numerics.device == "cuda"
-    reset_process_peak()
+    machine.reset_process_peak()
     if on_gpu:
         import torch
 
@@ -216,7 +191,7 @@ def memory_guard(numerics: Numerics) -> Iterator[MemoryReport]:
         if not out_of_memory:
             raise
     finally:
-        report.process = max(report.process, process_peak() / GIB)
+        report.process = max(report.process, machine.process_peak() / GIB)
         if on_gpu:
             report.reserved = max(report.reserved, torch.cuda.max_memory_reserved() / GIB)
     figures = f"reserved peak {report.reserved:.2f} GiB, process peak {report.process:.2f} GiB"
@@ -224,48 +199,3 @@ def memory_guard(numerics: Numerics) -> Iterator[MemoryReport]:
         raise StageError("oom", f"out of memory under a cap of {report.cap:g} GiB: {figures}")
     if (report.reserved if on_gpu else report.process) > report.cap:
         raise StageError("over_memory", f"memory passed the cap of {report.cap:g} GiB: {figures}")
-
-
-def environment(device: str = "cpu") -> dict[str, Any]:
-    """Describe the machine and the libraries for a stage's manifest; never enters a key.
-
-    Returns
-    -------
-    dict
-        `python`, `platform`, `processor`, `cpus`, `device`, `libraries`; on CUDA also
-        `gpu`, `gpu_memory_gib`, `cuda`.
-    """
-    libraries = {}
-    for name in LIBRARIES:
-        try:
-            libraries[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    probe: dict[str, Any] = {
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "cpus": os.cpu_count(),
-        "device": device,
-        "libraries": libraries,
-    }
-    if device == "cuda":
-        import torch
-
-        properties = torch.cuda.get_device_properties(0)
-        probe |= {
-            "gpu": properties.name,
-            "gpu_memory_gib": round(properties.total_memory / GIB, 2),
-            "cuda": torch.version.cuda,
-        }
-    return probe
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor()

@@ -28,7 +28,7 @@ from immunebench.pictures.dataset_rows import MAX_BYTES, Source, rows
 from immunebench.pictures.dataset_source import LOCK, Lock, LockedPicture, home, places, read_lock, reference
 
 if TYPE_CHECKING:
-    from immunebench.catalog.entry import Catalog
+    from immunebench.catalog.catalog import Catalog
     from immunebench.pictures.intake import Square
 
 Say = Callable[[str], None]
@@ -328,6 +328,6 @@ def _side(task: Task, catalog: Catalog) -> int:
             return side
     if spec.shape is None:
         raise UsageError("its unet or vae config says no picture size", field="base", value=task.base)
-    from immunebench.model.shapes import SHAPES
+    from immunebench.declared.architecture import SHAPES
 
     return SHAPES[spec.shape].resolution

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from immunebench.catalog.entry import Catalog
+    from immunebench.catalog.catalog import Catalog
     from immunebench.declared.task import TaskDataset
 
 LOCK = "lock.json"

@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from immunebench.catalog.entry import default_catalog, sha256
+from immunebench.catalog.entry import sha256
+from immunebench.catalog.loading import default_catalog
 from immunebench.core.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from immunebench.catalog.entry import Catalog
+    from immunebench.catalog.catalog import Catalog
     from immunebench.declared.task import Task
 
 CAPTIONS = "captions.json"

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from immunebench.catalog.entry import Catalog, Defense, Entry
+from immunebench.catalog.catalog import Catalog
+from immunebench.catalog.entry import Entry
+from immunebench.catalog.layers import Defense
 from immunebench.core.errors import UsageError
 from immunebench.core.wording import fill, whole
 from immunebench.declared.manifest import save_steps

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from immunebench.bases import base_folder
-from immunebench.catalog.entry import Catalog, Defense, Entry
+from immunebench.catalog.catalog import Catalog
+from immunebench.catalog.entry import Entry
+from immunebench.catalog.layers import Defense
 from immunebench.core.errors import UsageError
 from immunebench.declared.profile import Profile
 from immunebench.declared.suite import Setting

@@ -9,10 +9,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from immunebench.store.graph import Plan, StageSpec
+from immunebench.store.graph import Plan, StageSpec
 
 _SAMPLE = 300
 #: Stages that every run makes, whose time the table knows well: what they took says how fast this machine is.
@@ -110,7 +109,7 @@ def _passes(params: Mapping[str, object]) -> float:
     return rounds * (moves * part * _PICTURES + trained)
 
 
-def estimate(plan: Plan, store: Measured | None) -> Estimate:
+def estimate(plan: Plan, store: Measured | None = None) -> Estimate:
     """Return seconds and bytes by stage of the plan's stages that ``store`` lacks.
 
     Where the store holds stages of an entry, their median seconds per unit are taken. Else it is what the entry's

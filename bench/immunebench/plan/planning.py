@@ -6,7 +6,9 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from immunebench.catalog.entry import Catalog, Defense, Entry
+from immunebench.catalog.catalog import Catalog
+from immunebench.catalog.entry import Entry
+from immunebench.catalog.layers import Defense
 from immunebench.core.errors import UsageError
 from immunebench.declared.scoring import TRACK
 from immunebench.declared.suite import Setting, Suite

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from immunebench.bases.weights import require
 from immunebench.catalog import artefact
-from immunebench.catalog.entry import Catalog, Entry, sha256
+from immunebench.catalog.catalog import Catalog
+from immunebench.catalog.entry import Entry, sha256
 from immunebench.core.errors import UsageError
 from immunebench.core.wording import content
 from immunebench.declared.schema import Values

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from immunebench.bases.weights import sha256
+from immunebench.core import machine
 from immunebench.core.errors import UsageError
-from immunebench.model import runtime
 from immunebench.store.artifacts import files_below, fsync, read_json, versions, write_json
 
 if TYPE_CHECKING:
@@ -138,12 +138,12 @@ class Bookmark:
         if device == "cuda":
             import torch
 
-            reserved = torch.cuda.max_memory_reserved() / runtime.GIB
+            reserved = torch.cuda.max_memory_reserved() / machine.GIB
         return Spent(
             round(before.seconds + time.perf_counter() - self._began, 3),
             round(before.cpu_seconds + time.process_time() - self._worked, 3),
             max(before.peak_reserved_gib, reserved),
-            max(before.peak_process_gib, runtime.process_peak() / runtime.GIB),
+            max(before.peak_process_gib, machine.process_peak() / machine.GIB),
             before.resumed,
         )
 
@@ -199,7 +199,7 @@ class Bookmark:
 
     def _owner(self, device: str) -> dict[str, Any]:
         # The manifest names one machine and one set of libraries, which must be those of every attempt.
-        environment = {**runtime.environment(device), "versions": versions(), "engine": _engine()}
+        environment = {**machine.environment(device), "versions": versions(), "engine": _engine()}
         return {"format": FORMAT, "digest": self.digest, "environment": json.loads(json.dumps(environment))}
 
     def _pages(self) -> list[Path]:

@@ -13,7 +13,6 @@ from immunebench.declared.schema import Values
 from immunebench.declared.suite import USUAL, Setting, Suite
 
 if TYPE_CHECKING:
-    from immunebench.plan.estimate import Estimate, Measured
     from immunebench.store.artifacts import Spec
 
 STAGE_VERSIONS: Mapping[str, int] = {
@@ -227,9 +226,3 @@ class Plan:
     cells: tuple[Cell, ...]
     stages: dict[str, StageSpec]
     roots: dict[str, CellGraph]
-
-    def estimate(self, store: Measured | None = None) -> Estimate:
-        """Return seconds and bytes by stage of what the store lacks."""
-        from immunebench.plan.estimate import estimate
-
-        return estimate(self, store)

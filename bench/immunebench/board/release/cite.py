@@ -15,7 +15,8 @@ from immunebench.board.tables.latex_table import figure, tabular
 from immunebench.board.tables.text import latex_escape
 
 if TYPE_CHECKING:
-    from immunebench.catalog.entry import Catalog, Entry
+    from immunebench.catalog.catalog import Catalog
+    from immunebench.catalog.entry import Entry
 
 TableName = Literal["main", "families", "chains"]
 TABLES: tuple[TableName, ...] = get_args(TableName)

@@ -20,7 +20,7 @@ from immunebench.board.site.render import environment
 from immunebench.board.site.suite import Suite, load_suite, suite_folders
 from immunebench.board.tables.document import schema_text
 from immunebench.board.tables.finding import finding
-from immunebench.catalog.entry import Catalog
+from immunebench.catalog.catalog import Catalog
 from immunebench.core.errors import UsageError
 
 _HERE = Path(__file__).parent

@@ -21,7 +21,7 @@ from immunebench.board.tables.finding import finding, tied, winner
 from immunebench.board.tables.side_tables import side_tables
 from immunebench.board.tables.text import slug
 from immunebench.board.tables.writers import write_files
-from immunebench.catalog.entry import Catalog
+from immunebench.catalog.catalog import Catalog
 from immunebench.records.record import Cost, Record
 
 

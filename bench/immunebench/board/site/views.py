@@ -11,7 +11,8 @@ from immunebench.board.site.suite import CheckedSheet, Suite
 from immunebench.board.tables.columns import Column, columns, remarks, worst_chains
 from immunebench.board.tables.layout import number
 from immunebench.board.tables.text import slug
-from immunebench.catalog.entry import Catalog, Entry
+from immunebench.catalog.catalog import Catalog
+from immunebench.catalog.entry import Entry
 from immunebench.records.record import Record
 
 GROUPS = {

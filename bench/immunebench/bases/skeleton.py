@@ -1,0 +1,85 @@
+"""A pipeline of a declared architecture without its weights: networks, tokenizers and settings files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from immunebench.declared.architecture import SCHEDULE, SECOND_PAD, SHAPES, Shape
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+
+def networks(shape: Shape) -> dict[str, Any]:
+    """Return untrained networks of a shape by the names of a pipeline's parts.
+
+    These are ``unet``, ``vae`` and ``text_encoder``, and ``text_encoder_2`` where the shape has one. Under
+    ``torch.device("meta")`` they take no memory.
+    """
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    made = {
+        "unet": UNet2DConditionModel(**shape.unet),
+        "vae": AutoencoderKL(**shape.vae),
+        "text_encoder": CLIPTextModel(CLIPTextConfig(**shape.text)),
+    }
+    if shape.text_2 is not None:
+        made["text_encoder_2"] = CLIPTextModelWithProjection(CLIPTextConfig(**shape.text_2))
+    return made
+
+
+def write_settings(name: str, folder: Path) -> None:
+    """Write the settings of a shape's pipeline, as diffusers reads them, into a folder; no weights."""
+    import torch
+    from diffusers import DDPMScheduler
+
+    with torch.device("meta"):
+        parts = networks(SHAPES[name])
+    index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.30.0"}
+    tokenizers = {"tokenizer": tokenizer()}
+    if "text_encoder_2" in parts:
+        index |= {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True}
+        tokenizers["tokenizer_2"] = tokenizer(SECOND_PAD)
+    for part, network in parts.items():
+        library = "transformers" if part.startswith("text_encoder") else "diffusers"
+        index[part] = [library, type(network).__name__]
+        if library == "transformers":
+            network.config.save_pretrained(folder / part)
+        else:
+            network.save_config(folder / part)
+    for part, words in tokenizers.items():
+        words.save_pretrained(folder / part)
+        # In the form of the published pipelines too, which is where the words that a base knows are looked up.
+        words.backend_tokenizer.model.save(str(folder / part))
+        index[part] = ["transformers", "CLIPTokenizer"]
+    DDPMScheduler.from_config(SCHEDULE).save_pretrained(folder / "scheduler")
+    index["scheduler"] = ["diffusers", "DDPMScheduler"]
+    (folder / "model_index.json").write_text(json.dumps(index, indent=1) + "\n", "utf-8")
+
+
+def tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
+    """Return CLIP's own tokenizer, 49,408 words, from the list of merges that open_clip carries.
+
+    Prompts are filled up with the word `pad`.
+    """
+    import gzip
+    from importlib.util import find_spec
+
+    from transformers import CLIPTokenizer
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    # The file alone: importing the package takes seconds.
+    place = find_spec("open_clip")
+    if place is None or place.origin is None:
+        raise ModuleNotFoundError("No module named 'open_clip'", name="open_clip")
+    packed = (Path(place.origin).parent / "bpe_simple_vocab_16e6.txt.gz").read_bytes()
+    merges = gzip.decompress(packed).decode("utf-8").split("\n")[1 : 49152 - 256 - 2 + 1]
+    letters = list(bytes_to_unicode().values())
+    words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(merge.split()) for merge in merges)]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: place for place, word in enumerate(words)}
+    pairs = [tuple(merge.split()) for merge in merges]
+    return CLIPTokenizer(vocab=vocabulary, merges=pairs, pad_token=pad, model_max_length=77)

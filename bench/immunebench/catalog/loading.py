@@ -1,0 +1,199 @@
+"""Reads every manifest into a `Catalog`, without running any code of an entry."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+from immunebench.catalog.artefact import check_folder
+from immunebench.catalog.catalog import Broken, Catalog, T
+from immunebench.catalog.entry import Entry, Kind, inside
+from immunebench.catalog.places import PACKAGE, folders, roots
+from immunebench.core.errors import UsageError
+from immunebench.declared import schema
+from immunebench.declared.manifest import AttackManifest, DefenseManifest
+from immunebench.declared.models import Models
+from immunebench.declared.profile import Profile
+from immunebench.declared.suite import Suite
+from immunebench.declared.task import Task
+
+_COMPILED = frozenset({".pyc", ".pyo", ".so", ".pyd"})
+
+
+def load_catalog(entries: Path | str | None = None, *, models: Path | None = None) -> Catalog:
+    """Read every manifest; one that is broken is listed with its reason and stops no other.
+
+    Parameters
+    ----------
+    entries
+        Folder with ``defenses``, ``attacks``, ``tasks``, ``suites`` or ``profiles``; default
+        ``$IMMUNEBENCH_ENTRIES``.
+    models
+        Another ``models.toml``.
+
+    Raises
+    ------
+    UsageError
+        The folder does not exist, ``models.toml`` is wrong, or two manifests claim one name (both paths are
+        named).
+    """
+    models = models or PACKAGE / "models.toml"
+    catalog = Catalog(schema.load(models, Models), models)
+    for root in roots(entries):
+        found = folders(root)
+        for path in _manifests(found["defenses"], "*/defense.toml"):
+            _add_entry(catalog, "defense", path, DefenseManifest, catalog.defenses)
+        for path in _manifests(found["attacks"], "*/attack.toml"):
+            _add_entry(catalog, "attack", path, AttackManifest, catalog.attacks)
+        for path in _manifests(found["tasks"], "*/*.toml"):
+            _add(catalog, "task", path, Task, catalog.tasks)
+        for path in _manifests(found["suites"], "*.toml"):
+            _add(catalog, "suite", path, Suite, catalog.suites)
+        for path in _manifests(found["profiles"], "*.toml"):
+            _add(catalog, "profile", path, Profile, catalog.profiles)
+    _drop_dangling(catalog)
+    return catalog
+
+
+@functools.cache
+def default_catalog() -> Catalog:
+    """Return the catalogue of this process, read once; what a stage finds its entry in."""
+    return load_catalog()
+
+
+def _manifests(folder: Path, pattern: str) -> list[Path]:
+    return sorted(folder.glob(pattern)) if folder.is_dir() else []
+
+
+def _add(catalog: Catalog, kind: str, path: Path, model: type[schema.M], table: dict[str, schema.M]) -> None:
+    try:
+        if inside(path.parent.parent, path) is None:
+            raise UsageError("links to a file outside its folder", file=path)
+        item = schema.load(path, model)
+        _same_name(getattr(item, "id", ""), path.stem, path, "file")
+    except UsageError as error:
+        catalog.broken.append(Broken(kind, path.stem, path, str(error)))
+        return
+    _claim(catalog, kind, path.stem, path)
+    table[path.stem] = item
+
+
+def _add_entry(
+    catalog: Catalog,
+    kind: Kind,
+    path: Path,
+    model: type[DefenseManifest] | type[AttackManifest],
+    table: dict[str, Entry],
+) -> None:
+    folder = path.parent
+    try:
+        _check_folder(folder)
+        manifest = schema.load(path, model)
+        _same_name(manifest.id, folder.name, path, "folder")
+        if isinstance(manifest, DefenseManifest) and manifest.artefact is not None:
+            check_folder(folder, manifest.artefact)
+        else:
+            _check_code(folder / f"{kind}.py", manifest)
+    except UsageError as error:
+        catalog.broken.append(Broken(kind, folder.name, path, str(error)))
+        return
+    for variant in (None, *manifest.variants):
+        entry = Entry(variant or manifest.id, kind, folder, manifest, variant)
+        for name in (entry.id, *entry.aliases):
+            _claim(catalog, kind, name, path)
+            catalog.names[kind, name] = entry.id
+        table[entry.id] = entry
+
+
+def _claim(catalog: Catalog, kind: str, name: str, path: Path) -> None:
+    before = catalog.paths.get((kind, name))
+    if before is not None:
+        raise UsageError(f"{kind} {name!r} is defined already in {before}", file=path)
+    catalog.paths[kind, name] = path
+
+
+def _same_name(name: str, expected: str, path: Path, what: str) -> None:
+    if name != expected:
+        raise UsageError(f"must equal the {what}'s name {expected!r}, not", file=path, field="id", value=name)
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse links that lead out of an entry's folder, and a folder that lies outside its own root."""
+    if inside(folder.parent, folder) is None:
+        raise UsageError("links to a folder outside", file=folder)
+    for path in folder.rglob("*"):
+        if path.is_symlink() and inside(folder, path) is None:
+            raise UsageError("links to a file outside its folder", file=path)
+        if path.suffix in _COMPILED and path.parent.name != "__pycache__":
+            raise UsageError("is compiled code, which nobody can read", file=path)
+
+
+def _check_code(path: Path, manifest: DefenseManifest | AttackManifest) -> None:
+    """Look, without running it, whether the code parses and defines every hook."""
+    if not manifest.hooks:
+        return
+    try:
+        tree = ast.parse(path.read_text("utf-8"))
+    except OSError as error:
+        raise UsageError("is missing", file=path) from error
+    except (SyntaxError, ValueError) as error:
+        raise UsageError(f"does not parse: {error}", file=path) from error
+    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    for hook in manifest.hooks:
+        if hook not in defined:
+            raise UsageError("lacks the function", file=path, value=hook, choices=defined)
+
+
+def _drop_dangling(catalog: Catalog) -> None:
+    """Break entries and tasks that name what does not exist."""
+    for entry in list(catalog.defenses.values()):
+        field = "against" if entry.variant is None else f"variants.{entry.variant}.against"
+        for name in entry.against:
+            _require(catalog, "defense", entry.id, entry.path, catalog.defenses, "attack", name, field)
+            simulated = catalog.attacks.get(catalog.names.get(("attack", name), name))
+            if simulated is not None and simulated.hooks != ("adapt",):
+                why = "cleans pictures, it trains nothing to defend against:"
+                error = UsageError(why, file=entry.path, field=field, value=name)
+                catalog.broken.append(Broken("defense", entry.id, entry.path, str(error)))
+                catalog.defenses.pop(entry.id, None)
+        field = field.replace("against", "surrogates")
+        unknown = [name for name in entry.surrogates if name not in catalog.models.bases]
+        for name in unknown[:1]:
+            _require(catalog, "defense", entry.id, entry.path, catalog.defenses, "base", name, field)
+        for name in entry.artefact.tasks if entry.artefact is not None else ():
+            _require(catalog, "defense", entry.id, entry.path, catalog.defenses, "task", name, "artefact.tasks")
+    for task in list(catalog.tasks.values()):
+        path = catalog.paths["task", task.id]
+        if task.start_from is not None:
+            _require(catalog, "task", task.id, path, catalog.tasks, "defense", task.start_from, "start_from")
+        _require(catalog, "task", task.id, path, catalog.tasks, "base", task.base, "base")
+        parts = {"concept": task.concept.source, "benign": task.benign.source, "anchors": task.anchors.source}
+        for part, source in parts.items():
+            if source is not None:
+                _require(catalog, "task", task.id, path, catalog.tasks, "source", source, f"{part}.source")
+
+
+def _require(
+    catalog: Catalog,
+    kind: str,
+    name: str,
+    path: Path,
+    table: dict[str, T],
+    wanted: str,
+    value: str,
+    field: str,
+) -> None:
+    tables: dict[str, Mapping[str, object]] = {
+        "attack": catalog.attacks,
+        "defense": catalog.defenses,
+        "task": catalog.tasks,
+        "base": catalog.models.bases,
+        "source": catalog.models.sources,
+    }
+    try:
+        catalog.find(wanted, tables[wanted], value, file=path, field=field)
+    except UsageError as error:
+        catalog.broken.append(Broken(kind, name, path, str(error)))
+        table.pop(name, None)

@@ -1,0 +1,81 @@
+"""What this machine is and what this process takes of it: processor, GPU, libraries, peaks of memory.
+
+Imports no torch until it is asked about a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+GIB = 1 << 30
+LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy", "pillow", "bitsandbytes")
+
+
+def reset_process_peak() -> None:
+    """Start a new peak of resident memory, where the system allows it (Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def process_peak() -> int:
+    """Peak resident memory of this process in bytes, since the last reset where there is one."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024
+
+
+def environment(device: str = "cpu") -> dict[str, Any]:
+    """Describe the machine and the libraries for a stage's manifest; never enters a key.
+
+    Returns
+    -------
+    dict
+        `python`, `platform`, `processor`, `cpus`, `device`, `libraries`; on CUDA also
+        `gpu`, `gpu_memory_gib`, `cuda`.
+    """
+    libraries = {}
+    for name in LIBRARIES:
+        try:
+            libraries[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    probe: dict[str, Any] = {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cpus": os.cpu_count(),
+        "device": device,
+        "libraries": libraries,
+    }
+    if device == "cuda":
+        import torch
+
+        properties = torch.cuda.get_device_properties(0)
+        probe |= {
+            "gpu": properties.name,
+            "gpu_memory_gib": round(properties.total_memory / GIB, 2),
+            "cuda": torch.version.cuda,
+        }
+    return probe
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()

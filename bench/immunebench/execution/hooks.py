@@ -1,0 +1,168 @@
+"""Calls the functions of entries, and holds what they return to what was declared."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from immunebench.catalog.entry import Entry, digests
+from immunebench.catalog.loading import default_catalog
+from immunebench.core.types import Concept, Params, Pictures, StageError
+from immunebench.execution import resume
+from immunebench.pictures.cloaked import cloaked as read_cloaked
+
+if TYPE_CHECKING:
+    from immunebench.methods.adapters import Adapter
+    from immunebench.methods.context import AttackHandle, Context
+    from immunebench.model.diffusion import LatentDiffusion
+from immunebench.execution.inputs import Key, load_distance, loader, recaption, surrogate
+
+Report = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """An attack as a defense is lent it: its parameters, and what it trains."""
+
+    entry: Entry
+    params: Params
+    ctx: Context
+
+    def attach(self, model: LatentDiffusion) -> Adapter:
+        """Put what the attack trains on a model."""
+        module = importlib.import_module(self.entry.function("adapt").__module__)
+        adapter: Adapter = module.attach(model, self.params, self.ctx)
+        return adapter
+
+
+def make_context(
+    key: Key, inputs: Mapping[str, Path], out: Path, report: Report, model: LatentDiffusion, *, resumes: bool = False
+) -> Context:
+    from immunebench.methods.context import Context
+
+    attacks: dict[str, AttackHandle] = {}
+    public, prior = (Pictures.load(inputs[name]) if name in inputs else None for name in ("public", "prior"))
+    words = key.get("concept", key)
+    caption, token, noun = words.get("caption", "{content}"), words["token"], words["noun"]
+    bases = {name: surrogate(name, key, model) for name in key.get("surrogates", {})}
+    ctx = Context(
+        model.numerics, key["seed"], out, report, attacks, public, prior, token=token, noun=noun, bases=bases,
+        captioned=lambda pictures: recaption(pictures, caption, token=token, noun=noun),
+    )  # fmt: skip
+    if resumes:
+        ctx.loops = resume.stage_loops(key)
+    if "perceptual" in key:
+        ctx.distance = load_distance(key["perceptual"]["id"], str(model.device))
+    if "upscaler" in key:
+        ctx.upscaler = loader(default_catalog().models.upscalers[key["upscaler"]["id"]].loader)(model.numerics)
+    for name, attack in key.get("against", {}).items():
+        attacks[name] = Simulated(default_catalog().attack(attack["entry"]), Params(attack["params"]), ctx)
+    return ctx
+
+
+def concept_of(view: Key, owner: Pictures) -> Concept:
+    token, noun = view["token"], view["noun"]
+    captioned = recaption(owner, view["caption"], token=token, noun=noun)
+    return Concept(view["id"], view["family"], noun, token, captioned.captions[0], captioned)
+
+
+def check_unchanged(entry: Entry, key: Key) -> None:
+    """Refuse code that is not the code of the key; an OSError, so that the next run tries again unasked."""
+    if digests(entry.folder) != key["entry_files"]:
+        raise OSError(f"{entry.id}: its files changed after the run was planned; start it again")
+
+
+def call_hook(entry: Entry, hook: str, *arguments: object) -> Any:
+    """Call an entry's function; what it raises becomes one line with the entry's name.
+
+    Raises
+    ------
+    StageError
+        If the function fails.
+    """
+    return named(entry, lambda: entry.function(hook)(*arguments))
+
+
+def named(entry: Entry, call: Callable[[], Any]) -> Any:
+    """Say in one line which entry failed; memory errors pass, for the guard to judge."""
+    try:
+        return call()
+    except StageError as error:
+        raise StageError(error.kind, f"{entry.id}: {error}") from error
+    except Exception as error:
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            raise
+        text = " ".join(str(error).split())
+        raise StageError("error", f"{entry.id}: {type(error).__name__}: {text}") from error
+
+
+def cleaned(
+    entry: Entry, hook: str, model: LatentDiffusion, images: Pictures, params: Params, ctx: Context
+) -> Pictures:
+    cleaned = call_hook(entry, hook, model, images, params, ctx)
+    if not isinstance(cleaned, Pictures):
+        raise StageError("error", f"{entry.id}: {hook} returned {type(cleaned).__name__}, not Pictures")
+    if cleaned.pixels.shape != images.pixels.shape or cleaned.captions != images.captions:
+        raise StageError("error", f"{entry.id}: {hook} changed the number, the size or the captions of the pictures")
+    return cleaned
+
+
+def check_pictures(entry: str, published: Pictures, protected: object, budget: int | None) -> None:
+    """Hold an image defense to its declared budget, on the 8-bit pixels that are saved.
+
+    Raises
+    ------
+    StageError
+        If the result is no `Pictures` of the same shape and captions, or a pixel moved by more than `budget`.
+    """
+    if not isinstance(protected, Pictures):
+        raise StageError("error", f"{entry}: protect_images returned {type(protected).__name__}, not Pictures")
+    if protected.pixels.shape != published.pixels.shape:
+        raise StageError("error", f"{entry}: pictures of shape {protected.pixels.shape}, not {published.pixels.shape}")
+    if protected.captions != published.captions:
+        raise StageError("error", f"{entry}: protect_images changed the captions")
+    if budget is None:
+        return
+    change = np.abs(protected.pixels.astype(np.int16) - published.pixels.astype(np.int16))
+    if change.max() > budget:
+        raise StageError("error", f"{entry}: Linf of {change.max()}/255 exceeds the declared budget of {budget}/255")
+
+
+def check_perceptual(entry: str, distances: NDArray[np.float64], p: float) -> None:
+    """Hold an image defense to its declared perceptual distance, measured on the 8-bit pixels that are saved.
+
+    Raises
+    ------
+    StageError
+        If a picture lies further than `p` from the published one.
+    """
+    furthest = distances.max()
+    if not furthest <= p + 1e-6:
+        raise StageError("error", f"{entry}: a perceptual distance of {furthest:.4f} exceeds the declared {p:g}")
+
+
+def cloaked(entry: Entry, key: Key, clean: Path) -> Pictures:
+    """Read what a closed tool made of the published pictures and hold it to its declared bound.
+
+    Raises
+    ------
+    StageError
+        Kind ``skipped`` where the entry has no pictures of the task; ``error`` where they do not fit it.
+    """
+    name, task, p = entry.id, key["task"], key.get("perceptual_budget")
+    if not key["cloaked"]:
+        raise StageError("skipped", f"{name}: no pictures of the task {task} were submitted")
+    from immunebench.methods.bound import apart
+
+    published = Pictures.load(clean)
+    protected = read_cloaked(name, entry.folder / task, key["cloaked"], published)
+    check_pictures(name, published, protected, key["budget"])
+    if p is not None:
+        check_perceptual(name, apart(published, protected, load_distance(key["perceptual"]["id"], "cpu")), p)
+    return protected
