@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from immunebench.core.errors import UsageError
+from immunebench.core.version import __version__
 
 if TYPE_CHECKING:
     from immunebench.api import run
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from immunebench.methods.context import Context
     from immunebench.model.diffusion import LatentDiffusion
 
-__version__ = "0.1.0"
 __all__ = [
     "Concept",
     "Context",

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from immunebench.cli.common import AsJson, print_json, the_catalog
 from immunebench.core.errors import UsageError
 
 if TYPE_CHECKING:
     from immunebench.board.loading.load import Problem
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
 ResultsDir = Annotated[
     Path, typer.Option("--results", help="Folder of results, one folder a suite, such as --results results.")
 ]
@@ -74,14 +74,14 @@ def cite(
         found = source.load(results, leaderboard, suite=suite, release=release)
         made = make(
             found.snapshot,
-            _catalog(),
+            the_catalog(),
             source.citation_file(leaderboard),
             defense=defense,
             table=columns,
             release=found.release,
         )
     if as_json:
-        _print_json({"table": made.table, "bibtex": made.bibtex, "provenance": str(made.provenance)})
+        print_json({"table": made.table, "bibtex": made.bibtex, "provenance": str(made.provenance)})
     else:
         print(made.text(), end="")
     _tell(found.problems)
@@ -97,7 +97,7 @@ def _check(line: str, results: Path, leaderboard: Path, as_json: bool) -> None:
     differences = [*found.differences, *verdict.differences]
     tell_problems(found.problems)
     if as_json:
-        _print_json({"stands": not differences, "differences": differences, "notes": verdict.notes})
+        print_json({"stands": not differences, "differences": differences, "notes": verdict.notes})
     else:
         print("the number does not stand" if differences else "the number stands")
         print("".join(f"  {text}\n" for text in [*differences, *(f"note: {note}" for note in verdict.notes)]), end="")
@@ -130,7 +130,7 @@ def release(
     with _refusable():
         folder, manifest = releases.make(name, results, leaderboard, created=created, add=add or ())
     if as_json:
-        _print_json({"folder": str(folder), **manifest.model_dump(mode="json")})
+        print_json({"folder": str(folder), **manifest.model_dump(mode="json")})
         return
     print(f"{folder}: {', '.join(f'{suite} {part.version}' for suite, part in manifest.suites.items())}")
     missing = [f"{suite}: {text}" for suite, part in manifest.suites.items() for text in part.missing]
@@ -175,7 +175,7 @@ def diff(
         value = [board.value() for board in boards]
         lines = [line for board in boards for line in diff_text.board_lines(board, a, b)]
     if as_json:
-        _print_json(value)
+        print_json(value)
     else:
         # A release is a file of strangers too.
         print("\n".join(map(plain, lines)))
@@ -205,7 +205,7 @@ def reported(
     if method is not None:
         found = figures.of_method(found, method)
     if as_json:
-        _print_json([dataclasses.asdict(figure) for figure in found if recalled or figure.checked])
+        print_json([dataclasses.asdict(figure) for figure in found if recalled or figure.checked])
     else:
         print(figures.reported_table(found, recalled=recalled).text(), end="")
 
@@ -237,13 +237,3 @@ def _refusable() -> Iterator[None]:
     except BoardError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
-
-
-def _catalog() -> Any:
-    from immunebench.catalog.loading import default_catalog
-
-    return default_catalog()
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=1, sort_keys=True, allow_nan=False))

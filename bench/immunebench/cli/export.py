@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from immunebench.cli.common import all_plans, say_others, the_catalog
 from immunebench.core.errors import UsageError
 
 
@@ -42,10 +43,9 @@ def export_cell(
     """
     from immunebench import api
     from immunebench.authoring.export import export as write
-    from immunebench.cli import main as cli
 
-    catalog = cli._catalog()
-    plans = {plan.suite.id: plan for plan in cli._plans(catalog)}
+    catalog = the_catalog()
+    plans = {plan.suite.id: plan for plan in all_plans(catalog)}
     having = [name for name, plan in plans.items() if cell in plan.roots]
     if not having:
         choices = {key for plan in plans.values() for key in plan.roots}
@@ -54,7 +54,7 @@ def export_cell(
         raise UsageError("does not have the cell:", field="--suite", value=suite, choices=having)
     chosen = suite or having[0]
     if suite is None:
-        cli._say_others(chosen, having[1:])
+        say_others(chosen, having[1:])
     print(write(cell, plans[chosen], catalog, api.open_store(store), folder))
 
 

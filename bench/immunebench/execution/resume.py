@@ -16,8 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from immunebench.methods.context import Context
-from immunebench.methods.loops import Loops, Stateful, Steps, Uninterrupted, current
+from immunebench.methods.loops import Loops, State, Stateful, Steps, Uninterrupted, current
 from immunebench.store.bookmark import Bookmark, Page, Spent
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ class Resume(Loops):
             self._things.append((name, lambda: kept))
 
     @contextmanager
-    def loop(self, ctx: Context, what: str, count: int, *, resumes: bool) -> Iterator[Steps]:
+    def loop(self, ctx: State, what: str, count: int, *, resumes: bool) -> Iterator[Steps]:
         """Run a loop of `count` steps; one within another is part of the outer one's step."""
         number, outermost = self._begun, self._depth == 0
         self._begun, self._depth = number + 1, self._depth + 1
@@ -150,7 +149,7 @@ class Loop:
         self,
         resume: Resume,
         bookmark: Bookmark,
-        ctx: Context,
+        ctx: State,
         name: tuple[int, str, int],
         things: Sequence[tuple[str, Callable[[], Stateful | None]]],
     ) -> None:

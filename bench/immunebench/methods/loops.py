@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
+    import torch
     from torch import Tensor
 
-    from immunebench.methods.context import Context
+    from immunebench.core.types import Numerics
 
 
 class Stateful(Protocol):
@@ -30,6 +33,21 @@ class Stateful(Protocol):
 
     def take(self, tensors: Mapping[str, Tensor], value: Any) -> None:
         """Go on from what `rest` gave."""
+        ...
+
+
+class State(Protocol):
+    """What `Context` itself carries from step to step."""
+
+    numerics: Numerics
+    out: Path
+    rng: np.random.Generator
+    generator: torch.Generator
+    rows: list[dict[str, Any]]
+    saved: list[int]
+
+    def read(self) -> None:
+        """Read back the logged figures that still lie on the device."""
         ...
 
 
@@ -65,7 +83,7 @@ class Loops:
     def keep(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep tensors under a name of the entry's choice."""
 
-    def loop(self, ctx: Context, what: str, count: int, *, resumes: bool) -> AbstractContextManager[Steps]:
+    def loop(self, ctx: State, what: str, count: int, *, resumes: bool) -> AbstractContextManager[Steps]:
         """Run a loop of `count` steps; a loop inside another is part of the outer one's step."""
         return nullcontext(Uninterrupted())
 

@@ -13,8 +13,8 @@ from typing import Any, Literal, Protocol
 
 from pydantic import Field, JsonValue, ValidationError
 
-from immunebench import __version__
 from immunebench.core.errors import UsageError
+from immunebench.core.version import __version__
 from immunebench.declared.schema import DefenseName, Id, Model, Values, usage_error
 from immunebench.declared.suite import USUAL, Setting
 from immunebench.store.graph import Cell, CellGraph, canonical_json

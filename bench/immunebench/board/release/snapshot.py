@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from immunebench import __version__
 from immunebench.board.loading.load import digest
 from immunebench.board.scores.scored import Scored
 from immunebench.core.errors import UsageError
+from immunebench.core.version import __version__
 from immunebench.declared.schema import DefenseName, Id, Model
 
 if TYPE_CHECKING:

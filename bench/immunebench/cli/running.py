@@ -1,0 +1,187 @@
+"""The commands ``run``, ``status``, ``show`` and ``why``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from immunebench.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from immunebench.store.artifacts import Spec
+    from immunebench.store.graph import Plan
+from immunebench.cli.common import (
+    AsJson,
+    AttackName,
+    DefenseName,
+    ProfileName,
+    ResultsDir,
+    Seed,
+    StoreDir,
+    SuiteName,
+    TaskName,
+    all_plans,
+    print_columns,
+    print_json,
+    say_others,
+    the_catalog,
+)
+
+
+def run(
+    suite: Annotated[str, typer.Argument(help="Suite: an id of `list suites`, or a TOML file.")],
+    task: TaskName = None,
+    defense: DefenseName = None,
+    attack: AttackName = None,
+    seed: Seed = None,
+    profile: ProfileName = None,
+    results: ResultsDir = Path("results"),
+    store: StoreDir = None,
+    workers: Annotated[int, typer.Option("--workers", help="Stages at a time, one process and thread each.")] = 1,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed stages again.")] = False,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", help="Seconds that a stage may take; a longer one fails as timeout.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show cells, stages, time and disk; run nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a suite, or a part of it; what the store has is reused, so a stopped run goes on where it was.
+
+    Example: immunebench run mini-smoke --task style-solano --workers 2
+    """
+    from immunebench import api
+    from immunebench.plan.estimate import estimate
+
+    api.check_limits(workers, timeout)
+    plan = api.plan_suite(
+        suite, catalog=the_catalog(), task=task, defense=defense, attack=attack, seed=seed, profile=profile
+    )
+    kept = api.open_store(store)
+    if dry_run:
+        _dry_run(plan, api.planned(plan, kept), estimate(plan, kept), workers, as_json)
+        return
+    folder = api.results_folder(results) / plan.suite.id
+    try:
+        records = api.measure(
+            plan, kept, folder, workers=workers, retry_failed=retry_failed, timeout=timeout, processes=True
+        )
+    except KeyboardInterrupt:
+        raise typer.Exit(1) from None
+    if as_json:
+        print_json([record.model_dump(mode="json") for record in records])
+    else:
+        rows = [[r.cell.key, r.status, r.metric, _mean(r.scores.get(r.metric)), r.reason] for r in records]
+        print_columns([["cell", "status", "metric", "mean", ""], *rows])
+        print(f"records: {folder}")
+    if any(record.status != "ok" for record in records):
+        raise typer.Exit(1)
+
+
+def status(
+    suite: Annotated[str, typer.Argument(help="Suite: an id or a TOML file.")],
+    store: StoreDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which cells of a suite are done, failed, begun or still planned.
+
+    Example: immunebench status mini-demo
+    """
+    from immunebench import api
+
+    rows = api.planned(api.plan_suite(suite, catalog=the_catalog()), api.open_store(store))
+    if as_json:
+        print_json(rows)
+        return
+    print_columns(
+        [
+            ["cell", "status", "stages"],
+            *([r["cell"], r["status"], f"{r['reused']}/{r['stages']}"] for r in rows),
+        ]
+    )
+    print(f"{sum(r['status'] == 'done' for r in rows)} of {len(rows)} cells done")
+
+
+def show(
+    cell: Annotated[str, typer.Argument(help="task/defense/chain/profile/seed")],
+    suite: SuiteName = None,
+    results: ResultsDir = Path("results"),
+    as_json: AsJson = False,
+) -> None:
+    """Print a measured cell: scores, cost, environment and the path of its contact sheet.
+
+    Example: immunebench show style-solano/none/lora/cpu/0 --suite mini-lite
+    """
+    from immunebench.cli import report
+
+    (file, record), *others = report.find_records(cell, results, suite)
+    say_others(record.suite, [other.suite for _, other in others])
+    if as_json:
+        print_json(record.model_dump(mode="json"))
+    else:
+        print("\n".join(report.lines(record, file)))
+
+
+def why(
+    digest: Annotated[str, typer.Argument(help="Digest of a stage, or its beginning.")],
+    store: StoreDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain why an artifact is not in the store, by what differs from the nearest one that is.
+
+    Example: immunebench why 3fa2
+    """
+    from immunebench import api
+    from immunebench.store.why import explain
+
+    kept = api.open_store(store)
+    specs: dict[str, Spec] = {d: s for plan in all_plans(the_catalog()) for d, s in plan.stages.items()}
+    matches = sorted({d for d in specs if d.startswith(digest)} | set(kept.resolve(digest)))
+    if len(matches) > 1:
+        names = ", ".join(match[:16] for match in matches[:6])
+        raise UsageError(f"begins {len(matches)} digests ({names}):", field="DIGEST", value=digest)
+    lines = explain(kept, matches[0] if matches else digest, specs)
+    if as_json:
+        print_json({"digest": matches[0] if matches else digest, "lines": lines})
+    else:
+        print("\n".join(lines))
+
+
+def _dry_run(plan: Plan, cells: list[dict[str, object]], estimate: Any, workers: int, as_json: bool) -> None:
+    from immunebench.execution.progress import duration, size
+
+    seconds = estimate.seconds / max(workers, 1)
+    if as_json:
+        stages = {name: vars(cost) for name, cost in estimate.stages.items()}
+        print_json({"cells": cells, "stages": stages, "seconds": seconds, "bytes": estimate.bytes})
+        return
+    print_columns(
+        [
+            ["cell", "status", "stages"],
+            *([c["cell"], c["status"], f"{c['reused']}/{c['stages']}"] for c in cells),
+        ]
+    )
+    print()
+    head = ["stage", "planned", "reused", "time of one worker", "disk"]
+    rows = [
+        [name, str(c.planned), str(c.cached), duration(c.seconds), size(c.bytes)] for name, c in estimate.stages.items()
+    ]
+    print_columns([head, *rows])
+    reused = sum(c.cached for c in estimate.stages.values())
+    print(
+        f"{len(cells)} cells, {len(plan.stages)} stages, {reused} reused: about {duration(seconds)} "
+        f"with {workers} worker{'s' * (workers != 1)}, {size(estimate.bytes)}"
+    )
+
+
+def _mean(score: Any) -> str:
+    return "" if score is None else f"{score.mean:.3f}"
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command()(run)
+    app.command()(status)
+    app.command()(show)
+    app.command()(why)

@@ -1,0 +1,97 @@
+"""The command ``board``: tables, files, plots and the site."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from immunebench.cli import board as board_commands
+from immunebench.core.errors import UsageError
+
+if TYPE_CHECKING:
+    pass
+from immunebench.cli.common import ResultsDir, the_catalog
+
+
+def board(
+    suite: Annotated[
+        str | None, typer.Argument(help="Folder of results that is printed; default: write all boards and the site.")
+    ] = None,
+    results: ResultsDir = Path("results"),
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", help="Write the printed page to this file too.")
+    ] = None,
+    site: Annotated[Path, typer.Option("--site", help="Folder of the site; replaced as a whole.")] = Path(
+        "leaderboard/site"
+    ),
+    leaderboard: board_commands.BoardDir = Path("leaderboard"),
+) -> None:
+    """Print the scored table of a suite's results; without SUITE write every board, its files, plots and the site.
+
+    Exits with 1 where lines of the results are left out or the board is refused, with 2 where nothing can be shown. A
+    folder without any records is no failure: that is said, and the site says it too.
+
+    Example: immunebench board mini-smoke
+    """
+    from immunebench.board.scores import scored
+    from immunebench.board.scores.model import BoardError
+    from immunebench.board.tables import layout
+
+    if suite is None:
+        if markdown is not None:
+            raise UsageError("needs a SUITE", field="--markdown")
+        _write_boards(results, site, leaderboard)
+        return
+    try:
+        found = scored.score_folder(scored.suite_folder(suite, results))
+        layout.show(found.board, suite)
+    except scored.NothingToShow as error:
+        board_commands.tell_problems(error.problems)
+        raise typer.Exit(2) from None
+    except BoardError as error:
+        print(f"no board: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    if markdown is not None:
+        layout.write_markdown(found.board, suite, markdown)
+    board_commands.tell_problems(found.problems)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+def _write_boards(results: Path, site: Path, leaderboard: Path) -> None:
+    """Write ``board.md`` beside the records of every suite, and the site with every other format."""
+    from immunebench.board.loading import measured_capacity, reported
+    from immunebench.board.site import load_suite, suite_folders, write_site
+    from immunebench.board.tables import layout
+
+    folders = suite_folders(results)
+    if not results.is_dir():
+        raise UsageError("no such folder", field="--results", value=str(results))
+    suites = [load_suite(folder) for folder in folders]
+    published = leaderboard / "reported.toml"
+    figures = reported.figures(published) if published.is_file() else []
+    capacity = measured_capacity.read(leaderboard / "capacity.json")
+    files = write_site(suites, site, the_catalog(), reported=figures, capacity=capacity)
+    for folder, scored in zip(folders, suites, strict=True):
+        if scored.board is None or scored.refusals:
+            print(f"no board: {scored.name}: {'; '.join(scored.refusals)}", file=sys.stderr)
+        else:
+            layout.write_markdown(scored.board, scored.name, folder / "board.md")
+        for problem in scored.problems:
+            print(f"left out: {scored.name}: {problem}", file=sys.stderr)
+        for key, sheet in scored.sheets.items():
+            if sheet.problem:
+                print(f"no picture: {key}: the contact sheet {sheet.problem}", file=sys.stderr)
+    if not suites:
+        print(f"nothing yet: no folder of {results} has records; the site says so")
+    print(f"suites: {len(suites)}, files: {len(files)}, site: {site / 'index.html'}")
+    if any(scored.refusals or scored.problems for scored in suites):
+        raise typer.Exit(1)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command()(board)
