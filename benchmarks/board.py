@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from immunebench.board.scores.aggregate import aggregate
+from immunebench.board.assembly.aggregate import aggregate
 from immunebench.board.scores.measurement import Further, Measurement
 
 FAMILIES = ("style", "object", "identity", "relearn")

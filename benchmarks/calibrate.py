@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from immunebench import api
-from immunebench.board.scores.aggregate import aggregate
-from immunebench.board.scores.measurement import measurement
+from immunebench.board.assembly.aggregate import aggregate
+from immunebench.board.scores.reading import measurement
 from immunebench.execution import execute
 from immunebench.records.record import build_record
 from immunebench.store.graph import CellGraph, Plan, StageSpec

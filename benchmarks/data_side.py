@@ -28,10 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
+from immunebench.board.assembly.aggregate import aggregate
 from immunebench.board.loading.load import load_results
 from immunebench.board.loading.reported import figures
-from immunebench.board.scores.aggregate import aggregate
-from immunebench.board.scores.measurement import Measurement, measurement
+from immunebench.board.scores.measurement import Measurement
+from immunebench.board.scores.reading import measurement
 
 Array = NDArray[np.float64]
 DRAWS, SEED = 10_000, 0

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from immunebench import api
-from immunebench.board.scores.aggregate import aggregate
-from immunebench.board.scores.measurement import measurement
+from immunebench.board.assembly.aggregate import aggregate
+from immunebench.board.scores.reading import measurement
 from immunebench.core.machine import environment
 from immunebench.store.artifacts import Store
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from immunebench.board.scores.aggregate import aggregate
-from immunebench.board.scores.measurement import measurement
+from immunebench.board.assembly.aggregate import aggregate
 from immunebench.board.scores.model import Board, Row
+from immunebench.board.scores.reading import measurement
 from immunebench.board.tables.finding import finding, winner
-from immunebench.board.tables.layout import number
+from immunebench.board.text import number
 from immunebench.records.contact_sheet import FIRST_OF_PROMPT, INK, PALE, PAPER, font, load_pictures, tile
 
 if TYPE_CHECKING:

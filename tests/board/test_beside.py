@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from immunebench.board.scores.aggregate import aggregate
-from immunebench.board.scores.beside import Beside, collapsed, overall
-from immunebench.board.scores.measurement import Measurement
+from immunebench.board.assembly.aggregate import aggregate
+from immunebench.board.scores.beside import collapsed, overall
+from immunebench.board.scores.measurement import Beside, Measurement
 from immunebench.board.tables.layout import markdown
 
 

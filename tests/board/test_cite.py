@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 import synthetic
+from immunebench.board.assembly.scored import score_folder
 from immunebench.board.release import references
 from immunebench.board.release.cite import latex
 from immunebench.board.release.provenance import Claim, Provenance, check, cite_rows, parse
 from immunebench.board.release.snapshot import Snapshot, Standing, take
-from immunebench.board.scores.scored import score_folder
-from immunebench.board.tables.text import latex_escape
+from immunebench.board.text import latex_escape
 from immunebench.cli import main as cli
 from immunebench.core.errors import UsageError
 from synthetic import record

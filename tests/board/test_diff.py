@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 import synthetic
 from immunebench.board.release.diff import compare_entries
 from immunebench.board.release.snapshot import CellScore, Standing
-from immunebench.board.scores.paired import mean_difference, paired_interval
+from immunebench.board.statistics.paired import mean_difference, paired_interval
 from immunebench.cli import main as cli
 from immunebench.core.errors import UsageError
 from immunebench.records.record import Record

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 import synthetic
+from immunebench.board.assembly.scored import score_folder
 from immunebench.board.loading.load import Problem, load_results
-from immunebench.board.scores.scored import score_folder
 from immunebench.cli import main as cli
 from immunebench.core.errors import UsageError
 from synthetic import METRIC, record, value

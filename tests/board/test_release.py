@@ -14,10 +14,10 @@ from test_cite import CFF
 from typer.testing import CliRunner, Result
 
 import synthetic
+from immunebench.board.assembly.scored import score_folder
 from immunebench.board.release import release
 from immunebench.board.release.snapshot import take
 from immunebench.board.scores.model import BoardError
-from immunebench.board.scores.scored import score_folder
 from immunebench.cli import main as cli
 from immunebench.core.errors import UsageError
 from synthetic import record

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from immunebench.board.scores.aggregate import aggregate
+from immunebench.board.assembly.aggregate import aggregate
 from immunebench.board.scores.measurement import Measurement
 from immunebench.board.scores.model import BoardError
 from immunebench.board.tables.layout import markdown

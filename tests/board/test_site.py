@@ -21,10 +21,10 @@ from typer.testing import CliRunner
 
 import house
 import made_up
+from immunebench.board.assembly.aggregate import aggregate
 from immunebench.board.loading.reported import figures
-from immunebench.board.scores.aggregate import aggregate
-from immunebench.board.scores.measurement import measurement
 from immunebench.board.scores.model import Board
+from immunebench.board.scores.reading import measurement
 from immunebench.board.site import Suite, build_site, load_suite, write_site
 from immunebench.board.site.render import environment
 from immunebench.board.site.suite import check_sheet

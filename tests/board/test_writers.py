@@ -19,8 +19,8 @@ from immunebench.board.scores.model import Board, BoardError, Power, Row, TaskSc
 from immunebench.board.tables.document import BoardDocument, json_schema, schema_text
 from immunebench.board.tables.finding import finding
 from immunebench.board.tables.layout import markdown, terminal
-from immunebench.board.tables.text import latex, latex_escape, shorten, slug, visible
 from immunebench.board.tables.writers import to_csv, to_json, to_latex, write_files
+from immunebench.board.text import latex, latex_escape, shorten, slug, visible
 from immunebench.records.record import Measured, Record, Score
 
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,7 @@ import toy_stages
 from immunebench import api
 from immunebench.authoring.new_artefact import ArtefactRequest, new_artefact
 from immunebench.authoring.scaffold import Created
-from immunebench.board.scores.scored import score_folder
+from immunebench.board.assembly.scored import score_folder
 from immunebench.catalog import entry
 from immunebench.catalog.loading import load_catalog
 from immunebench.cli import main as cli

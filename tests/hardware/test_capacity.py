@@ -18,8 +18,9 @@ from immunebench.cli import capacity as cli_capacity
 from immunebench.cli.main import app
 from immunebench.core.errors import UsageError
 from immunebench.hardware import capacity
-from immunebench.hardware.capacity import Demand, Job, jobs, measure, run, shortened
+from immunebench.hardware.capacity import Job, jobs, measure, run, shortened
 from immunebench.hardware.doctor import Gpu
+from immunebench.records.demand import Demand
 
 CATALOG = load_catalog()
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import house
-from immunebench.board.scores.beside import Beside, beside
-from immunebench.board.scores.measurement import measurement
+from immunebench.board.scores.measurement import Beside
+from immunebench.board.scores.reading import beside, measurement
 from immunebench.catalog.loading import load_catalog
 from immunebench.cli.report import lines
 from immunebench.core.errors import UsageError

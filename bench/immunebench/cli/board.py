@@ -226,8 +226,8 @@ def _tell(problems: Iterable[Problem]) -> None:
 @contextmanager
 def _refusable() -> Iterator[None]:
     """Say why there is no board: exit 2 where no record is usable, 1 where the records are refused."""
+    from immunebench.board.assembly.scored import NothingToShow
     from immunebench.board.scores.model import BoardError
-    from immunebench.board.scores.scored import NothingToShow
 
     try:
         yield

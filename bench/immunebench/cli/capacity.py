@@ -14,7 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from immunebench.declared.profile import Profile
-    from immunebench.hardware.capacity import Demand
+    from immunebench.records.demand import Demand
 
 
 def capacity(

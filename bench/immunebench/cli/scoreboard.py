@@ -36,7 +36,7 @@ def board(
 
     Example: immunebench board mini-smoke
     """
-    from immunebench.board.scores import scored
+    from immunebench.board.assembly import scored
     from immunebench.board.scores.model import BoardError
     from immunebench.board.tables import layout
 

@@ -26,6 +26,7 @@ from immunebench.declared.architecture import SHAPES, Shape
 from immunebench.declared.profile import Profile
 from immunebench.hardware.doctor import Gpu, cuda_devices, shortfall
 from immunebench.model.shapes import weights_gib
+from immunebench.records.demand import Demand
 
 if TYPE_CHECKING:
     from immunebench.methods.context import AttackHandle, Context, Report
@@ -34,42 +35,6 @@ if TYPE_CHECKING:
 #: What is measured where nothing is named: every attack that trains, and each kind of defense of the model.
 USUAL = ("lora", "textual-inversion", "dreambooth-lora", "dreambooth", "imma-lora", "imma-ti", "imma-dreambooth", "esd")
 PICTURES = 5
-
-
-@dataclass(frozen=True)
-class Demand:
-    """What one entry took on one profile; memory in GiB.
-
-    Attributes
-    ----------
-    allocator_gib
-        The allocator's reserved peak; 0 on a CPU.
-    process_gib
-        Peak of the process' resident memory.
-    seconds
-        Of a step, the first two left out; None where no third was taken.
-    emulated
-        Whether a larger card stood in for the profile's.
-    """
-
-    entry: str
-    kind: str
-    profile: str
-    model: str
-    cap_gib: float
-    status: Literal["fits", "oom", "over_memory", "error", "killed"]
-    allocator_gib: float = 0.0
-    process_gib: float = 0.0
-    seconds: float | None = None
-    batch: int = 0
-    device: str = ""
-    emulated: bool = False
-    reason: str = ""
-
-    @property
-    def peak_gib(self) -> float:
-        """What is held against a cap: the allocator's peak on a GPU, that of the process on a CPU."""
-        return self.allocator_gib or self.process_gib
 
 
 @dataclass(frozen=True)

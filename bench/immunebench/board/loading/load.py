@@ -1,7 +1,7 @@
 """Reads a folder of records that may hold anything, and says what is wrong with it, by file and line.
 
 A line that cannot be trusted is left out; the others stay usable. What is lost never helps a score:
-`immunebench.board.scores.scored` makes the row of its defense incomplete.
+`immunebench.board.assembly.scored` makes the row of its defense incomplete.
 """
 
 from __future__ import annotations

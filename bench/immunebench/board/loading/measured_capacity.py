@@ -14,7 +14,7 @@ from immunebench.core.errors import UsageError
 from immunebench.declared.schema import Id, Model, Text, usage_error
 
 if TYPE_CHECKING:
-    from immunebench.hardware.capacity import Demand
+    from immunebench.records.demand import Demand
 
 Gib = Annotated[float, Field(ge=0)]
 HEADS = ("entry", "profile", "cap GiB", "peak GiB", "process GiB", "s / step", "batch", "status", "fits")

@@ -9,7 +9,7 @@ from matplotlib.patches import Rectangle
 from immunebench.board.plots.style import INK, PALE, label
 from immunebench.board.scores.model import Board, Row
 from immunebench.board.tables.columns import chains
-from immunebench.board.tables.layout import number
+from immunebench.board.text import number
 
 _CELL, _MAP, _FRAME = 0.34, "cividis", "#c8102e"
 

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from immunebench.board.plots.style import GRID, INK, PALE, SHADE, grid, label, mark, spread
 from immunebench.board.scores.model import Board, Row
-from immunebench.board.tables.layout import number
+from immunebench.board.text import number
 from immunebench.declared import scoring
 
 _TOP, _BOTTOM = 1.04, -0.06

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from immunebench.board.plots.style import CYCLE, INK, PALE, SHADE, Mark, grid, label
 from immunebench.board.scores.model import Board, Row
 from immunebench.board.tables.columns import families
-from immunebench.board.tables.layout import number
+from immunebench.board.text import number
 from immunebench.declared import scoring
 
 

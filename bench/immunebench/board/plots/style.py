@@ -18,7 +18,7 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.transforms import Bbox
 
 from immunebench.board.scores.model import Row
-from immunebench.board.tables.text import shorten
+from immunebench.board.text import shorten
 
 INK, PALE, GRID, SHADE = "#1c2028", "#5b6472", "#dfe3e8", "#f1f2f4"
 

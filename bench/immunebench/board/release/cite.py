@@ -12,7 +12,7 @@ from immunebench.board.release.provenance import Provenance, cite_rows
 from immunebench.board.release.snapshot import Snapshot, Standing
 from immunebench.board.scores.model import BoardError
 from immunebench.board.tables.latex_table import figure, tabular
-from immunebench.board.tables.text import latex_escape
+from immunebench.board.text import latex_escape
 
 if TYPE_CHECKING:
     from immunebench.catalog.catalog import Catalog

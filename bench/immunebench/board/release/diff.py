@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from immunebench.board.release.snapshot import CellScore, Snapshot, Standing
-from immunebench.board.scores.paired import mean_difference, paired_interval
+from immunebench.board.statistics.paired import mean_difference, paired_interval
 
 
 @dataclass(frozen=True)

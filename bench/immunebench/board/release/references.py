@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from immunebench.board.tables.text import latex_escape
+from immunebench.board.text import latex_escape
 from immunebench.core.errors import UsageError
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from immunebench.board.assembly.scored import NothingToShow, Scored, score_folder
 from immunebench.board.release.snapshot import Snapshot, rules_digest, take
 from immunebench.board.scores.model import Board, BoardError
-from immunebench.board.scores.scored import NothingToShow, Scored, score_folder
 from immunebench.board.tables import layout
 from immunebench.board.tables.writers import to_csv, to_json, to_latex
 from immunebench.core.errors import UsageError

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from immunebench.board.assembly.scored import Scored
 from immunebench.board.loading.load import digest
-from immunebench.board.scores.scored import Scored
 from immunebench.core.errors import UsageError
 from immunebench.core.version import __version__
 from immunebench.declared.schema import DefenseName, Id, Model

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from immunebench.board.assembly.scored import score_folder, suite_folder
 from immunebench.board.loading.load import Problem
 from immunebench.board.release import release as releases
 from immunebench.board.release.cite import ReleaseName
 from immunebench.board.release.provenance import Provenance
 from immunebench.board.release.snapshot import Snapshot, Standing, rules_digest, take
 from immunebench.board.scores.model import BoardError
-from immunebench.board.scores.scored import score_folder, suite_folder
 from immunebench.core.errors import UsageError
 
 

@@ -1,4 +1,4 @@
-"""What is measured of pictures rather than of models: protected ones, cleaned ones, faces, mimicry that fails.
+"""Tables of what is measured of pictures rather than of models: protected and cleaned ones, faces, failed mimicry.
 
 None of it enters P, U or a rank; a table is there where a record has something for it.
 """
@@ -6,51 +6,22 @@ None of it enters P, U or a rank; a table is there where a record has something 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from immunebench.board.scores import scale as scores
-from immunebench.board.tables.text import shorten
+from immunebench.board.text import shorten
 from immunebench.declared import scoring
 from immunebench.metrics import METRICS
 
 if TYPE_CHECKING:
     from immunebench.board.scores.measurement import Measurement
     from immunebench.declared.schema import Values
-    from immunebench.records.record import Measured, Record
+from immunebench.board.scores.measurement import Measurement
+from immunebench.board.text import number
 
-Means: TypeAlias = Mapping[str, float]
 K = TypeVar("K", bound=tuple[Any, ...])
-
-
-@dataclass(frozen=True)
-class DataSide:
-    """What one record holds of pictures; metrics by their id, without a version.
-
-    Parameters
-    ----------
-    fidelity
-        Protected against published pictures, a value a picture.
-    params
-        Parameters of each purifier of the chain.
-    to_clean, to_protected
-        Means of cleaned against clean and against protected pictures.
-    seconds, memory
-        Seconds a picture and peak memory in GiB of the purifiers: the allocator's where there is one, else the
-        process's.
-    beside
-        Means of the family's measures beside its target metric, by whose pictures: ``attacked``, ``undefended``,
-        ``unseen``.
-    """
-
-    fidelity: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    params: Mapping[str, Values] = field(default_factory=dict)
-    to_clean: Means = field(default_factory=dict)
-    to_protected: Means = field(default_factory=dict)
-    seconds: float | None = None
-    memory: float | None = None
-    beside: Mapping[str, Means] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,20 +32,6 @@ class Table:
     note: str
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-
-
-def data_side(record: Record) -> DataSide:
-    """Read what a record holds of pictures."""
-    cleaned = record.purified
-    return DataSide(
-        fidelity={name.partition("@")[0]: found.values for name, found in (record.fidelity or {}).items()},
-        params={} if cleaned is None else cleaned.params,
-        to_clean=_means(None if cleaned is None else cleaned.to_clean),
-        to_protected=_means(None if cleaned is None else cleaned.to_protected),
-        seconds=None if cleaned is None else cleaned.seconds_per_picture,
-        memory=None if cleaned is None else cleaned.peak_reserved_gib or cleaned.peak_process_gib,
-        beside={whose: _means(found) for whose, found in record.beside.items()},
-    )
 
 
 def tables(cells: Iterable[Measurement]) -> tuple[Table, ...]:
@@ -228,16 +185,10 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _means(found: Mapping[str, Measured] | None) -> Means:
-    return {name.partition("@")[0]: measured.mean for name, measured in (found or {}).items()}
-
-
 def _mean_of(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return scores.mean(known) if known else None
 
 
 def _number(value: float | None, metric: str, digits: int = 2) -> str:
-    from immunebench.board.tables.layout import number
-
     return number(value, {"psnr": 1, "linf": 0, "perceptual": 3, "lpips": 3}.get(metric, digits))

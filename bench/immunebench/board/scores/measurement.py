@@ -1,18 +1,84 @@
-"""What the board reads from a record, and nothing else."""
+"""One cell as the board sees it: data and nothing else."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from immunebench.board.scores.beside import Beside, beside
-from immunebench.board.scores.data_side import DataSide, data_side
 from immunebench.declared import scoring
 from immunebench.declared.suite import USUAL, Setting
 
 if TYPE_CHECKING:
-    from immunebench.records.record import Baseline, Record, Score
+    from immunebench.declared.schema import Values
+
+
+Means: TypeAlias = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What stands beside the score; None where it was not measured or does not apply.
+
+    Parameters
+    ----------
+    prompt_accuracy, prompt_chance
+        Part of the attacked pictures that follow their own prompt rather than another of the task, and what a
+        guess gets.
+    nearest, nearest_unseen
+        Mean distance to the nearest training picture, of attacked pictures and of real ones that the attacker
+        never saw; an attack far below the latter copies.
+    collapse, collapse_unseen, collapse_unrelated
+        Part of the pictures that show nothing: attacked ones, real ones of the concept (what the detector gets
+        wrong), those that the released model draws of unrelated prompts.
+    integrity_before, integrity_after
+        Perceptual distance of the released from the start model's pictures at equal prompt and noise, before any
+        adaptation and after a benign one.
+    concept_base, concept_released
+        Of a concept to relearn: its probability in what the base draws, and in what the released model draws before
+        any attack.
+    """
+
+    prompt_accuracy: float | None = None
+    prompt_chance: float | None = None
+    nearest: float | None = None
+    nearest_unseen: float | None = None
+    collapse: float | None = None
+    collapse_unseen: float | None = None
+    collapse_unrelated: float | None = None
+    integrity_before: float | None = None
+    integrity_after: float | None = None
+    concept_base: float | None = None
+    concept_released: float | None = None
+
+
+@dataclass(frozen=True)
+class DataSide:
+    """What one record holds of pictures; metrics by their id, without a version.
+
+    Parameters
+    ----------
+    fidelity
+        Protected against published pictures, a value a picture.
+    params
+        Parameters of each purifier of the chain.
+    to_clean, to_protected
+        Means of cleaned against clean and against protected pictures.
+    seconds, memory
+        Seconds a picture and peak memory in GiB of the purifiers: the allocator's where there is one, else the
+        process's.
+    beside
+        Means of the family's measures beside its target metric, by whose pictures: ``attacked``, ``undefended``,
+        ``unseen``.
+    """
+
+    fidelity: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    params: Mapping[str, Values] = field(default_factory=dict)
+    to_clean: Means = field(default_factory=dict)
+    to_protected: Means = field(default_factory=dict)
+    seconds: float | None = None
+    memory: float | None = None
+    beside: Mapping[str, Means] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -137,79 +203,3 @@ class Measurement:
     def measured(self) -> bool:
         """Whether the defended attack has a score; what failed beside it does not matter here."""
         return bool(self.m_def) and self.failed_part not in ("defense", "attack", "baseline")
-
-
-def measurement(record: Record) -> Measurement:
-    """Read what the board needs of a record."""
-    cell, baseline, utility = record.cell, record.baseline, record.utility
-    score = record.scores.get(record.metric)
-    anchors, benign, fidelity = record.anchors, utility.benign, record.fidelity or {}
-    by_name = {name.partition("@")[0]: measured for name, measured in fidelity.items()}
-    agreement, change = by_name.get(scoring.FIDELITY_METRIC), by_name.get("linf")
-    return Measurement(
-        task=cell.task,
-        family=cell.family,
-        defense=cell.defense,
-        chain=cell.chain,
-        seed=cell.seed,
-        profile=cell.profile,
-        kind=cell.defense_kind,
-        version=cell.defense_version,
-        key=record.comparability,
-        status=record.status,
-        failed_part=record.failure.part if record.failure is not None else "",
-        m_def=score.values if score is not None else (),
-        m_none=_values(_score(baseline.ceiling, record.metric)),
-        m_floor=_values(_score(baseline.floor, record.metric)),
-        curve=score.per_step if score is not None else {},
-        base=cell.base,
-        anchored=anchors is not None,
-        m_same=anchors.m_same if anchors is not None else 0.0,
-        m_other=anchors.m_other if anchors is not None else 0.0,
-        g=utility.g,
-        g_base=utility.g_base,
-        g0=utility.g0,
-        benign=benign.s if benign is not None else None,
-        benign_floor=benign.floor if benign is not None else None,
-        benign_ceiling=benign.ceiling if benign is not None else None,
-        fidelity=None if agreement is None else min(1.0, max(0.0, agreement.mean)),
-        changes_images="protect_images" in cell.hooks,
-        changes_model="protect_images" not in cell.hooks or "protect_model" in cell.hooks,
-        linf=None if change is None else max(change.values),
-        budget=cell.budget,
-        perceptual_budget=cell.perceptual_budget,
-        data=data_side(record),
-        changes={name: max(m.values) if name == "linf" else m.mean for name, m in sorted(by_name.items())},
-        seconds={stage: cost.seconds for stage, cost in record.cost.items()},
-        beside=beside(record),
-        metric=record.metric,
-        further=_further(record),
-        against=_against(record),
-        suite=f"{record.suite}@{record.suite_version}",
-        setting=cell.setting,
-    )
-
-
-def _further(record: Record) -> dict[str, Further]:
-    floor, ceiling = record.baseline.floor, record.baseline.ceiling
-    names = set(record.scores) | set(ceiling.scores if ceiling is not None else ())
-    return {
-        name: Further(_values(record.scores.get(name)), _values(_score(ceiling, name)), _values(_score(floor, name)))
-        for name in sorted(names - {record.metric})
-    }
-
-
-def _against(record: Record) -> tuple[str, ...]:
-    # the parameters of layers stand under the id of each layer
-    tables = [record.params, *(part for part in record.params.values() if isinstance(part, dict))]
-    named = [table["against"] for table in tables if "against" in table]
-    lists = [value if isinstance(value, list | tuple) else [value] for value in named]
-    return tuple(dict.fromkeys(str(name) for names in lists for name in names))
-
-
-def _score(baseline: Baseline | None, metric: str) -> Score | None:
-    return None if baseline is None else baseline.scores.get(metric)
-
-
-def _values(score: Score | None) -> tuple[float, ...]:
-    return () if score is None else score.values

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from immunebench.board.scores.beside import Beside
 from immunebench.board.scores.data_side import Table
+from immunebench.board.scores.measurement import Beside
 from immunebench.declared.suite import Setting
 
 

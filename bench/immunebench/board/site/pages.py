@@ -19,8 +19,8 @@ from immunebench.board.tables import layout
 from immunebench.board.tables.columns import remarks
 from immunebench.board.tables.finding import finding, tied, winner
 from immunebench.board.tables.side_tables import side_tables
-from immunebench.board.tables.text import slug
 from immunebench.board.tables.writers import write_files
+from immunebench.board.text import slug
 from immunebench.catalog.catalog import Catalog
 from immunebench.records.record import Cost, Record
 

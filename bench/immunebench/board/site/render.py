@@ -10,8 +10,7 @@ from markupsafe import Markup, escape
 
 from immunebench.board.site.views import link
 from immunebench.board.tables.columns import interval_text
-from immunebench.board.tables.layout import number
-from immunebench.board.tables.text import LONG, shorten, slug, visible
+from immunebench.board.text import LONG, number, shorten, slug, visible
 from immunebench.declared import scoring
 
 TEMPLATES = Path(__file__).parent / "templates"

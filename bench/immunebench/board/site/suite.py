@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from immunebench.board.assembly.scored import NothingToShow, newest, score_loaded
 from immunebench.board.loading.load import Problem, load_results
-from immunebench.board.scores.measurement import Measurement, measurement
+from immunebench.board.scores.measurement import Measurement
 from immunebench.board.scores.model import Board, BoardError
-from immunebench.board.scores.scored import NothingToShow, newest, score_loaded
-from immunebench.board.tables.text import slug
+from immunebench.board.scores.reading import measurement
+from immunebench.board.text import slug
 from immunebench.records.contact_sheet import MAX_BYTES
 from immunebench.records.record import Record
 

@@ -9,8 +9,7 @@ from immunebench.board.scores import scale as scores
 from immunebench.board.scores.model import Board, Row, TaskScore
 from immunebench.board.site.suite import CheckedSheet, Suite
 from immunebench.board.tables.columns import Column, columns, remarks, worst_chains
-from immunebench.board.tables.layout import number
-from immunebench.board.tables.text import slug
+from immunebench.board.text import number, slug
 from immunebench.catalog.catalog import Catalog
 from immunebench.catalog.entry import Entry
 from immunebench.records.record import Record

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from immunebench.board.scores.beside import HEADS
 from immunebench.board.scores.model import Board, Row
-from immunebench.board.tables.layout import number
+from immunebench.board.text import number
 
 Interval = tuple[float, float]
 

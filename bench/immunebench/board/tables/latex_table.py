@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from immunebench.board.tables.layout import number
+from immunebench.board.text import number
 
 Interval = tuple[float, float]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from immunebench.board.scores.beside import HEADS
 from immunebench.board.scores.model import Board, Row
+from immunebench.board.text import interval_text, number
 from immunebench.declared import scoring
 
 if TYPE_CHECKING:
@@ -162,19 +163,6 @@ def write_markdown(board: Board, title: str, path: Path) -> None:
     """Write `markdown` to a file, always in the same bytes for the same records."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(markdown(board, title).encode())
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """Fixed-point text; a dash for a number that does not exist; no minus before zero."""
-    if value is None:
-        return "-"
-    text = f"{value:.{digits}f}"
-    return text.removeprefix("-") if float(text) == 0.0 else text
-
-
-def interval_text(interval: tuple[float, float] | None) -> str:
-    """Both ends; a dash where there is no interval."""
-    return "-" if interval is None else f"{number(interval[0])} to {number(interval[1])}"
 
 
 def _cells(row: Row) -> list[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from immunebench.board.assembly.settings import order
 from immunebench.board.scores.model import Board, LayerScore, SettingScore
-from immunebench.board.scores.settings import order
-from immunebench.board.tables.layout import interval_text, number
+from immunebench.board.text import interval_text, number
 
 USUAL_NAME = "all protected, same base"
 

@@ -12,7 +12,7 @@ from immunebench.board.scores.model import Board, Row
 from immunebench.board.tables.columns import Column, chains, columns, families, remarks, worst_chains
 from immunebench.board.tables.document import document
 from immunebench.board.tables.latex_table import figure, tabular
-from immunebench.board.tables.text import latex, visible
+from immunebench.board.text import latex, visible
 from immunebench.declared import scoring
 
 FORMATS = ("csv", "json", "tex")

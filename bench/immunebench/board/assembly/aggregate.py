@@ -48,8 +48,8 @@ def aggregate(
         records claim one cell.
     """
     # The rules are read by every command; numpy and scipy are imported where a board is made.
-    from immunebench.board.scores.layered import layer_scores
-    from immunebench.board.scores.settings import setting_scores
+    from immunebench.board.assembly.layered import layer_scores
+    from immunebench.board.assembly.settings import setting_scores
     from immunebench.board.statistics.intervals import with_intervals
 
     every = sorted(measurements, key=lambda cell: (cell.defense, cell.task, cell.chain, cell.seed, cell.setting.name))

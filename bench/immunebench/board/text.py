@@ -1,4 +1,4 @@
-"""Text of strangers, made fit to be shown: nothing invisible, nothing endless, no path made of it."""
+"""Numbers as the tables print them, and text of strangers made fit to be shown: nothing invisible or endless."""
 
 from __future__ import annotations
 
@@ -83,3 +83,16 @@ def _shown(character: str) -> str:
     if character in "\n\t" or unicodedata.category(character) not in _HIDDEN:
         return character
     return f"<U+{ord(character):04X}>"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """Fixed-point text; a dash for a number that does not exist; no minus before zero."""
+    if value is None:
+        return "-"
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0.0 else text
+
+
+def interval_text(interval: tuple[float, float] | None) -> str:
+    """Both ends; a dash where there is no interval."""
+    return "-" if interval is None else f"{number(interval[0])} to {number(interval[1])}"

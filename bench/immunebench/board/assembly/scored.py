@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from immunebench.board.assembly.aggregate import aggregate
 from immunebench.board.loading.load import Problem, load_results
-from immunebench.board.scores.aggregate import aggregate
-from immunebench.board.scores.measurement import measurement
 from immunebench.board.scores.model import Board, BoardError
+from immunebench.board.scores.reading import measurement
 from immunebench.core.errors import UsageError
 
 if TYPE_CHECKING:
