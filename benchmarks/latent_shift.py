@@ -31,7 +31,7 @@ from immunebench import api
 from immunebench.catalog.loading import default_catalog
 from immunebench.core.machine import environment
 from immunebench.core.types import Numerics, Pictures
-from immunebench.execution.inputs import recaption
+from immunebench.core.wording import recaption
 from immunebench.methods.adapters import install
 from immunebench.model.diffusion import Batch, LatentDiffusion
 from immunebench.model.runtime import prepare_process

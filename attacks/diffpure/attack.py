@@ -5,8 +5,7 @@ The idea is Nie et al.'s (2022); the form, image-to-image by a text-to-image mod
 
 from __future__ import annotations
 
-from immunebench import Context, LatentDiffusion, Params, Pictures
-from immunebench.execution.inputs import recaption
+from immunebench import Context, LatentDiffusion, Params, Pictures, recaption
 
 
 def purify(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Context) -> Pictures:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from immunebench import Context, LatentDiffusion, Params, Pictures
-from immunebench.methods.restoration import denoised, noised
+from immunebench import Context, LatentDiffusion, Params, Pictures, denoised, noised
 
 
 def purify(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Context) -> Pictures:

@@ -6,9 +6,7 @@ the parameter `negative_prompt`, which the engine gives to the sampler.
 
 from __future__ import annotations
 
-from immunebench import Context, LatentDiffusion, Params, Pictures
-from immunebench.methods.consistency import consistent
-from immunebench.methods.restoration import denoised, noised
+from immunebench import Context, LatentDiffusion, Params, Pictures, consistent, denoised, noised
 
 
 def purify(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Context) -> Pictures:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from immunebench import Context, LatentDiffusion, Params, Pictures
-from immunebench.methods.restoration import noised
+from immunebench import Context, LatentDiffusion, Params, Pictures, noised
 
 
 def purify(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Context) -> Pictures:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from immunebench import Context, LatentDiffusion, Params, Pictures
-from immunebench.methods.adapters import Words
-from immunebench.model.diffusion import training
+from immunebench import Context, LatentDiffusion, Params, Pictures, Words, training
 
 
 def attach(model: LatentDiffusion, params: Params, ctx: Context) -> Words:

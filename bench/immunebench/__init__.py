@@ -1,7 +1,6 @@
 """ImmuneBench: how well does a protection stop the fine-tuning of a text-to-image model on a concept?
 
-What entry authors import lives here. Names load on first use, so that importing
-the package stays free of torch.
+What entry authors import lives here. Names load on first use, so that importing the package stays free of torch.
 """
 
 from __future__ import annotations
@@ -15,31 +14,70 @@ from immunebench.core.version import __version__
 if TYPE_CHECKING:
     from immunebench.api import run
     from immunebench.core.types import Concept, Params, Pictures, StageError, Weights
-    from immunebench.methods.context import Context
-    from immunebench.model.diffusion import LatentDiffusion
+    from immunebench.core.wording import recaption
+    from immunebench.methods.adapters import Adapter, Dense, LowRank, Words
+    from immunebench.methods.bound import within
+    from immunebench.methods.consistency import consistent
+    from immunebench.methods.context import Context, distance
+    from immunebench.methods.perturb import Draws, Perturbation
+    from immunebench.methods.restoration import denoised, noised
+    from immunebench.methods.surrogate import Surrogate, watched
+    from immunebench.model.diffusion import Batch, LatentDiffusion, training
 
 __all__ = [
+    "Adapter",
+    "Batch",
     "Concept",
     "Context",
+    "Dense",
+    "Draws",
     "LatentDiffusion",
+    "LowRank",
     "Params",
+    "Perturbation",
     "Pictures",
     "StageError",
+    "Surrogate",
     "UsageError",
     "Weights",
+    "Words",
     "__version__",
+    "consistent",
+    "denoised",
+    "distance",
+    "noised",
+    "recaption",
     "run",
+    "training",
+    "watched",
+    "within",
 ]
 
 _HOMES = {
+    "Adapter": "methods.adapters",
+    "Batch": "model.diffusion",
     "Concept": "core.types",
     "Context": "methods.context",
+    "Dense": "methods.adapters",
+    "Draws": "methods.perturb",
     "LatentDiffusion": "model.diffusion",
+    "LowRank": "methods.adapters",
     "Params": "core.types",
+    "Perturbation": "methods.perturb",
     "Pictures": "core.types",
     "StageError": "core.types",
+    "Surrogate": "methods.surrogate",
     "Weights": "core.types",
+    "Words": "methods.adapters",
+    "consistent": "methods.consistency",
+    "denoised": "methods.restoration",
+    "distance": "methods.context",
+    "noised": "methods.restoration",
+    "recaption": "core.wording",
     "run": "api",
+    "training": "model.diffusion",
+    "watched": "methods.surrogate",
+    "within": "methods.bound",
 }
 
 

@@ -7,9 +7,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from immunebench import Concept, Context, LatentDiffusion, Params, Pictures, StageError
-from immunebench.methods.perturb import Draws, Perturbation
-from immunebench.methods.surrogate import Surrogate, watched
+from immunebench import (
+    Concept,
+    Context,
+    Draws,
+    LatentDiffusion,
+    Params,
+    Perturbation,
+    Pictures,
+    StageError,
+    Surrogate,
+    watched,
+)
 
 
 def protect_images(

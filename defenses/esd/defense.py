@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import mse_loss
 
-from immunebench import Concept, Context, LatentDiffusion, Params, Weights
-from immunebench.model.diffusion import training
+from immunebench import Concept, Context, LatentDiffusion, Params, Weights, training
 
 
 def protect_model(model: LatentDiffusion, concepts: tuple[Concept, ...], params: Params, ctx: Context) -> Weights:

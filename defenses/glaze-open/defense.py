@@ -11,9 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from immunebench import Concept, Context, LatentDiffusion, Params, Pictures, StageError
-from immunebench.execution.inputs import recaption
-from immunebench.methods.bound import within
+from immunebench import Concept, Context, LatentDiffusion, Params, Pictures, StageError, recaption, within
 
 
 def protect_images(

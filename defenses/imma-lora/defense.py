@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from immunebench import Concept, Context, LatentDiffusion, Params, Weights
-from immunebench.methods.context import distance
-from immunebench.model.diffusion import training
+from immunebench import Concept, Context, LatentDiffusion, Params, Weights, distance, training
 
 
 def protect_model(model: LatentDiffusion, concepts: tuple[Concept, ...], params: Params, ctx: Context) -> Weights:

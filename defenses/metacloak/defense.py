@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import functional
 
-from immunebench import Concept, Context, LatentDiffusion, Params, Pictures
-from immunebench.methods.perturb import Draws, Perturbation
-from immunebench.methods.surrogate import Surrogate
+from immunebench import Concept, Context, Draws, LatentDiffusion, Params, Perturbation, Pictures, Surrogate
 
 
 def protect_images(

@@ -7,8 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from immunebench import Concept, Context, LatentDiffusion, Params, Pictures
-from immunebench.methods.perturb import Draws, Perturbation
+from immunebench import Concept, Context, Draws, LatentDiffusion, Params, Perturbation, Pictures
 
 
 def protect_images(

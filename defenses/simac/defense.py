@@ -8,10 +8,19 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from immunebench import Concept, Context, LatentDiffusion, Params, Pictures, StageError
-from immunebench.methods.perturb import Draws, Perturbation
-from immunebench.methods.surrogate import Surrogate, watched
-from immunebench.model.diffusion import Batch
+from immunebench import (
+    Batch,
+    Concept,
+    Context,
+    Draws,
+    LatentDiffusion,
+    Params,
+    Perturbation,
+    Pictures,
+    StageError,
+    Surrogate,
+    watched,
+)
 
 
 def protect_images(

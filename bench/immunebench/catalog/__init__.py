@@ -1,0 +1,1 @@
+"""Finds entries, tasks, suites and profiles, and reads their manifests without running any code."""

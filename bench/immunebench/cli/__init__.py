@@ -1,0 +1,1 @@
+"""The commands of ``immunebench``: parse, call, print; one file for each group."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from immunebench.core.types import Pictures
+
 #: What a picture of somebody's own shows where nobody captioned it, by family; see `fill`.
 CONTENT = {"style": "a picture", "object": "a {subject}", "identity": "a portrait of {subject}"}
 _STYLE = re.compile(r",? in (the )?\{token\} style")
@@ -59,3 +61,9 @@ def content(prompt: str, noun: str) -> str:
     named = re.sub(rf"\{{token\}}( {own}\b)?", noun, prompt)
     with_article = re.sub(rf"\b(of|with|by) {own}\b", rf"\1 a {noun}", named)
     return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", with_article)
+
+
+def recaption(pictures: Pictures, template: str, *, token: str, noun: str) -> Pictures:
+    """Caption every picture from a template; see `fill`."""
+    captions = (fill(template, token=token, noun=noun, content=content) for content in pictures.captions)
+    return Pictures(pictures.pixels, tuple(captions))

@@ -1,0 +1,1 @@
+"""What TOML files may say: tasks, suites, profiles, manifests, models; and the rules of scoring."""

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from immunebench.methods.adapters import Adapter
     from immunebench.methods.context import AttackHandle, Context
     from immunebench.model.diffusion import LatentDiffusion
-from immunebench.execution.inputs import Key, load_distance, loader, recaption, surrogate
+from immunebench.core.wording import recaption
+from immunebench.execution.inputs import Key, load_distance, loader, surrogate
 
 Report = Callable[[str, int, int], None]
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from immunebench.catalog.loading import default_catalog
-from immunebench.core.types import Numerics, Pictures, Weights
-from immunebench.core.wording import fill
+from immunebench.core.types import Numerics, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,12 +62,6 @@ def loader(name: str) -> Callable[..., Any]:
     module, _, function = name.partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(module), function)
     return found
-
-
-def recaption(pictures: Pictures, template: str, *, token: str, noun: str) -> Pictures:
-    """Caption every picture from a template; see `wording.fill`."""
-    captions = (fill(template, token=token, noun=noun, content=content) for content in pictures.captions)
-    return Pictures(pictures.pixels, tuple(captions))
 
 
 def surrogate(name: str, key: Key, model: LatentDiffusion) -> Callable[[], LatentDiffusion]:

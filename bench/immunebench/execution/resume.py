@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 #: their own, and the loops `time steps` of simac and `pool` of metacloak, which fill a list; these two run anew before
 #: their last loop is taken up. FSMG is one round, and within a round nothing is kept.
 KNOWN: Mapping[str, tuple[str, ...]] = {
-    "b45d5e79de7c4ccbabf99b3119745ef06c08d40b439965c3acc3bcc66f336bf7": ("training",),  # lora
-    "3ecc3508e25efc23c681ab877c3c8d00299f6647fc3238e78d121f94e23b681e": ("training",),  # dreambooth
-    "a7344c6e70a614c94067846be90186286dd73ad302354f8780bdfa5aff9b344e": ("training",),  # textual-inversion
-    "332cf47aaa1946c4e571da66037b85272d35968f95df61bec6c052208cbf78b9": ("training",),  # imma-lora
-    "5d6f8451c624440f2410d0f1e11b5e8862a1b281c67989a313f7150d9f3515af": ("erasing",),  # esd
-    "e8adc5d1761859448d47103239a63c4f230c4e475cb99fa823c8ba587e83df05": ("perturbing",),  # mist
-    "2aba315b09195ce95865370b2596213039f445b4faf652391e9e408ff1c68525": ("rounds",),  # anti-dreambooth
-    "868474e3018cd30ce5c161e96f42a6f1a118babf2960e13893f458267cac05b2": ("rounds",),  # simac
-    "4118d57b596c2fcb87fd95e7bde261381952f24498d734a9025fc58809be758c": ("trials",),  # metacloak
+    "3bb74c474b96b8f6c978b25abdf1572d12c24d32fc7f67efb5231802aa64262e": ("training",),  # lora
+    "183d4974c34a64bdf6a4b7d03d0cbe93f8221d23db9ebe635ea8689b5d1d68f1": ("training",),  # dreambooth
+    "4038a2fa6bb0ccb4cf90125d6b1e389f0fbf5c6f9ba4b22fffd11b4e929a415c": ("training",),  # textual-inversion
+    "d3d9fa08b0c289d468000bd5b0e4b682b23fa45f090a9f5defcd036e2578f270": ("training",),  # imma-lora
+    "a8ea4c6b566ccbe824a6677a9d9da29868f8144d75887acacdd6b9a8b312d42f": ("erasing",),  # esd
+    "f4e50ffa8297f083fe9bff3a1810b0da57fa7dad7cab85936a4ce099bc7ab31c": ("perturbing",),  # mist
+    "d71c4e51e7e82a4c4e4967e633fcfd5e83941aaf1f6ecc09a2f31108fc895427": ("rounds",),  # anti-dreambooth
+    "c59bc0217c6b4fd01bf0607c3dac8a5ecf079b458db8a388dc017d5c707d3f35": ("rounds",),  # simac
+    "930204617b3fd0a78c0ccea94a8c1e284ada6717ea3e79182466e1a9c3c9f027": ("trials",),  # metacloak
 }
 
 

@@ -22,6 +22,7 @@ from immunebench.store.graph import runs_entries
 
 if TYPE_CHECKING:
     from immunebench.store.graph import StageSpec
+from immunebench.core.wording import recaption
 from immunebench.execution.hooks import (
     Report,
     call_hook,
@@ -34,7 +35,7 @@ from immunebench.execution.hooks import (
     make_context,
     named,
 )
-from immunebench.execution.inputs import Key, forget_base, load_base, loader, recaption, released
+from immunebench.execution.inputs import Key, forget_base, load_base, loader, released
 
 Meta = dict[str, Any]
 Stage = Callable[[Key, Mapping[str, Path], Path, Report], Meta]

@@ -1,0 +1,1 @@
+"""What this machine can run, and what a method takes on a profile."""

@@ -1,0 +1,1 @@
+"""What defenses and attacks are written in: context, adapters, perturbations, surrogates, bounds."""

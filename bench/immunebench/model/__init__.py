@@ -1,0 +1,1 @@
+"""Latent diffusion and its numerics: networks, text conditions, optimisers, precision, memory."""

@@ -1,0 +1,1 @@
+"""Turns folders, data sets and submitted files into pictures with captions."""

@@ -1,0 +1,1 @@
+"""Content-addressed artifacts on disk: stages, their digests, bookmarks of unfinished stages."""

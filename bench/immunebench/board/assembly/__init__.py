@@ -1,0 +1,1 @@
+"""All records of a suite become one board."""

@@ -1,0 +1,1 @@
+"""A board as tables: terminal, Markdown, CSV, JSON, LaTeX, and the document around them."""
