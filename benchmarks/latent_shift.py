@@ -33,7 +33,8 @@ from immunebench.core.machine import environment
 from immunebench.core.types import Numerics, Pictures
 from immunebench.core.wording import recaption
 from immunebench.methods.adapters import install
-from immunebench.model.diffusion import Batch, LatentDiffusion
+from immunebench.model.batch import Batch
+from immunebench.model.diffusion import LatentDiffusion
 from immunebench.model.runtime import prepare_process
 from immunebench.store.artifacts import Store
 from immunebench.store.graph import CellGraph, Plan

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from immunebench.methods.perturb import Draws, Perturbation
     from immunebench.methods.restoration import denoised, noised
     from immunebench.methods.surrogate import Surrogate, watched
-    from immunebench.model.diffusion import Batch, LatentDiffusion, training
+    from immunebench.model.batch import Batch
+    from immunebench.model.diffusion import LatentDiffusion
+    from immunebench.model.runtime import training
 
 __all__ = [
     "Adapter",
@@ -55,7 +57,7 @@ __all__ = [
 
 _HOMES = {
     "Adapter": "methods.adapters",
-    "Batch": "model.diffusion",
+    "Batch": "model.batch",
     "Concept": "core.types",
     "Context": "methods.context",
     "Dense": "methods.adapters",
@@ -75,7 +77,7 @@ _HOMES = {
     "noised": "methods.restoration",
     "recaption": "core.wording",
     "run": "api",
-    "training": "model.diffusion",
+    "training": "model.runtime",
     "watched": "methods.surrogate",
     "within": "methods.bound",
 }
