@@ -23,7 +23,7 @@ from immunebench import api
 from immunebench.board.assembly.aggregate import aggregate
 from immunebench.board.scores.reading import measurement
 from immunebench.execution import execute
-from immunebench.records.record import build_record
+from immunebench.records.building import build_record
 from immunebench.store.graph import CellGraph, Plan, StageSpec
 
 

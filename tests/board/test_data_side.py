@@ -23,8 +23,9 @@ from immunebench.cli.report import lines
 from immunebench.core.errors import UsageError
 from immunebench.declared import scoring
 from immunebench.plan.planning import make_plan
+from immunebench.records.building import build_record
 from immunebench.records.defense_sheet import ROW_BYTES, SheetRow, defense_rows, difference, write_sheet
-from immunebench.records.record import Measured, Purified, Record, build_record
+from immunebench.records.record import Measured, Purified, Record
 from immunebench.store.graph import Plan
 
 BLUR = """\

@@ -31,7 +31,7 @@ from immunebench.board.site.suite import check_sheet
 from immunebench.catalog.loading import load_catalog
 from immunebench.cli import main as cli
 from immunebench.core.errors import UsageError
-from immunebench.records.record import read_records
+from immunebench.records.files import read_records
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -39,7 +39,8 @@ from immunebench.pictures.dataset_source import home, read_lock, state
 from immunebench.pictures.intake import read_picture
 from immunebench.plan.planning import make_plan
 from immunebench.plan.specs import Specs
-from immunebench.records.record import Record, build_record
+from immunebench.records.building import build_record
+from immunebench.records.record import Record
 from photos import photo
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"

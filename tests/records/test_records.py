@@ -13,7 +13,9 @@ from immunebench.catalog.loading import load_catalog
 from immunebench.cli.report import lines
 from immunebench.core.errors import UsageError
 from immunebench.plan.planning import make_plan
-from immunebench.records.record import Record, build_record, json_schema, read_records, write_records
+from immunebench.records.building import build_record
+from immunebench.records.files import json_schema, read_records, write_records
+from immunebench.records.record import Record
 from immunebench.store.graph import Plan
 
 KEY = "style-a/shield/lora/cpu/0"

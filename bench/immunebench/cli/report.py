@@ -29,7 +29,7 @@ def find_records(key: str, results: Path, suite: str | None = None) -> list[tupl
     UsageError
         No record has that key, or none of that suite; the nearest is named.
     """
-    from immunebench.records.record import read_records
+    from immunebench.records.files import read_records
 
     keys: set[str] = set()
     found: dict[str, tuple[Path, Record]] = {}
@@ -49,7 +49,7 @@ def find_records(key: str, results: Path, suite: str | None = None) -> list[tupl
 
 def referenced(results: Path) -> set[str]:
     """Digests of every artifact that a record below a folder names."""
-    from immunebench.records.record import read_records
+    from immunebench.records.files import read_records
 
     if not results.is_dir():
         return set()

@@ -57,7 +57,7 @@ def make_plan(
         builder.attacks(name, "--attack")  # What is no chain at all is said first.
     chains = _select("--attack", attack, suite.names("chains"), file)
     cells = [
-        Cell(name, entry.id, chain, builder.profile.id, number, setting)
+        Cell(name, entry.id, chain, builder.specs.profile.id, number, setting)
         for name, entry, chain, setting in _places(suite, catalog, _many(defense), file)
         if name in tasks and chain in chains
         for number in dict.fromkeys(seeds)
@@ -79,7 +79,7 @@ def make_plan(
         check_setting(catalog, catalog.defense(entry_id), catalog.task(name), setting, file)
     _check_models(cells, catalog, builder)
     roots = {cell.key: builder.cell(cell) for cell in cells}
-    return Plan(suite, tuple(cells), builder.stages, roots)
+    return Plan(suite, tuple(cells), builder.specs.stages, roots)
 
 
 def _places(
@@ -117,7 +117,7 @@ def _check_models(cells: Sequence[Cell], catalog: Catalog, builder: Builder) -> 
         for base in filter(None, (catalog.task(name).base, setting.surrogate, setting.attacker_base, *lent)):
             on.setdefault(base, {}).update({entry.id: entry for entry in entries})
     for base, known in on.items():
-        check_base(catalog, base, builder.profile)
+        check_base(catalog, base, builder.specs.profile)
         check_predictions(catalog, known.values(), base)
 
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image, ImageFont
 
-    from immunebench.records.record import Artifacts, Sheet
+    from immunebench.records.building import Artifacts
+    from immunebench.records.record import Sheet
     from immunebench.store.graph import CellGraph
 
     Pixels: TypeAlias = NDArray[np.uint8]
@@ -162,7 +163,7 @@ def cell_sheet(graph: CellGraph, store: Artifacts, folder: Path) -> Sheet | None
 
 def _note(graph: CellGraph, store: Artifacts) -> str:
     """What the attacked pictures measure beside the score, of what the suite asks for."""
-    from immunebench.records.record import Reader
+    from immunebench.records.building import Reader
 
     reader, last = Reader(graph, store), graph.curve[max(graph.curve)]
     words = {"prompt_accuracy": "follow their prompt", "collapse": "collapsed"}
