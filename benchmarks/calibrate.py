@@ -122,7 +122,7 @@ def main() -> None:
             row = {
                 "setting": setting, "task": task, "status": record.status, "floor": floor, "ceiling": s(top.mean),
                 "se": round(float(np.std(top.values, ddof=1) / len(top.values) ** 0.5 / span), 3),
-                "s by step": {step: s(value) for step, value in score.per_step.items()},
+                "s by step": {step: s(value) for step, value in score.means.items()},
                 "g": record.utility.g, "g_base": record.utility.g_base,
             }  # fmt: skip
             if options.defense != "none":

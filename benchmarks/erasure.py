@@ -145,7 +145,7 @@ def plan(builder: Builder, task: Task, erasure: Entry, seed: int, others: Sequen
     erased = builder.released(erasure, task, seed, {})
     images = builder.published(task)
     noun, own = task.concept.noun, stream(seed, "adapt", task.id)
-    adapter = builder.specs.adapt(attack, task, task.attacker, noun, images, erased, own)
+    adapter = builder.specs.adapt(attack, task, task.attacker, noun, images, erased, own, steps)
     noise: list[str | int] = [task.id, seed]
 
     def drawn_others(model: dict[str, str]) -> str:
@@ -156,7 +156,7 @@ def plan(builder: Builder, task: Task, erasure: Entry, seed: int, others: Sequen
         others_base=drawn_others({}),
         erased=builder.specs.generate(task, prompts, erased, noise),
         others_erased=drawn_others(erased),
-        relearned={step: builder.specs.generate(task, prompts, erased, noise, adapter, step, [step]) for step in steps},
+        relearned={step: builder.specs.generate(task, prompts, erased, noise, adapter, step) for step in steps},
     )
 
 

@@ -318,7 +318,7 @@ def test_statistics_do_not_depend_on_the_order_of_records() -> None:
 
 def test_roles_of_chains() -> None:
     assert scoring.role("jpeg50+lora") == "headline"
-    assert scoring.role("lora-steps-x2") == "headline"
+    assert scoring.role("lora-lr-x3") == "headline"
     assert scoring.role("jpeg50+lora-rank-x16") == "ladder"
     assert scoring.role("adaptive-lora") == "ladder"
     assert scoring.role("merge-back+lora") == "public base"

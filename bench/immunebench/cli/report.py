@@ -72,7 +72,7 @@ def lines(record: Record, file: Path) -> list[str]:
         out.append(f"failed stage {record.failure.stage} {record.failure.digest}")
     floor, ceiling = record.baseline.floor, record.baseline.ceiling
     for name, score in record.scores.items():
-        steps = "  ".join(f"step {step}: {mean:.3f}" for step, mean in sorted(score.per_step.items()))
+        steps = "  ".join(f"step {step}: {mean:.3f}" for step, mean in sorted(score.means.items()))
         out.append(f"score        {name} {score.mean:.3f} over {score.n} pictures  ({steps})")
     for label, base in (("floor", floor), ("ceiling", ceiling)):
         score_of = None if base is None else base.scores.get(record.metric)

@@ -45,6 +45,7 @@ class Builder:
         cleaning = self.specs.cleaning(purifiers, theirs.base)
         prompts = self.prompts(task.evaluation.prompts, task.attacker.token, task)
         steps = self.saves(attack, theirs)
+        final = self.final(attack, theirs)
 
         start = self.start(task, cell.seed)
         published = self.published(task)
@@ -63,22 +64,24 @@ class Builder:
 
         def attacked(images: str, model: Model, *, again: bool) -> tuple[dict[int, str], dict[int, str]]:
             images, seed = cleaned(images, again=again)[-1], adapting(again)
-            adapter = self.specs.adapt(attack, theirs, self.words(task), task.concept.noun, images, model, seed)
+            adapter = self.specs.adapt(attack, theirs, self.words(task), task.concept.noun, images, model, seed, steps)
             noise: list[str | int] = [task.id, cell.seed]
             drawn = {
-                step: self.specs.generate(theirs, prompts, model, noise, adapter, step, steps, cleaning=cleaning)
+                step: self.specs.generate(
+                    theirs, prompts, model, noise, adapter, step, early=step != final, cleaning=cleaning
+                )
                 for step in steps
             }
             last = {**compared, "training": images}
             return drawn, {
-                s: self.grading.score(task, made, last if s == steps[-1] else compared) for s, made in drawn.items()
+                s: self.grading.score(task, made, last if s == final else compared) for s, made in drawn.items()
             }
 
         drawn, curve = attacked(images, released, again=entry.replicate)
         undefended, ceiling = attacked(published, start, again=False)
         floor_pictures = self.specs.generate(theirs, prompts, start, [task.id, cell.seed])
         given = cleaned(images, again=entry.replicate)
-        last = {"attacked": drawn[steps[-1]], "undefended": undefended[steps[-1]]}
+        last = {"attacked": drawn[final], "undefended": undefended[final]}
         # What papers report belongs where pictures are protected or cleaned; a face may be lost to any defense.
         asked = task.family == "identity" or given != (published,)
         graph = CellGraph(
@@ -90,6 +93,10 @@ class Builder:
             ceiling_pictures=undefended,
             floor=self.grading.score(task, floor_pictures, compared),
             floor_pictures=floor_pictures,
+            final=final,
+            defended_floor=self.grading.score(
+                task, self.specs.generate(theirs, prompts, released, [task.id, cell.seed]), compared
+            ),
             anchor=self.grading.anchor(task, reference),
             reference=reference,
             unseen=self.grading.unseen(task, published),
@@ -146,7 +153,11 @@ class Builder:
             saves = save_steps(params)
         except ValueError as error:
             raise UsageError(str(error), file=attack.path, field="params") from error
-        return saves if self.suite.curve_pictures else saves[-1:]
+        return saves if self.suite.curve_pictures else (self.final(attack, task),)
+
+    def final(self, attack: Entry, task: Task) -> int:
+        """Return the step that is scored on all prompts: the preset's own length."""
+        return int(self.catalog.params(attack, task.base)["steps"])  # type: ignore[arg-type]
 
     def prompts(self, prompts: Sequence[Prompt], token: str, task: Task) -> list[str]:
         """Return the suite's number of prompts with the placeholder filled in."""
@@ -219,7 +230,7 @@ class Builder:
         unrelated = self.catalog.models.bases[task.base].unrelated_prompts
         benign = task.benign
         prompts = self.prompts(benign.prompts, benign.token, task)
-        last = self.saves(attack, task)[-1]
+        last = self.final(attack, task)
         images = self.specs.pictures(task, benign.concept, "published", task.pictures.published, benign.source)
         reference = self.specs.pictures(task, benign.concept, "reference", task.pictures.reference, benign.source)
         compared = {"reference": reference}
@@ -237,8 +248,8 @@ class Builder:
         def personalised(model: Model) -> str:
             words = Wording(caption=benign.caption, token=benign.token)
             own_seed = stream(seed, "adapt", "benign", benign.concept)
-            adapter = self.specs.adapt(attack, task, words, benign.noun, images, model, own_seed)
-            return self.specs.generate(task, prompts, model, noise, adapter, last, [last])
+            adapter = self.specs.adapt(attack, task, words, benign.noun, images, model, own_seed, (last,))
+            return self.specs.generate(task, prompts, model, noise, adapter, last)
 
         def alike(made: str) -> str:
             return self.specs.add("score", likeness, {"generated": made, **compared})
@@ -310,7 +321,7 @@ def _roots(graph: CellGraph) -> dict[str, list[str]]:
     return {
         # What the undefended model does is nobody's fault: a failure there leaves every row incomplete alike.
         "baseline": [*graph.ceiling.values(), graph.floor, graph.anchor, use.g_base, use.floor, use.ceiling],
-        "attack": list(graph.curve.values()),
+        "attack": [*graph.curve.values(), graph.defended_floor],
         "fidelity": [] if graph.fidelity is None else [graph.fidelity],
         "utility": [use.g, use.g_base, use.s, use.floor, use.ceiling],
         # No score of the board hangs on these: a failure among them costs nothing but themselves.

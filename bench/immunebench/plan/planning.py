@@ -18,6 +18,9 @@ from immunebench.plan.builder import Builder
 from immunebench.plan.checks import check_base, check_defense, check_predictions, check_setting, check_task
 from immunebench.store.graph import Cell, Plan
 
+#: The defense that changes nothing.
+NONE = "none"
+
 
 def make_plan(
     suite: Suite,
@@ -50,6 +53,7 @@ def make_plan(
     file = catalog.paths.get(("suite", suite.id))
     tasks = _select("--task", task, suite.names("tasks"), file)
     seeds = list(suite.seeds) if seed is None else [seed] if isinstance(seed, int) else list(seed)
+    further = suite.none_seeds if seed is None else ()
     if any(number < 0 for number in seeds):
         raise UsageError("must not be negative, not", field="--seed", value=min(seeds))
     builder = Builder(suite, catalog, file, profile)
@@ -60,7 +64,7 @@ def make_plan(
         Cell(name, entry.id, chain, builder.specs.profile.id, number, setting)
         for name, entry, chain, setting in _places(suite, catalog, _many(defense), file)
         if name in tasks and chain in chains
-        for number in dict.fromkeys(seeds)
+        for number in dict.fromkeys([*seeds, *(further if entry.id == NONE and setting.usual else ())])
     ]
     for name in _many(defense):
         entry = catalog.defense(name)

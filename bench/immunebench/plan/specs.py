@@ -159,10 +159,22 @@ class Specs:
         }
         return self.add("purify", key, {"images": images}, self.seconds(entry, task.base))
 
-    def adapt(self, entry: Entry, task: Task, words: Wording, noun: str, images: str, model: Model, seed: int) -> str:
-        """Add an adaptation."""
+    def adapt(
+        self,
+        entry: Entry,
+        task: Task,
+        words: Wording,
+        noun: str,
+        images: str,
+        model: Model,
+        seed: int,
+        saves: Sequence[int],
+    ) -> str:
+        """Add an adaptation that trains until the last of `saves`."""
+        code = self.code(entry, task.base)
         key: Values = {
-            **self.code(entry, task.base),
+            **code,
+            "params": {**code["params"], "saves": list(saves)},  # type: ignore[dict-item]
             **self.base(task.base),
             "numerics": self.profile.numerics(sampling=False),
             "caption": words.caption,
@@ -192,12 +204,12 @@ class Specs:
         noise: list[str | int],
         adapter: str | None = None,
         step: int | None = None,
-        steps: Sequence[int] = (),
+        *,
+        early: bool = False,
         per_prompt: int | None = None,
         cleaning: Values | None = None,
     ) -> str:
-        """Add pictures: all of them of the last step, one for each of the first prompts of an earlier one."""
-        early = step is not None and step != steps[-1]
+        """Add pictures: of an `early` step one for each of the first prompts, else all of them."""
         key: Values = {
             **self.base(task.base),
             "numerics": self.profile.numerics(sampling=True),

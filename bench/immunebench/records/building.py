@@ -68,13 +68,13 @@ class Reader:
         }
 
     def curve(self, curve: dict[int, str]) -> dict[str, Score]:
-        """Return the scores of the last step with the means of all steps; empty if the last is missing."""
+        """Return the scores of the final step with the values of all steps; empty if the final one is missing."""
         steps = {step: self.metrics(digest) for step, digest in sorted(curve.items())}
-        last = steps[max(steps)]
+        last = steps[self.graph.final]
         return {
             name: Score(
                 **dict(score),
-                per_step={step: found[name].mean for step, found in steps.items() if name in found},
+                per_step={step: found[name].values for step, found in steps.items() if name in found},
             )
             for name, score in last.items()
         }
@@ -99,9 +99,8 @@ def build_record(cell: Cell, graph: CellGraph, store: Artifacts, *, sheet: Sheet
     facts, reader = graph.facts, Reader(graph, store)
     failure, status = find_failure(graph, store)
     anchor = reader.json(graph.anchor, "scores.json")
-    floor = {name: Score(**dict(score), per_step={}) for name, score in reader.metrics(graph.floor).items()}
     ceiling = reader.curve(graph.ceiling)
-    last = graph.curve[max(graph.curve)]
+    last = graph.curve[graph.final]
     made = store.manifest(last) or {}
     return Record(
         suite=facts.suite,
@@ -116,8 +115,9 @@ def build_record(cell: Cell, graph: CellGraph, store: Artifacts, *, sheet: Sheet
         failure=None if status == "skipped" else failure,
         scores=reader.curve(graph.curve),
         baseline=Baselines(
-            floor=Baseline(digest=graph.floor, scores=floor) if floor else None,
-            ceiling=Baseline(digest=graph.ceiling[max(graph.ceiling)], scores=ceiling) if ceiling else None,
+            floor=_floor(reader, graph.floor),
+            defended_floor=_floor(reader, graph.defended_floor),
+            ceiling=Baseline(digest=graph.ceiling[graph.final], scores=ceiling) if ceiling else None,
         ),
         anchors=None
         if anchor is None
@@ -138,6 +138,11 @@ def build_record(cell: Cell, graph: CellGraph, store: Artifacts, *, sheet: Sheet
         created=str(made.get("created", "")),
         sheet=sheet,
     )
+
+
+def _floor(reader: Reader, digest: str) -> Baseline | None:
+    found = {name: Score(**dict(score), per_step={}) for name, score in reader.metrics(digest).items()}
+    return Baseline(digest=digest, scores=found) if found else None
 
 
 def find_failure(graph: CellGraph, store: Artifacts) -> tuple[Failure | None, Status]:
@@ -260,7 +265,7 @@ def _cost(graph: CellGraph, store: Artifacts) -> dict[str, Cost]:
 
 
 def _artefacts(graph: CellGraph, store: Artifacts) -> dict[str, str]:
-    last = max(graph.curve)
+    last = graph.final
     named = {
         **graph.protect,
         **({"purified": graph.given[-1]} if len(graph.given) > 1 else {}),
@@ -274,7 +279,7 @@ def _artefacts(graph: CellGraph, store: Artifacts) -> dict[str, str]:
 
 
 def _environment(graph: CellGraph, store: Artifacts) -> dict[str, str]:
-    made = store.manifest(graph.pictures[max(graph.pictures)]) or {}
+    made = store.manifest(graph.pictures[graph.final]) or {}
     found = {**made.get("versions", {}), **made.get("meta", {}).get("environment", {})}
     flat = {name: str(value) for name, value in found.items() if isinstance(value, (str, int, float))}
     return {"os": platform.system(), **flat}

@@ -143,7 +143,7 @@ def cell_sheet(graph: CellGraph, store: Artifacts, folder: Path) -> Sheet | None
     """
     from immunebench.records.record import Sheet
 
-    generated = graph.pictures[max(graph.pictures)], graph.ceiling_pictures[max(graph.ceiling_pictures)]
+    generated = graph.pictures[graph.final], graph.ceiling_pictures[graph.final]
     defended, undefended, reference = (store.path(digest) for digest in (*generated, graph.reference))
     if defended is None or undefended is None or reference is None:
         return None
@@ -165,7 +165,7 @@ def _note(graph: CellGraph, store: Artifacts) -> str:
     """What the attacked pictures measure beside the score, of what the suite asks for."""
     from immunebench.records.building import Reader
 
-    reader, last = Reader(graph, store), graph.curve[max(graph.curve)]
+    reader, last = Reader(graph, store), graph.curve[graph.final]
     words = {"prompt_accuracy": "follow their prompt", "collapse": "collapsed"}
     found = [(reader.by_id(last, metric), text) for metric, text in words.items()]
     return ", ".join(f"{100 * part:.0f} % {text}" for part, text in found if part is not None)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_serializer, field_validator
 
 from immunebench.declared.schema import DefenseName, Id, Model, Values
 from immunebench.declared.suite import USUAL, Setting
@@ -64,9 +64,26 @@ class Measured(Model):
 
 
 class Score(Measured):
-    """A metric at the attack's last step, and its mean at each scored step."""
+    """A metric at the preset's length of the attack, and its values at each scored step, one a picture."""
 
-    per_step: dict[int, float]
+    per_step: dict[int, tuple[float, ...]]
+
+    @property
+    def means(self) -> dict[int, float]:
+        """The mean at each scored step."""
+        return {step: sum(values) / len(values) for step, values in self.per_step.items()}
+
+    @field_validator("per_step", mode="before")
+    @classmethod
+    def _means_are_values(cls, steps: Any) -> Any:
+        """Take the mean of a step, which older records hold, as its one value."""
+        if not isinstance(steps, dict):
+            return steps
+        return {step: (value,) if isinstance(value, int | float) else value for step, value in steps.items()}
+
+    @field_serializer("per_step")
+    def _a_mean_stays_one(self, steps: dict[int, tuple[float, ...]]) -> dict[int, float | tuple[float, ...]]:
+        return {step: values[0] if len(values) == 1 else values for step, values in steps.items()}
 
 
 class Baseline(Model):
@@ -77,9 +94,10 @@ class Baseline(Model):
 
 
 class Baselines(Model):
-    """Start model without adaptation, and the same chain without a defense."""
+    """Start model without adaptation, the released model without it, and the same chain without a defense."""
 
     floor: Baseline | None
+    defended_floor: Baseline | None = Field(default=None, exclude_if=lambda value: value is None)
     ceiling: Baseline | None
 
 

@@ -34,7 +34,7 @@ def measurement(record: Record) -> Measurement:
         m_def=score.values if score is not None else (),
         m_none=_values(_score(baseline.ceiling, record.metric)),
         m_floor=_values(_score(baseline.floor, record.metric)),
-        curve=score.per_step if score is not None else {},
+        curve=score.means if score is not None else {},
         base=cell.base,
         anchored=anchors is not None,
         m_same=anchors.m_same if anchors is not None else 0.0,
