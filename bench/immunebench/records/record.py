@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, field_serializer, field_validator
+from pydantic import Field
 
 from immunebench.declared.schema import DefenseName, Id, Model, Values
 from immunebench.declared.suite import USUAL, Setting
@@ -66,24 +66,18 @@ class Measured(Model):
 class Score(Measured):
     """A metric at the preset's length of the attack, and its values at each scored step, one a picture."""
 
-    per_step: dict[int, tuple[float, ...]]
+    #: Of records from before the curve's pictures were kept, the mean alone.
+    per_step: dict[int, tuple[float, ...] | float]
+
+    @property
+    def curve(self) -> dict[int, tuple[float, ...]]:
+        """The values at each scored step; a mean stands as one value."""
+        return {step: v if isinstance(v, tuple) else (v,) for step, v in self.per_step.items()}
 
     @property
     def means(self) -> dict[int, float]:
         """The mean at each scored step."""
-        return {step: sum(values) / len(values) for step, values in self.per_step.items()}
-
-    @field_validator("per_step", mode="before")
-    @classmethod
-    def _means_are_values(cls, steps: Any) -> Any:
-        """Take the mean of a step, which older records hold, as its one value."""
-        if not isinstance(steps, dict):
-            return steps
-        return {step: (value,) if isinstance(value, int | float) else value for step, value in steps.items()}
-
-    @field_serializer("per_step")
-    def _a_mean_stays_one(self, steps: dict[int, tuple[float, ...]]) -> dict[int, float | tuple[float, ...]]:
-        return {step: values[0] if len(values) == 1 else values for step, values in steps.items()}
+        return {step: sum(values) / len(values) for step, values in self.curve.items()}
 
 
 class Baseline(Model):
