@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from immunebench.model.batch import Batch
     from immunebench.model.diffusion import LatentDiffusion
     from immunebench.model.runtime import training
+    from immunebench.model.symmetry import balance
 
 __all__ = [
     "Adapter",
@@ -44,6 +45,7 @@ __all__ = [
     "Weights",
     "Words",
     "__version__",
+    "balance",
     "consistent",
     "denoised",
     "distance",
@@ -71,6 +73,7 @@ _HOMES = {
     "Surrogate": "methods.surrogate",
     "Weights": "core.types",
     "Words": "methods.adapters",
+    "balance": "model.symmetry",
     "consistent": "methods.consistency",
     "denoised": "methods.restoration",
     "distance": "methods.context",

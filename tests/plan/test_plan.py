@@ -427,8 +427,12 @@ def test_class_pictures_that_no_prompt_describes_are_named(root: Path) -> None:
     with task.open("a") as stream:
         stream.write('[prior]\nprompts = ["a house", "a tree"]\nper_prompt = 3\n')
     made = plan(root, defense="shield")
-    (prior,) = {s.inputs["prior"] for s in made.stages.values() if s.stage == "adapt"}
-    assert made.stages[prior].inputs == {} and made.stages[prior].key["per_prompt"] == 3
+    adapting = [s for s in made.stages.values() if s.stage == "adapt"]
+    for spec in adapting:
+        drawn = made.stages[spec.inputs["prior"]]
+        weights = {name: digest for name, digest in spec.inputs.items() if name == "weights"}
+        assert drawn.inputs == weights and drawn.key["per_prompt"] == 3, "drawn by the model that is adapted"
+    assert {"weights" in s.inputs for s in adapting} == {True, False}
     edited(attack, "prior_weight = 1.0", "prior_weight = 0.0")
     assert not any("prior" in s.inputs for s in plan(root).stages.values())
 

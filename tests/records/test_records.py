@@ -106,7 +106,7 @@ def test_a_record_reads_every_number_from_its_own_artifact(made: Plan, store: Fa
     assert got.fidelity is None
     assert got.params["steps"] == 5
     assert got.comparability == "tiny@1.0/style-a@1/lora@3/image_similarity@1/cpu@2"
-    # One protection and one adaptation; two steps and the floor drawn and scored; utility and baselines are not its own.
+    # One protection and one adaptation, two steps and the floor drawn and scored; the rest is not its own.
     assert {(c.peak_process_gib, c.peak_reserved_gib) for c in got.cost.values()} == {(0.25, 0.125)}
     seconds = {stage: cost.seconds for stage, cost in got.cost.items()}
     assert seconds == {"pictures": 8.0, "protect": 2.0, "adapt": 2.0, "generate": 6.0, "score": 6.0}

@@ -212,7 +212,9 @@ class Builder:
             elif "protect_images" in layer.hooks:
                 # What it simulates is trained as the attacker trains it: with class pictures where the attack has some.
                 attacks = [self.catalog.attack(name, file=layer.path, field="against") for name in layer.against]
-                prior = {name: made for attack in attacks for name, made in self.specs.prior(attack, task).items()}
+                prior = {
+                    name: made for attack in attacks for name, made in self.specs.prior(attack, task, start).items()
+                }
                 inputs = {**self.owner(task), "published": published, **start, **prior}
                 protect["protect_images"] = self.specs.hook(layer, "protect_images", task, seed, inputs)
         return protect, model, protect.get("protect_images", published)

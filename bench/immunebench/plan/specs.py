@@ -182,10 +182,13 @@ class Specs:
             "noun": noun,
             "seed": seed,
         }
-        return self.add("adapt", key, {"images": images, **model, **self.prior(entry, task)})
+        return self.add("adapt", key, {"images": images, **model, **self.prior(entry, task, model)})
 
-    def prior(self, entry: Entry, task: Task) -> dict[str, str]:
-        """Add the class pictures of an attack with a prior-preservation loss: drawn by the base, once for all."""
+    def prior(self, entry: Entry, task: Task, model: Model) -> dict[str, str]:
+        """Add the class pictures of an attack with a prior-preservation loss, drawn by the model that it adapts.
+
+        Whoever attacks released weights has no other model to draw them with.
+        """
         if not self.catalog.params(entry, task.base).get("prior_weight"):
             return {}
         if task.prior is None:
@@ -194,7 +197,7 @@ class Specs:
                 f"is missing: the attack {entry.id!r} needs class pictures", file=path, field="prior.prompts"
             )
         prompts = list(task.prior.prompts)
-        return {"prior": self.generate(task, prompts, {}, ["prior"], per_prompt=task.prior.per_prompt)}
+        return {"prior": self.generate(task, prompts, model, ["prior"], per_prompt=task.prior.per_prompt)}
 
     def generate(
         self,
