@@ -114,6 +114,7 @@ def build_record(cell: Cell, graph: CellGraph, store: Artifacts, *, sheet: Sheet
         # Nothing was done where there was nothing to measure, so nothing failed: the row is incomplete.
         failure=None if status == "skipped" else failure,
         scores=reader.curve(graph.curve),
+        final_step=graph.final,
         baseline=Baselines(
             floor=_floor(reader, graph.floor),
             defended_floor=_floor(reader, graph.defended_floor),

@@ -214,6 +214,8 @@ class Record(Model):
     reason: str = ""
     failure: Failure | None = None
     scores: dict[str, Score] = Field(default_factory=dict)
+    #: The step that the scores' values are of: the attack's preset length; 0 in records from before its curve went on.
+    final_step: int = Field(default=0, exclude_if=lambda value: value == 0)
     baseline: Baselines
     anchors: AnchorValues | None = None
     utility: Utility

@@ -34,6 +34,8 @@ def measurement(record: Record) -> Measurement:
         m_def=score.values if score is not None else (),
         m_none=_values(_score(baseline.ceiling, record.metric)),
         m_floor=_values(_score(baseline.floor, record.metric)),
+        m_floor_defended=_values(_score(baseline.defended_floor, record.metric)),
+        final=record.final_step,
         curve=score.means if score is not None else {},
         base=cell.base,
         anchored=anchors is not None,
