@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from immunebench.board.assembly import aggregate
+from immunebench.board.assembly.aggregate import aggregate
 from immunebench.board.scores import scale as scores
 from immunebench.board.scores.measurement import Measurement
 from immunebench.board.scores.model import Board, BoardError

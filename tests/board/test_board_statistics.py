@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from immunebench.board.assembly import aggregate
+from immunebench.board.assembly.aggregate import aggregate
 from immunebench.board.scores.measurement import Further, Measurement
 from immunebench.board.scores.model import Board
 from immunebench.board.statistics.sampling import TaskSample, mean_over_tasks, p_raw, resample, spread, tie_groups

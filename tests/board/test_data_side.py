@@ -12,10 +12,11 @@ from PIL import Image
 
 import house
 import made_up
+from immunebench.board.assembly.aggregate import aggregate
 from immunebench.board.loading.checks import complaint
-from immunebench.board.scores import aggregate, measurement
 from immunebench.board.scores.data_side import Table, tables
 from immunebench.board.scores.measurement import DataSide, Measurement
+from immunebench.board.scores.reading import measurement
 from immunebench.board.tables.layout import markdown
 from immunebench.board.tables.writers import to_json
 from immunebench.catalog.loading import load_catalog

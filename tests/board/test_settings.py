@@ -139,7 +139,7 @@ def test_transfer_protects_on_one_base_and_attacks_another(root: Path) -> None:
     assert not any(key.startswith("style-a/none") and "by-other" in key for key in made.roots)
     assert made.roots["style-a/none/lora/cpu/0/on-other"].curve == there.ceiling
     keys = {graph.facts.comparability(graph.cell).rpartition("/")[2] for graph in (usual, there, back)}
-    assert keys == {"cpu@1", "on-other", "by-other"}
+    assert keys == {"cpu@2", "on-other", "by-other"}
 
 
 def test_presets_of_another_base_are_taken_where_models_toml_says_so_only(root: Path) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from immunebench.board.scores import aggregate, measurement
+from immunebench.board.assembly.aggregate import aggregate
 from immunebench.board.scores.model import Board
+from immunebench.board.scores.reading import measurement
 from immunebench.declared import scoring
 from immunebench.records.files import write_records
 from immunebench.records.record import (

@@ -85,7 +85,7 @@ def gains(none: Sequence[Measurement], own: Sequence[Measurement]) -> Gains | No
     first = own[0]
     curves = [_curve(cell) for cell in (*none, *own)]
     steps = sorted(set.intersection(*map(set, curves)))
-    final = first.final or max(steps)
+    final = first.final or max(steps, default=0)
     if final not in steps:
         return None
     floor = scores.mean([_anchored(cell, cell.m_floor) for cell in none])
