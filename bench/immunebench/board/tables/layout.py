@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from immunebench.board.scores.beside import HEADS
 from immunebench.board.scores.model import Board, Row
-from immunebench.board.tables.columns import columns
+from immunebench.board.tables.columns import columns, work_text
 from immunebench.board.text import interval_text, number
 from immunebench.declared import scoring
 
@@ -21,6 +21,8 @@ COLUMNS = (
     "track",
     "P",
     "95 %",
+    "A",
+    "W",
     "U",
     "U_gen",
     "U_ben",
@@ -32,7 +34,7 @@ COLUMNS = (
 )
 
 
-_PARTS = ("U_gen", "U_ben", "fidelity", "SGR", "protect s")
+_PARTS = ("U_gen", "U_ben", "fidelity", "SGR", "protect s", "W")
 _REMARKS = 18
 
 #: Columns of a log or a pipe, where there is no terminal to ask.
@@ -191,6 +193,8 @@ def _cells(row: Row) -> list[str]:
         row.league if row.rank is not None else row.track,
         number(row.p),
         interval_text(row.p_interval),
+        number(None if row.area is None else row.area.a),
+        work_text(row),
         *map(number, scores),
         worst[0] if len(worst) == 1 else f"{len(worst)} chains" if worst else "-",
         number(row.seconds, 1),
@@ -213,6 +217,7 @@ def _table(rows: list[list[str]], heads: list[str] | tuple[str, ...]) -> str:
 def _remarks(board: Board) -> Iterator[str]:
     yield (
         "P: part of the attack's gain that the defense stops, worst chain. "
+        "A: the same over the attack's whole curve, strongest attack. W: times the steps that the attacker needs. "
         "U: part of the use of what is released that is left; "
         f"a released model below {scoring.UTILITY_GATE:g} is not ranked."
     )
