@@ -117,7 +117,7 @@ def test_show_and_status(world: Path) -> None:
     done("run", "mini-smoke", *PART, "--defense", "none")
     text = done("show", CELL)
     assert "status       ok" in text and "cost         adapt" in text and f"{world}" not in text
-    assert "sheets/style-solano--none--lora--cpu--0.png" in text
+    assert "sheets/style-solano--none--lora--cpu--0.webp" in text
     assert json.loads(done("show", CELL, "--json"))["status"] == "ok"
     rows = json.loads(done("status", "mini-smoke", "--json"))
     assert next(r["status"] for r in rows if r["task"] == "style-solano") == "done"
@@ -155,7 +155,7 @@ def test_mixed_and_transferred_cells_are_run_written_and_read_back(world: Path) 
         found, problems = load_results(world / "results" / suite, sheets=True)
         assert len(found) == len(records) and problems == [], "no twins, every key as its names and versions give it"
     key = "style-solano/noise-16/lora/cpu/0/clean-25"
-    assert key in done("show", key) and f"sheets/{key.replace('/', '--')}.png" in done("show", key)
+    assert key in done("show", key) and f"sheets/{key.replace('/', '--')}.webp" in done("show", key)
     # Where nothing stays protected both arms are the same pictures.
     whole = next(r for r in mixed if r["cell"].get("setting", {}).get("clean") == 100 and r["cell"]["hooks"])
     assert whole["artefacts"]["pictures"] == whole["artefacts"]["ceiling_pictures"]

@@ -189,7 +189,7 @@ class Failure(Model):
 class Sheet(Model):
     """The contact sheet of the cell, beside the records."""
 
-    file: str = Field(pattern=r"^sheets/[A-Za-z0-9@+._-]+\.png$")
+    file: str = Field(pattern=r"^sheets/[A-Za-z0-9@+._-]+\.(png|webp)$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
