@@ -23,7 +23,7 @@ lint: $(INSTALLED) ## ruff, import-linter (no room imports from one above it) an
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/mypy
-	@$(BIN)/mypy benchmarks mkdocs_hooks.py
+	@$(BIN)/mypy benchmarks examples mkdocs_hooks.py
 
 board: $(INSTALLED) ## score every folder of results/: tables, plots and the site in leaderboard/site/
 	@$(BIN)/immunebench board
