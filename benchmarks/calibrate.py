@@ -23,7 +23,7 @@ from immunebench import api
 from immunebench.board.assembly.aggregate import aggregate
 from immunebench.board.scores.reading import measurement
 from immunebench.execution import execute
-from immunebench.records.record import build_record
+from immunebench.records.building import build_record
 from immunebench.store.graph import CellGraph, Plan, StageSpec
 
 
@@ -122,7 +122,7 @@ def main() -> None:
             row = {
                 "setting": setting, "task": task, "status": record.status, "floor": floor, "ceiling": s(top.mean),
                 "se": round(float(np.std(top.values, ddof=1) / len(top.values) ** 0.5 / span), 3),
-                "s by step": {step: s(value) for step, value in score.per_step.items()},
+                "s by step": {step: s(value) for step, value in score.means.items()},
                 "g": record.utility.g, "g_base": record.utility.g_base,
             }  # fmt: skip
             if options.defense != "none":

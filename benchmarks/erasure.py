@@ -145,18 +145,18 @@ def plan(builder: Builder, task: Task, erasure: Entry, seed: int, others: Sequen
     erased = builder.released(erasure, task, seed, {})
     images = builder.published(task)
     noun, own = task.concept.noun, stream(seed, "adapt", task.id)
-    adapter = builder.adapt(attack, task, task.attacker, noun, images, erased, own)
+    adapter = builder.specs.adapt(attack, task, task.attacker, noun, images, erased, own, steps)
     noise: list[str | int] = [task.id, seed]
 
     def drawn_others(model: dict[str, str]) -> str:
-        return builder.generate(task, others, model, ["others", seed], per_prompt=1)
+        return builder.specs.generate(task, others, model, ["others", seed], per_prompt=1)
 
     return Drawn(
-        base=builder.generate(task, prompts, {}, noise),
+        base=builder.specs.generate(task, prompts, {}, noise),
         others_base=drawn_others({}),
-        erased=builder.generate(task, prompts, erased, noise),
+        erased=builder.specs.generate(task, prompts, erased, noise),
         others_erased=drawn_others(erased),
-        relearned={step: builder.generate(task, prompts, erased, noise, adapter, step, [step]) for step in steps},
+        relearned={step: builder.specs.generate(task, prompts, erased, noise, adapter, step) for step in steps},
     )
 
 
@@ -305,7 +305,7 @@ def main() -> None:
                 )
             erasure = tuned(found, task.base, changes)
             planned.append((task, erasure, plan(builder, task, erasure, options.seed, prompts)))
-    run(builder.stages, store, options.workers)
+    run(builder.specs.stages, store, options.workers)
     judge = MiniJudge()
     outcomes = [measure(store, judge, *one, others=concepts) for one in planned]
     print(table(outcomes))

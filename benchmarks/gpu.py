@@ -57,8 +57,10 @@ from immunebench.hardware.capacity import PICTURES, Job, made_up
 from immunebench.methods.adapters import Dense
 from immunebench.methods.context import Context
 from immunebench.model import runtime
-from immunebench.model.diffusion import Batch, LatentDiffusion, training
+from immunebench.model.batch import Batch
+from immunebench.model.diffusion import LatentDiffusion
 from immunebench.model.offload import Resident
+from immunebench.model.runtime import training
 from immunebench.model.shapes import build
 
 SELF_CHECK = "Self-check of the script on a CPU: no figure of a GPU, and none to cite."

@@ -33,7 +33,8 @@ from immunebench.core.machine import environment
 from immunebench.core.types import Numerics, Pictures
 from immunebench.core.wording import recaption
 from immunebench.methods.adapters import install
-from immunebench.model.diffusion import Batch, LatentDiffusion
+from immunebench.model.batch import Batch
+from immunebench.model.diffusion import LatentDiffusion
 from immunebench.model.runtime import prepare_process
 from immunebench.store.artifacts import Store
 from immunebench.store.graph import CellGraph, Plan
@@ -88,12 +89,12 @@ def loss_after(
     model: LatentDiffusion, plan: Plan, graph: CellGraph, store: Store, z: Tensor, captions: tuple[str, ...]
 ) -> float:
     """Denoising loss on unseen pictures after the attack's last step."""
-    spec = plan.stages[graph.pictures[max(graph.pictures)]]
+    spec = plan.stages[graph.pictures[graph.final]]
     adapter = store.path(spec.inputs["adapter"])
     if adapter is None:
         raise SystemExit(f"no adapter of {graph.cell.key} in the store: run the suite first")
     model.restore()
-    install(model, adapter, max(graph.pictures))
+    install(model, adapter, graph.final)
     value = loss(model, z, captions)
     model.restore()
     return value
@@ -144,7 +145,7 @@ def main() -> None:
             change = given.pixels.astype(np.float32) - clean.pixels
             # A control may leave the pictures as they are: there is nothing to keep then.
             kept = rms(torch.from_numpy(back)) / rms(torch.from_numpy(change)) if change.any() else None
-            drawn_ratio, interval = ratio(odd(judge, pictures(store, graph.pictures[max(graph.pictures)])), drawn)
+            drawn_ratio, interval = ratio(odd(judge, pictures(store, graph.pictures[graph.final])), drawn)
             row = {
                 "task": name, "defense": defense,
                 "shift": float((z_given - z).flatten(1).norm(dim=1).mean()) / apart,

@@ -27,8 +27,9 @@ import torch
 from immunebench.core.types import Numerics, Pictures
 from immunebench.methods.adapters import LowRank
 from immunebench.methods.context import Context, distance
-from immunebench.model.diffusion import Batch, LatentDiffusion, training
-from immunebench.model.runtime import prepare_process
+from immunebench.model.batch import Batch
+from immunebench.model.diffusion import LatentDiffusion
+from immunebench.model.runtime import prepare_process, training
 
 PARTS = ("encode", "text", "draw", "forward", "backward", "optimiser", "log")
 Split = dict[str, float]

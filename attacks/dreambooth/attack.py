@@ -18,8 +18,8 @@ def adapt(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Conte
     data = model.prepare(pictures)
     phi = attach(model, params, ctx)
     optimiser = ctx.adamw(phi.parameters, lr=params.lr, weight_decay=params.weight_decay)
-    for step, batch in ctx.steps(params.steps, model, data, batch=params.batch):
-        optimiser.set_rate(1 - params.decay * step / params.steps)
+    for step, batch in ctx.steps(params.saves[-1], model, data, batch=params.batch):
+        optimiser.set_rate(1 - params.decay * step / params.saves[-1])
         with training(phi.parameters):
             loss = model.loss(batch)
             kept = model.loss(next(prior)) if prior else 0.0

@@ -15,7 +15,7 @@ def adapt(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Conte
     adapter = attach(model, params, ctx)
     optimiser = ctx.adamw(adapter.parameters, lr=params.lr, weight_decay=params.weight_decay)
     data = model.prepare(pictures)
-    for step, batch in ctx.steps(params.steps, model, data, batch=params.batch):
+    for step, batch in ctx.steps(params.saves[-1], model, data, batch=params.batch):
         with training(adapter.parameters):
             loss = model.loss(batch)
             optimiser.step(loss, clip=1.0)

@@ -16,7 +16,7 @@ def adapt(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Conte
     v = attach(model, params, ctx)
     optimiser = ctx.adamw(v.parameters, lr=params.lr, weight_decay=params.weight_decay)
     data = model.prepare(pictures)
-    for step, batch in ctx.steps(params.steps, model, data, batch=params.batch):
+    for step, batch in ctx.steps(params.saves[-1], model, data, batch=params.batch):
         with training(v.parameters):
             loss = model.loss(batch)
             optimiser.step(loss, clip=None)

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from immunebench.methods.perturb import Draws, Perturbation
     from immunebench.methods.restoration import denoised, noised
     from immunebench.methods.surrogate import Surrogate, watched
-    from immunebench.model.diffusion import Batch, LatentDiffusion, training
+    from immunebench.model.batch import Batch
+    from immunebench.model.diffusion import LatentDiffusion
+    from immunebench.model.runtime import training
+    from immunebench.model.symmetry import balance
 
 __all__ = [
     "Adapter",
@@ -42,6 +45,7 @@ __all__ = [
     "Weights",
     "Words",
     "__version__",
+    "balance",
     "consistent",
     "denoised",
     "distance",
@@ -55,7 +59,7 @@ __all__ = [
 
 _HOMES = {
     "Adapter": "methods.adapters",
-    "Batch": "model.diffusion",
+    "Batch": "model.batch",
     "Concept": "core.types",
     "Context": "methods.context",
     "Dense": "methods.adapters",
@@ -69,13 +73,14 @@ _HOMES = {
     "Surrogate": "methods.surrogate",
     "Weights": "core.types",
     "Words": "methods.adapters",
+    "balance": "model.symmetry",
     "consistent": "methods.consistency",
     "denoised": "methods.restoration",
     "distance": "methods.context",
     "noised": "methods.restoration",
     "recaption": "core.wording",
     "run": "api",
-    "training": "model.diffusion",
+    "training": "model.runtime",
     "watched": "methods.surrogate",
     "within": "methods.bound",
 }

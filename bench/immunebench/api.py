@@ -192,8 +192,8 @@ def measure(
     KeyboardInterrupt
         The run was stopped; what was made stays.
     """
+    from immunebench.records.building import build_record
     from immunebench.records.contact_sheet import cell_sheet
-    from immunebench.records.record import build_record
 
     executor = make_executor(store, workers, processes=processes, run_stage=run_stage, timeout=timeout)
     if run_stage is None:
@@ -316,7 +316,7 @@ def record_file(folder: Path, record: Record) -> Path:
 
 def save(folder: Path, record: Record, store: Store) -> None:
     """Put a record into its file, in place of an older one of the same cell."""
-    from immunebench.records.record import read_records, write_records
+    from immunebench.records.files import read_records, write_records
 
     file = record_file(folder, record)
     # Another run may be adding other cells to the same file at this moment.

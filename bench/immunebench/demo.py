@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import ImageDraw
 
-    from immunebench.records.record import Artifacts, Record
+    from immunebench.records.building import Artifacts
+    from immunebench.records.record import Record
 
     Colour = tuple[int, int, int]
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from immunebench.authoring.new import TaskRequest, deal, new_task
 from immunebench.authoring.scaffold import Created
-from immunebench.catalog import entry
+from immunebench.catalog import loading
 from immunebench.catalog.catalog import Catalog
 from immunebench.catalog.loading import load_catalog
 from immunebench.cli import main as cli
@@ -39,9 +39,9 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     root = tmp_path / "house"
     root.mkdir()
     monkeypatch.setenv("IMMUNEBENCH_ENTRIES", str(root))
-    entry.default_catalog.cache_clear()
+    loading.default_catalog.cache_clear()
     yield root
-    entry.default_catalog.cache_clear()
+    loading.default_catalog.cache_clear()
 
 
 @pytest.fixture
@@ -361,6 +361,6 @@ def test_the_command_says_what_it_did_and_what_comes_next(
         "next: immunebench board my-mug-2",
     ]
     monkeypatch.setenv("IMMUNEBENCH_ENTRIES", str(other))
-    entry.default_catalog.cache_clear()
+    loading.default_catalog.cache_clear()
     dry = CliRunner().invoke(cli.app, ["run", "my-mug-2", "--dry-run"])
     assert dry.exit_code == 0 and "my-mug-2/imma-lora/lora/cpu/0" in dry.stdout

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from immunebench.authoring.scaffold import Created
 from immunebench.authoring.templates import new_attack, new_defense
-from immunebench.catalog import entry
+from immunebench.catalog import loading
 from immunebench.catalog.entry import Entry
 from immunebench.catalog.loading import load_catalog
 from immunebench.cli import main as cli
@@ -37,9 +37,9 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     root = tmp_path / "house"
     root.mkdir()
     monkeypatch.setenv("IMMUNEBENCH_ENTRIES", str(root))
-    entry.default_catalog.cache_clear()
+    loading.default_catalog.cache_clear()
     yield root
-    entry.default_catalog.cache_clear()
+    loading.default_catalog.cache_clear()
 
 
 def created(make: Callable[..., Created], kind: str, hook: str) -> Entry:
@@ -133,7 +133,7 @@ def test_the_command_names_what_it_wrote_and_overwrites_nothing(house: Path) -> 
     assert not list(house.rglob(".new-*"))
     (house / "suites/mine.toml").unlink()
     (house / "defenses/mine/defense.toml").write_text("mine alone")
-    entry.default_catalog.cache_clear()
+    loading.default_catalog.cache_clear()
     again = CliRunner().invoke(cli.app, ["new", "defense", "mine"])
     assert isinstance(again.exception, UsageError) and "mine: exists already" in str(again.exception)
     assert (house / "defenses/mine/defense.toml").read_text() == "mine alone"

@@ -468,7 +468,7 @@ def test_a_split_is_drawn_from_as_many_prompts_as_divide_it(known: Catalog, coun
     task = small(known, "sd14-church")
     task = task.model_copy(update={"drawn": task.drawn | {"known/church": ("a", "b", "c", "d")}})
     builder = Builder(suite(tasks=["sd14-church"]), known, None)
-    key = builder.stages[builder.drawn(task, "known/church", "owner", count)].key
+    key = builder.specs.stages[builder.specs.drawn(task, "known/church", "owner", count)].key
     assert key["prompts"] == ["a", "b", "c", "d"][:most] and key["per_prompt"] == count // most
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from immunebench.board.assembly import aggregate
+from immunebench.board.assembly.aggregate import aggregate
 from immunebench.board.scores import scale as scores
 from immunebench.board.scores.measurement import Measurement
 from immunebench.board.scores.model import Board, BoardError
@@ -302,12 +302,12 @@ def test_the_sentence_follows_the_numbers() -> None:
 
 def test_contact_sheet_fits_and_names_its_digest(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
-    path = tmp_path / "sheets" / "a.png"
-    digest = contact_sheet(noise, noise, noise, path, title="worst case")
+    path = tmp_path / "sheets" / "a.webp"
+    digest = contact_sheet(noise, noise, noise, path)
     assert path.stat().st_size <= MAX_BYTES
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
     with pytest.raises(ValueError, match="at least one picture"):
-        contact_sheet(noise[:0], noise, noise, path, title="")
+        contact_sheet(noise[:0], noise, noise, path)
 
 
 def test_names_from_strangers_are_text_not_markup(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from immunebench.board.assembly import aggregate
+from immunebench.board.assembly.aggregate import aggregate
 from immunebench.board.scores.measurement import Further, Measurement
 from immunebench.board.scores.model import Board
 from immunebench.board.statistics.sampling import TaskSample, mean_over_tasks, p_raw, resample, spread, tie_groups
@@ -318,7 +318,7 @@ def test_statistics_do_not_depend_on_the_order_of_records() -> None:
 
 def test_roles_of_chains() -> None:
     assert scoring.role("jpeg50+lora") == "headline"
-    assert scoring.role("lora-steps-x2") == "headline"
+    assert scoring.role("lora-lr-x3") == "headline"
     assert scoring.role("jpeg50+lora-rank-x16") == "ladder"
     assert scoring.role("adaptive-lora") == "ladder"
     assert scoring.role("merge-back+lora") == "public base"

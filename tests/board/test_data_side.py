@@ -12,10 +12,11 @@ from PIL import Image
 
 import house
 import made_up
+from immunebench.board.assembly.aggregate import aggregate
 from immunebench.board.loading.checks import complaint
-from immunebench.board.scores import aggregate, measurement
 from immunebench.board.scores.data_side import Table, tables
 from immunebench.board.scores.measurement import DataSide, Measurement
+from immunebench.board.scores.reading import measurement
 from immunebench.board.tables.layout import markdown
 from immunebench.board.tables.writers import to_json
 from immunebench.catalog.loading import load_catalog
@@ -23,8 +24,9 @@ from immunebench.cli.report import lines
 from immunebench.core.errors import UsageError
 from immunebench.declared import scoring
 from immunebench.plan.planning import make_plan
+from immunebench.records.building import build_record
 from immunebench.records.defense_sheet import ROW_BYTES, SheetRow, defense_rows, difference, write_sheet
-from immunebench.records.record import Measured, Purified, Record, build_record
+from immunebench.records.record import Measured, Purified, Record
 from immunebench.store.graph import Plan
 
 BLUR = """\

@@ -18,8 +18,8 @@ from PIL import Image
 import made_up
 from immunebench.board.plots import curves, matrix, scatter, strips, write_curves, write_plots
 from immunebench.board.plots.style import KINDS, label, spread, style
-from immunebench.board.scores import measurement
 from immunebench.board.scores.model import Board
+from immunebench.board.scores.reading import measurement
 
 LARGE = made_up.records(made_up.FIFTEEN, made_up.TASKS[:3], made_up.CHAINS[:2])
 

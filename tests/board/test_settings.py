@@ -115,7 +115,7 @@ def test_the_clean_pictures_take_the_named_places(tmp_path: Path) -> None:
 
 def bases(made: Plan, graph: CellGraph) -> dict[str, object]:
     """Return the base of every kind of stage of a cell, floor and ceiling among them."""
-    last = max(graph.pictures)
+    last = graph.final
     return {
         "protect": made.stages[graph.protect["protect_images"]].key["base"] if graph.protect else None,
         "adapt": spec(made, graph.pictures[last], "adapter").key["base"],
@@ -139,13 +139,13 @@ def test_transfer_protects_on_one_base_and_attacks_another(root: Path) -> None:
     assert not any(key.startswith("style-a/none") and "by-other" in key for key in made.roots)
     assert made.roots["style-a/none/lora/cpu/0/on-other"].curve == there.ceiling
     keys = {graph.facts.comparability(graph.cell).rpartition("/")[2] for graph in (usual, there, back)}
-    assert keys == {"cpu@1", "on-other", "by-other"}
+    assert keys == {"cpu@2", "on-other", "by-other"}
 
 
 def test_presets_of_another_base_are_taken_where_models_toml_says_so_only(root: Path) -> None:
     def steps(made: Plan) -> object:
         graph = made.roots["style-a/none/lora/cpu/0/on-other"]
-        return spec(made, graph.pictures[max(graph.pictures)], "adapter").key["params"]["steps"]  # type: ignore[index, call-overload]
+        return spec(made, graph.pictures[graph.final], "adapter").key["params"]["steps"]  # type: ignore[index, call-overload]
 
     models = root / "models.toml"
     text = models.read_text()

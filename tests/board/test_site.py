@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -31,7 +32,7 @@ from immunebench.board.site.suite import check_sheet
 from immunebench.catalog.loading import load_catalog
 from immunebench.cli import main as cli
 from immunebench.core.errors import UsageError
-from immunebench.records.record import read_records
+from immunebench.records.files import read_records
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -195,7 +196,8 @@ def test_contact_sheets_are_the_recorded_ones_or_none(tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(data)
     (folder / "sheets/link.png").symlink_to(tmp_path / "secret.png")
     (folder / "sheets/big.png").write_bytes(data + bytes(70_000))
-    bomb = data[:16] + (100_000).to_bytes(4, "big") + data[20:]
+    head = data[12:16] + (100_000).to_bytes(4, "big") + data[20:29]
+    bomb = data[:12] + head + zlib.crc32(head).to_bytes(4, "big") + data[33:]
     (folder / "sheets/bomb.png").write_bytes(bomb)
     assert check_sheet(folder, "sheets/a.png", digest).data == data
     for name, sha, problem in (

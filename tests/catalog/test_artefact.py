@@ -19,7 +19,7 @@ from immunebench import api
 from immunebench.authoring.new_artefact import ArtefactRequest, new_artefact
 from immunebench.authoring.scaffold import Created
 from immunebench.board.assembly.scored import score_folder
-from immunebench.catalog import entry
+from immunebench.catalog import loading
 from immunebench.catalog.loading import load_catalog
 from immunebench.cli import main as cli
 from immunebench.core.errors import UsageError
@@ -48,9 +48,9 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     root = tmp_path / "house"
     root.mkdir()
     monkeypatch.setenv("IMMUNEBENCH_ENTRIES", str(root))
-    entry.default_catalog.cache_clear()
+    loading.default_catalog.cache_clear()
     yield root
-    entry.default_catalog.cache_clear()
+    loading.default_catalog.cache_clear()
 
 
 def pixels(file: Path) -> np.ndarray[Any, Any]:
@@ -85,7 +85,7 @@ def create(folder: Path, **options: Any) -> Created:
 
 
 def plan(defense: str = "closed", task: str = TASK, **options: Any) -> Plan:
-    entry.default_catalog.cache_clear()
+    loading.default_catalog.cache_clear()
     catalog = load_catalog()
     return make_plan(catalog.suite("mini-dev"), catalog, task=task, defense=defense, attack="lora", **options)
 
@@ -389,7 +389,7 @@ def test_a_surrogate_is_none_of_its_settings_for_nobody_knows_what_the_tool_comp
     head = 'id = "transfer"\nversion = "1.0"\ntitle = "T"\nprofile = "cpu"\nseeds = [0]\nprompts = 2\npictures = 1\n'
     block += 'defenses = ["mist", "closed"]\n'
     suite.write_text(head + "curve_pictures = 0\n" + block + block + 'surrogate = "mini-b"\n')
-    entry.default_catalog.cache_clear()
+    loading.default_catalog.cache_clear()
     catalog = load_catalog()
     made = make_plan(catalog.suite(suite), catalog)
     assert {(cell.defense, cell.setting.surrogate) for cell in made.cells} == {
@@ -408,7 +408,7 @@ def test_it_is_layered_with_a_model_by_name(cloaked: Path) -> None:
 def test_the_command_line_says_what_comes_next_and_overwrites_nothing(
     cloaked: Path, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "_plans", lambda catalog: [])
+    monkeypatch.setattr("immunebench.cli.export.all_plans", lambda catalog: [])
 
     def call(*arguments: str) -> Any:
         return CliRunner().invoke(cli.app, arguments)
@@ -420,7 +420,7 @@ def test_the_command_line_says_what_comes_next_and_overwrites_nothing(
     made = call("new", "artefact", "closed", "--task", TASK, "--images", str(cloaked), "--tool", "Cloak",
                 "--tool-version", "1.0", "--budget", "8")  # fmt: skip
     assert made.exit_code == 0 and "next: immunebench run closed" in made.stdout
-    entry.default_catalog.cache_clear()
+    loading.default_catalog.cache_clear()
     listed = json.loads(call("list", "defenses", "--json").stdout)["defenses"]
     assert "closed" in {row["id"] for row in listed}
     # A cell's key goes on to be exported by the short form.

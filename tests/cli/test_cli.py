@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from immunebench import api
-from immunebench.catalog import entry
+from immunebench.catalog import loading, places
 from immunebench.catalog.loading import load_catalog
 from immunebench.cli import main as cli
 from immunebench.core.errors import UsageError
@@ -27,7 +27,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A catalogue whose bases and judges are a few bytes, toy stages, and an empty current folder."""
     models = tmp_path / "models" / "models.toml"
     models.parent.mkdir()
-    models.write_text((entry.PACKAGE / "models.toml").read_text())
+    models.write_text((places.PACKAGE / "models.toml").read_text())
     catalog = load_catalog(models=models)
     for base in filter(None, (base.path for base in catalog.models.bases.values())):
         (models.parent / base / "unet").mkdir(parents=True)
@@ -36,7 +36,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for name in judge.files:
             (models.parent / name).parent.mkdir(parents=True, exist_ok=True)
             (models.parent / name).write_text("judge")
-    monkeypatch.setattr(cli, "_catalog", lambda: catalog)
+    monkeypatch.setattr(loading, "default_catalog", lambda: catalog)
     monkeypatch.setattr(execute, "DEFAULT_STAGES", "toy_stages:every_stage")
     monkeypatch.setenv("IMMUNEBENCH_STORE", str(tmp_path / "store"))
     monkeypatch.chdir(tmp_path)
@@ -117,7 +117,7 @@ def test_show_and_status(world: Path) -> None:
     done("run", "mini-smoke", *PART, "--defense", "none")
     text = done("show", CELL)
     assert "status       ok" in text and "cost         adapt" in text and f"{world}" not in text
-    assert "sheets/style-solano--none--lora--cpu--0.png" in text
+    assert "sheets/style-solano--none--lora--cpu--0.webp" in text
     assert json.loads(done("show", CELL, "--json"))["status"] == "ok"
     rows = json.loads(done("status", "mini-smoke", "--json"))
     assert next(r["status"] for r in rows if r["task"] == "style-solano") == "done"
@@ -155,14 +155,14 @@ def test_mixed_and_transferred_cells_are_run_written_and_read_back(world: Path) 
         found, problems = load_results(world / "results" / suite, sheets=True)
         assert len(found) == len(records) and problems == [], "no twins, every key as its names and versions give it"
     key = "style-solano/noise-16/lora/cpu/0/clean-25"
-    assert key in done("show", key) and f"sheets/{key.replace('/', '--')}.png" in done("show", key)
+    assert key in done("show", key) and f"sheets/{key.replace('/', '--')}.webp" in done("show", key)
     # Where nothing stays protected both arms are the same pictures.
     whole = next(r for r in mixed if r["cell"].get("setting", {}).get("clean") == 100 and r["cell"]["hooks"])
     assert whole["artefacts"]["pictures"] == whole["artefacts"]["ceiling_pictures"]
 
 
 def test_why_names_the_parameter(world: Path) -> None:
-    plan = api.plan_suite("mini-smoke", catalog=cli._catalog())
+    plan = api.plan_suite("mini-smoke", catalog=loading.default_catalog())
     missing = next(d for d, s in plan.stages.items() if s.stage == "adapt")
     assert "no artifact of stage adapt" in done("why", missing[:16])
     done("run", "mini-smoke", *PART, "--defense", "none")
@@ -188,7 +188,7 @@ def test_corrupted_artifact_is_said_and_made_again(world: Path) -> None:
 
 
 def test_python_run_gives_a_frame(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    catalog = cli._catalog()
+    catalog = loading.default_catalog()
     monkeypatch.setattr(api, "load_catalog", lambda: catalog)
     frame = api.run("mini-smoke", task="style-solano", defense="none")
     assert list(frame["status"]) == ["ok"] and list(frame["defense"]) == ["none"]

@@ -10,7 +10,7 @@ from immunebench import api
 from immunebench.catalog.catalog import Catalog
 from immunebench.catalog.loading import load_catalog
 from immunebench.plan.estimate import estimate
-from immunebench.records.record import read_records
+from immunebench.records.files import read_records
 
 RESULTS = Path(__file__).parents[2] / "results"
 SWEEPS = (

@@ -14,7 +14,8 @@ from torch import Tensor
 from exact import copied
 from immunebench.core.types import StageError
 from immunebench.methods.adapters import Adapter, Dense, LowRank, Words, install
-from immunebench.model.diffusion import Batch, LatentDiffusion
+from immunebench.model.batch import Batch
+from immunebench.model.diffusion import LatentDiffusion
 from tiny import tiny_context, tiny_folder, tiny_model, tiny_pictures
 
 Attach = Callable[[LatentDiffusion], Adapter]

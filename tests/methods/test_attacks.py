@@ -10,9 +10,10 @@ import torch
 
 from exact import Exact, PaperAdamW, assert_equal, copied, denoising_loss, exact_model, low_rank_weights, moved
 from immunebench.catalog.loading import load_catalog
-from immunebench.core.types import Params
-from immunebench.methods.adapters import LowRank
+from immunebench.core.types import Params, Weights
+from immunebench.methods.adapters import LowRank, install
 from immunebench.methods.context import Context
+from immunebench.model.diffusion import LatentDiffusion
 from tiny import tiny_context, tiny_model, tiny_pictures
 
 DREAMBOOTH = {
@@ -132,10 +133,58 @@ def test_textual_inversion_begins_from_the_noun_without_an_initializer(tmp_path:
     assert torch.equal(phi.rows.detach(), expected)
 
 
-def test_the_blind_rungs_are_lora_with_other_numbers() -> None:
+def test_the_blind_rung_is_lora_at_another_rate() -> None:
     catalog = load_catalog()
     for base in ("mini", "other"):
-        plain, fast, long = (catalog.attack(n).params(base) for n in ("lora", "lora-lr-x3", "lora-steps-x2"))
+        plain, fast = (catalog.attack(n).params(base) for n in ("lora", "lora-lr-x3"))
         assert fast == {**plain, "lr": pytest.approx(3 * plain["lr"])}  # type: ignore[operator]
-        doubled = [2 * step for step in plain["saves"]]  # type: ignore[union-attr,operator]
-        assert long == {**plain, "steps": 2 * plain["steps"], "saves": doubled}  # type: ignore[operator]
+
+
+TUNED = {**LORA, "rates": [0.01, 1.0, 1000.0], "probe_steps": 3, "steps": 4, "saves": [2, 4]}
+
+
+def rescaled(model: LatentDiffusion, factor: float) -> None:
+    """Multiply to_q and to_v and divide to_k and to_out: the same function in other weights."""
+    for name, tensor in model.unet_tensors("attention").items():
+        part = name.split(".to_")[1]
+        if part in ("q.weight", "v.weight"):
+            tensor.data.mul_(factor)
+        elif part in ("k.weight", "out.0.weight"):
+            tensor.data.div_(factor)
+
+
+def predicted(model: LatentDiffusion) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(2, 4, 8, 8, generator=generator)
+    with torch.no_grad():
+        return model.predict(z, torch.tensor([10, 700]), model.condition(["a q", "a m"]))
+
+
+@pytest.mark.parametrize("name", ["lora", "lora-tuned"])
+def test_weights_that_compute_the_same_are_attacked_the_same_by_the_tuned_attack_alone(
+    tmp_path: Path, name: str
+) -> None:
+    found = {}
+    for factor in (1.0, 64.0):
+        model, out = tiny_model(), tmp_path / f"{factor:g}"
+        out.mkdir()
+        rescaled(model, factor)
+        before = predicted(model)
+        weights = Weights({n: t.detach().clone() for n, t in model.unet_tensors("attention").items()})
+        attack(name, model, TUNED, out)
+        model.restore()
+        model.apply(weights)
+        assert torch.allclose(predicted(model), before, atol=1e-5)
+        install(model, out, 4)
+        found[factor] = before, predicted(model)
+    assert torch.allclose(found[1.0][0], found[64.0][0], atol=1e-4), "the same function"
+    moved_by = {factor: float((after - before).abs().max()) for factor, (before, after) in found.items()}
+    same = torch.allclose(found[1.0][1], found[64.0][1], atol=0.05 * moved_by[1.0])
+    assert moved_by[1.0] > 1e-3 and same == (name == "lora-tuned")
+
+
+def test_the_tuned_attack_takes_the_rate_of_lowest_loss(tmp_path: Path) -> None:
+    for rates in ([1e-4, 1.0], [1.0, 1e30]):
+        ctx = attack("lora-tuned", tiny_model(), {**TUNED, "rates": rates}, tmp_path)
+        assert {row["lr"] for row in ctx.rows} == {1e-2}, "one rate learns nothing in three steps, one overflows"
+        assert ctx.saved == [2, 4]

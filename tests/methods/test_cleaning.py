@@ -19,6 +19,7 @@ from immunebench.core.errors import UsageError
 from immunebench.core.types import Numerics, Pictures
 from immunebench.execution import inputs, stages
 from immunebench.model import upscale
+from immunebench.model.sampling import make_sampler
 from immunebench.plan.planning import Plan, make_plan
 from immunebench.store.graph import StageSpec
 from tiny import tiny_folder, tiny_model, tiny_pictures
@@ -199,7 +200,7 @@ def test_the_negative_prompt_is_that_of_the_pipeline_of_diffusers(catalog: Catal
 
     model = tiny_model()
     pipe = StableDiffusionPipeline.from_pretrained(tiny_folder(), safety_checker=None)
-    pipe.scheduler = model._sampler()
+    pipe.scheduler = make_sampler(model.numerics.sampler, model.schedule)
     pipe.set_progress_bar_config(disable=True)
     seeds = [derive_seed("noise", '["t", 0]', p, 0) for p in range(2)]
     noise = torch.stack([torch.randn((4, 8, 8), generator=torch.Generator().manual_seed(s)) for s in seeds])

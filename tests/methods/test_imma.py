@@ -16,7 +16,7 @@ from immunebench.catalog.loading import load_catalog
 from immunebench.core.types import Concept, Params, Pictures
 from immunebench.methods.adapters import Adapter, Dense, LowRank, Words
 from immunebench.methods.context import Context
-from immunebench.model.diffusion import Batch
+from immunebench.model.batch import Batch
 from tiny import tiny_context, tiny_pictures
 
 LR_IN, LR_OUT, SEED = 1e-2, 1e-3, 3

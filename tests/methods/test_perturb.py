@@ -15,7 +15,7 @@ from torch import Tensor
 from immunebench import LatentDiffusion, Pictures, StageError
 from immunebench.core.types import Numerics
 from immunebench.methods.perturb import LEVEL, Perturbation
-from immunebench.model.diffusion import Batch
+from immunebench.model.batch import Batch
 from tiny import tiny_folder, tiny_model
 
 MODEL = tiny_model()

@@ -19,7 +19,8 @@ from immunebench.catalog.loading import load_catalog
 from immunebench.core.types import Params, Pictures, StageError
 from immunebench.methods.perturb import Draws
 from immunebench.methods.surrogate import Surrogate, watched
-from immunebench.model.diffusion import Batch, LatentDiffusion
+from immunebench.model.batch import Batch
+from immunebench.model.diffusion import LatentDiffusion
 from immunebench.model.runtime import derive_seed
 from simulated import DREAMBOOTH, PARAMS, DreamBooth, context, owner, protect, published
 from tiny import tiny_model, tiny_pictures

@@ -11,7 +11,8 @@ import torch
 
 from immunebench.core.types import Numerics, Pictures, StageError, Weights
 from immunebench.methods.adapters.low_rank import LowRank, merge
-from immunebench.model.diffusion import LatentDiffusion, training
+from immunebench.model.diffusion import LatentDiffusion
+from immunebench.model.runtime import training
 from tiny import tiny_base, tiny_context, tiny_folder, tiny_model, tiny_pictures
 
 

@@ -10,6 +10,7 @@ import torch
 
 from immunebench.core.types import Numerics, Pictures, StageError
 from immunebench.model.diffusion import LatentDiffusion
+from immunebench.model.sampling import make_sampler
 from tiny import tiny_folder, tiny_model, tiny_pictures
 
 SEEDS = (11, 12, 13)
@@ -31,7 +32,7 @@ def test_it_is_the_pipeline_of_diffusers(sampler: str, strength: float, negative
     given = pictures()
     model = LatentDiffusion.load(tiny_folder(), Numerics(resolution=32, sampler=sampler))
     pipe = StableDiffusionImg2ImgPipeline.from_pretrained(tiny_folder(), safety_checker=None)
-    pipe.scheduler = model._sampler()
+    pipe.scheduler = make_sampler(model.numerics.sampler, model.schedule)
     pipe.set_progress_bar_config(disable=True)
     # Latents go in, for the pipeline would draw them from the posterior where we take its mean.
     expected = pipe(

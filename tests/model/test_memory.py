@@ -21,8 +21,10 @@ from immunebench.declared.schema import load
 from immunebench.methods.adapters import Dense, LowRank, Words
 from immunebench.methods.context import Context
 from immunebench.model import runtime
-from immunebench.model.diffusion import Batch, LatentDiffusion, training
+from immunebench.model.batch import Batch
+from immunebench.model.diffusion import LatentDiffusion
 from immunebench.model.offload import Resident
+from immunebench.model.runtime import training
 from immunebench.model.shapes import static_gib
 from tiny import tiny_folder, tiny_pictures
 

@@ -70,7 +70,7 @@ def test_training_alone_is_held_to_deterministic_kernels() -> None:
     """On a GPU a process only warns of the others, and then attention takes one that adds in any order."""
     import torch
 
-    from immunebench.model.diffusion import training
+    from immunebench.model.runtime import training
 
     softened = torch.is_deterministic_algorithms_warn_only_enabled
     with training({}):

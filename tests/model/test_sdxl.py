@@ -20,7 +20,8 @@ from immunebench.methods.bound import distances
 from immunebench.methods.context import Context
 from immunebench.mini import upscaler
 from immunebench.mini.judges import load_public_distance
-from immunebench.model.diffusion import LatentDiffusion, training
+from immunebench.model.diffusion import LatentDiffusion
+from immunebench.model.runtime import training
 from tiny import tiny_context, tiny_pictures, tiny_xl_base, tiny_xl_folder, tiny_xl_model
 
 CATALOG = load_catalog()

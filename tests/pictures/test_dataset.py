@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from immunebench.board.loading.checks import comparability
-from immunebench.catalog import entry
+from immunebench.catalog import loading
 from immunebench.catalog.catalog import Catalog
 from immunebench.catalog.loading import load_catalog
 from immunebench.cli import main as cli
@@ -39,7 +39,8 @@ from immunebench.pictures.dataset_source import home, read_lock, state
 from immunebench.pictures.intake import read_picture
 from immunebench.plan.planning import make_plan
 from immunebench.plan.specs import Specs
-from immunebench.records.record import Record, build_record
+from immunebench.records.building import build_record
+from immunebench.records.record import Record
 from photos import photo
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -123,9 +124,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder.mkdir()
     monkeypatch.setenv("IMMUNEBENCH_ENTRIES", str(folder))
     monkeypatch.setenv("IMMUNEBENCH_DATA", str(tmp_path / "data"))
-    entry.default_catalog.cache_clear()
+    loading.default_catalog.cache_clear()
     yield folder
-    entry.default_catalog.cache_clear()
+    loading.default_catalog.cache_clear()
 
 
 def write(root: Path, table: str, name: str = "mug-x", **changes: str) -> Path:
@@ -265,7 +266,7 @@ def hub_of(folder: Path, monkeypatch: pytest.MonkeyPatch, address: str = HUB) ->
 
 def check_squares(tmp_path: Path, numbers: dict[str, list[int]] = DEALT, name: str = "mug-x") -> None:
     """The pictures of a plan's stages are those of their splits, each made as `new task` makes it."""
-    entry.default_catalog.cache_clear()
+    loading.default_catalog.cache_clear()
     plan = make_plan(suite(name), load_catalog(), defense=["none", "imma-lora"])
     read = {}
     for spec in plan.stages.values():
@@ -687,7 +688,7 @@ def test_a_run_without_the_pictures_says_so_before_anything_and_fetches_none(
 ) -> None:
     write(root, GITHUB)
     write(root, GITHUB, "mug-y", **{"CC BY 4.0": "CC0", "size_mb = 1.5": 'size_mb = 2.0\nterms = "https://x.org/t"'})
-    entry.default_catalog.cache_clear()
+    loading.default_catalog.cache_clear()
     catalog = load_catalog()
     with pytest.raises(UsageError) as caught:
         make_plan(suite("object-mug", "mug-x", "mug-y"), catalog)
@@ -968,7 +969,7 @@ def test_a_folder_of_pictures_stands_for_a_table(root: Path, tmp_path: Path) -> 
 def test_the_published_pictures_of_a_data_set_s_task_are_exported(root: Path, host: Host, tmp_path: Path) -> None:
     write(root, GITHUB)
     fetched()
-    entry.default_catalog.cache_clear()
+    loading.default_catalog.cache_clear()
     result = CliRunner().invoke(cli.app, ["export", "published", "mug-x", str(tmp_path / "out")])
     assert result.exit_code == 0, result.exception
     for place, number in enumerate(DEALT["published"]):

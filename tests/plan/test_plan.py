@@ -59,7 +59,7 @@ def test_stages_of_the_undefended_cell_are_those_counted_by_hand(root: Path) -> 
     [
         # The owner's pictures, public ones and the protection; then the attack and the benign attack from its weights.
         # Its pictures are held against the start model's on unrelated prompts and after the benign attack.
-        ("shield", {"pictures": 2, "protect": 1, "adapt": 2, "generate": 4, "score": 6}),
+        ("shield", {"pictures": 2, "protect": 1, "adapt": 2, "generate": 5, "score": 7}),
         # Only the published pictures change, so utility is the base's; fidelity is one score. Whether mimicry fails is
         # three: of the attacked, the undefended and unseen real pictures.
         ("noise", {"pictures": 2, "protect": 1, "adapt": 1, "generate": 2, "score": 6}),
@@ -74,7 +74,7 @@ def test_a_defense_adds_its_own_stages_and_plans_the_ceiling(root: Path, defense
 
 def test_the_whole_suite_shares_what_is_equal(root: Path) -> None:
     # The owner's pictures and the public ones are asked for by shield and by noise and are one stage each.
-    total = {"pictures": 8, "protect": 2, "adapt": 6, "generate": 14, "score": 21, "anchor": 1}
+    total = {"pictures": 8, "protect": 2, "adapt": 6, "generate": 15, "score": 22, "anchor": 1}
     assert counts(plan(root)) == total
 
 
@@ -203,7 +203,7 @@ def test_a_changed_line_of_code_changes_only_what_depends_on_it(root: Path) -> N
         stream.write("# more\n")
     after = plan(root)
     gone = Counter(before.stages[d].stage for d in before.stages.keys() - after.stages.keys())
-    assert gone == {"protect": 1, "adapt": 2, "generate": 4, "score": 6}
+    assert gone == {"protect": 1, "adapt": 2, "generate": 5, "score": 7}
 
 
 @pytest.mark.parametrize(
@@ -427,8 +427,12 @@ def test_class_pictures_that_no_prompt_describes_are_named(root: Path) -> None:
     with task.open("a") as stream:
         stream.write('[prior]\nprompts = ["a house", "a tree"]\nper_prompt = 3\n')
     made = plan(root, defense="shield")
-    (prior,) = {s.inputs["prior"] for s in made.stages.values() if s.stage == "adapt"}
-    assert made.stages[prior].inputs == {} and made.stages[prior].key["per_prompt"] == 3
+    adapting = [s for s in made.stages.values() if s.stage == "adapt"]
+    for spec in adapting:
+        drawn = made.stages[spec.inputs["prior"]]
+        weights = {name: digest for name, digest in spec.inputs.items() if name == "weights"}
+        assert drawn.inputs == weights and drawn.key["per_prompt"] == 3, "drawn by the model that is adapted"
+    assert {"weights" in s.inputs for s in adapting} == {True, False}
     edited(attack, "prior_weight = 1.0", "prior_weight = 0.0")
     assert not any("prior" in s.inputs for s in plan(root).stages.values())
 
@@ -483,3 +487,36 @@ def test_what_the_base_draws_for_the_attacker_is_asked_for_in_the_attackers_own_
     own = [spec for spec in made.stages.values() if spec.stage == "adapt" and spec.key["token"] == "mosaic"]
     assert own and all(spec.key["caption"] == "{content}" for spec in own)
     assert fill("{content}", token="mosaic", noun="style", content="a painting in mosaic style").count("mosaic") == 1
+
+
+def test_the_released_model_has_a_floor_of_its_own(root: Path) -> None:
+    made = plan(root)
+    for name in ("none", "noise"):
+        graph = made.roots[f"style-a/{name}/lora/cpu/0"]
+        assert graph.defended_floor == graph.floor, "no weights are released"
+    graph = made.roots["style-a/shield/lora/cpu/0"]
+    own, start = (made.stages[made.stages[d].inputs["generated"]] for d in (graph.defended_floor, graph.floor))
+    assert own.key == start.key and own.inputs == {"weights": graph.protect["protect_model"]}
+    assert graph.defended_floor in graph.parts["attack"], "without it the row has no score"
+
+
+def test_an_attack_is_scored_at_its_own_length_and_followed_beyond_it(root: Path) -> None:
+    attack = root / "attacks/lora/attack.toml"
+    attack.write_text(attack.read_text().replace("saves = [1, 2]", "saves = [1, 2, 4]"))
+    suite = root / "suites/tiny.toml"
+    suite.write_text(suite.read_text().replace("curve_pictures = 2", "curve_pictures = 1"))
+    made = plan(root, defense="none")
+    graph = made.roots["style-a/none/lora/cpu/0"]
+    assert graph.final == 2 and sorted(graph.curve) == [1, 2, 4]
+    counts = {step: len(made.stages[digest].key["prompts"]) for step, digest in graph.pictures.items()}  # type: ignore[arg-type]
+    assert counts[2] > counts[1] == counts[4]
+    benign = made.stages[made.stages[graph.utility.s].inputs["generated"]]
+    assert made.stages[benign.inputs["adapter"]].key["params"]["saves"] == [2]  # type: ignore[index,call-overload]
+
+
+def test_none_runs_at_further_seeds(root: Path) -> None:
+    suite = root / "suites/tiny.toml"
+    suite.write_text(suite.read_text().replace("seeds = [0]", "seeds = [0]\nnone_seeds = [1, 2]"))
+    seeds = {name: {c.seed for c in plan(root).cells if c.defense == name} for name in ("none", "shield")}
+    assert seeds == {"none": {0, 1, 2}, "shield": {0}}
+    assert {c.seed for c in plan(root, seed=3).cells} == {3}, "asked for by number, nothing else runs"

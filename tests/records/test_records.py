@@ -13,7 +13,9 @@ from immunebench.catalog.loading import load_catalog
 from immunebench.cli.report import lines
 from immunebench.core.errors import UsageError
 from immunebench.plan.planning import make_plan
-from immunebench.records.record import Record, build_record, json_schema, read_records, write_records
+from immunebench.records.building import build_record
+from immunebench.records.files import json_schema, read_records, write_records
+from immunebench.records.record import Record
 from immunebench.store.graph import Plan
 
 KEY = "style-a/shield/lora/cpu/0"
@@ -92,7 +94,7 @@ def test_a_record_reads_every_number_from_its_own_artifact(made: Plan, store: Fa
     got = record(made, store)
     assert (got.status, got.reason, got.failure) == ("ok", "", None)
     score = got.scores["image_similarity@1"]
-    assert (score.values, score.n, score.mean, score.per_step) == ((0.25, 0.75), 2, 0.5, {1: 0.25, 2: 0.5})
+    assert (score.values, score.n, score.mean, score.per_step) == ((0.25, 0.75), 2, 0.5, {1: (0.25,), 2: (0.25, 0.75)})
     assert got.baseline.floor is not None and got.baseline.ceiling is not None
     assert got.baseline.floor.scores["image_similarity@1"].mean == 0.125
     assert got.baseline.ceiling.scores["image_similarity@1"].values == (1.0, 0.5)
@@ -103,11 +105,11 @@ def test_a_record_reads_every_number_from_its_own_artifact(made: Plan, store: Fa
     assert got.utility.benign.model_dump() == {"s": 0.5, "floor": 0.25, "ceiling": 0.75}
     assert got.fidelity is None
     assert got.params["steps"] == 5
-    assert got.comparability == "tiny@1.0/style-a@1/lora@3/image_similarity@1/cpu@1"
-    # One protection and one adaptation, two steps drawn and scored; utility and baselines are not its own.
+    assert got.comparability == "tiny@1.0/style-a@1/lora@3/image_similarity@1/cpu@2"
+    # One protection and one adaptation, two steps and the floor drawn and scored; the rest is not its own.
     assert {(c.peak_process_gib, c.peak_reserved_gib) for c in got.cost.values()} == {(0.25, 0.125)}
     seconds = {stage: cost.seconds for stage, cost in got.cost.items()}
-    assert seconds == {"pictures": 8.0, "protect": 2.0, "adapt": 2.0, "generate": 4.0, "score": 4.0}
+    assert seconds == {"pictures": 8.0, "protect": 2.0, "adapt": 2.0, "generate": 6.0, "score": 6.0}
 
 
 def scored(**means: float) -> dict[str, Any]:
@@ -127,8 +129,8 @@ def test_measures_beside_the_score_are_read_from_their_own_artifacts(made: Plan,
         graph.utility.integrity["after_benign"]: scored(perceptual=0.625),
     }
     got = record(made, store)
-    assert got.scores["prompt_accuracy@1"].per_step == {1: 0.5, 2: 0.75}
-    assert got.scores["nearest_training@1"].per_step == {2: 0.25}
+    assert got.scores["prompt_accuracy@1"].means == {1: 0.5, 2: 0.75}
+    assert got.scores["nearest_training@1"].means == {2: 0.25}
     assert got.prompt_chance == 0.5, "a house or a tree"
     assert got.unseen is not None
     assert {name: score.mean for name, score in got.unseen.items()} == {

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from immunebench.core.types import Numerics
-from immunebench.model.diffusion import Batch, LatentDiffusion
+from immunebench.model.batch import Batch
+from immunebench.model.diffusion import LatentDiffusion
 from tiny import tiny_folder
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from immunebench.board.scores import aggregate, measurement
+from immunebench.board.assembly.aggregate import aggregate
 from immunebench.board.scores.model import Board
+from immunebench.board.scores.reading import measurement
 from immunebench.declared import scoring
+from immunebench.records.files import write_records
 from immunebench.records.record import (
     AnchorValues,
     Baseline,
@@ -28,7 +30,6 @@ from immunebench.records.record import (
     Score,
     Sheet,
     Utility,
-    write_records,
 )
 
 TASKS = ("style-solano", "style-weave", "object-mug", "object-robot", "identity-ada", "identity-elio")

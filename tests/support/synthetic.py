@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from immunebench.records.record import Record, write_records
+from immunebench.records.files import write_records
+from immunebench.records.record import Record
 
 METRIC = "image_similarity@1"
 FLOOR, CEILING = 0.1, 0.9

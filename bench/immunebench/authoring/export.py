@@ -87,7 +87,7 @@ def export(key: str, plan: Plan, catalog: Catalog, store: Store, folder: Path) -
         The cell is not measured, its attack leaves no adapter, or the folder is not empty or not writable.
     """
     graph = plan.roots[key]
-    step = max(graph.pictures)
+    step = graph.final
     drawn = plan.stages[graph.pictures[step]]
     if "adapter" not in drawn.inputs:
         raise UsageError("its attack leaves no adapter:", field="CELL", value=key)

@@ -22,7 +22,7 @@ PROTECT_MODEL = '''\
 from __future__ import annotations
 
 from immunebench import Concept, Context, LatentDiffusion, Params, Weights
-from immunebench.model.diffusion import training
+from immunebench.model.runtime import training
 
 
 def protect_model(model: LatentDiffusion, concepts: tuple[Concept, ...], params: Params, ctx: Context) -> Weights:
@@ -68,7 +68,7 @@ from __future__ import annotations
 
 from immunebench import Context, LatentDiffusion, Params, Pictures
 from immunebench.methods.adapters import LowRank
-from immunebench.model.diffusion import training
+from immunebench.model.runtime import training
 
 
 def attach(model: LatentDiffusion, params: Params, ctx: Context) -> LowRank:

@@ -29,7 +29,7 @@ def find_records(key: str, results: Path, suite: str | None = None) -> list[tupl
     UsageError
         No record has that key, or none of that suite; the nearest is named.
     """
-    from immunebench.records.record import read_records
+    from immunebench.records.files import read_records
 
     keys: set[str] = set()
     found: dict[str, tuple[Path, Record]] = {}
@@ -49,7 +49,7 @@ def find_records(key: str, results: Path, suite: str | None = None) -> list[tupl
 
 def referenced(results: Path) -> set[str]:
     """Digests of every artifact that a record below a folder names."""
-    from immunebench.records.record import read_records
+    from immunebench.records.files import read_records
 
     if not results.is_dir():
         return set()
@@ -72,7 +72,7 @@ def lines(record: Record, file: Path) -> list[str]:
         out.append(f"failed stage {record.failure.stage} {record.failure.digest}")
     floor, ceiling = record.baseline.floor, record.baseline.ceiling
     for name, score in record.scores.items():
-        steps = "  ".join(f"step {step}: {mean:.3f}" for step, mean in sorted(score.per_step.items()))
+        steps = "  ".join(f"step {step}: {mean:.3f}" for step, mean in sorted(score.means.items()))
         out.append(f"score        {name} {score.mean:.3f} over {score.n} pictures  ({steps})")
     for label, base in (("floor", floor), ("ceiling", ceiling)):
         score_of = None if base is None else base.scores.get(record.metric)

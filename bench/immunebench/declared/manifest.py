@@ -248,18 +248,18 @@ class AttackManifest(EntryManifest):
 
 
 def save_steps(params: Values) -> tuple[int, ...]:
-    """Return the steps at which an attack saves its adapter, ascending, the last one its last step.
+    """Return the steps at which an attack saves its adapter, ascending; it trains until the last of them.
 
     Raises
     ------
     ValueError
-        If ``saves`` is no ascending list of positive whole numbers that ends with ``steps``.
+        If ``saves`` is no ascending list of positive whole numbers that holds ``steps``.
     """
     saves, steps = params["saves"], params["steps"]
     numbers = [n for n in saves if type(n) is int] if isinstance(saves, list) else []
     whole = isinstance(saves, list) and len(numbers) == len(saves) > 0
-    if not whole or numbers != sorted(set(numbers)) or numbers[0] < 1 or numbers[-1] != steps:
-        raise ValueError(f"saves must be ascending steps that end with steps = {steps!r}, not {saves!r}")
+    if not whole or numbers != sorted(set(numbers)) or numbers[0] < 1 or steps not in numbers:
+        raise ValueError(f"saves must be ascending steps, steps = {steps!r} among them, not {saves!r}")
     return tuple(numbers)
 
 

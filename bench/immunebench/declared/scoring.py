@@ -56,7 +56,7 @@ BOOTSTRAP_SEED: Final = 20_240_711
 BUDGET_CLASSES: Final = (4, 8, 16)
 """Classes of changed pictures by the largest change of a pixel, measured after saving, of 255."""
 
-BLIND_RUNGS: Final = frozenset({"lora-lr-x3", "lora-steps-x2"})
+BLIND_RUNGS: Final = frozenset({"lora-lr-x3"})
 """Attacks with another budget, tuned to no defense, that belong to the minimum: scaled gradients must not win."""
 
 PUBLIC_BASE_ATTACKS: Final = frozenset({"restore", "merge-back"})

@@ -70,13 +70,23 @@ class Block(Model):
 
 
 class Suite(Model):
-    """``suites/<id>.toml``: a named, versioned set of cells: one product, or several under ``[[cells]]``."""
+    """``suites/<id>.toml``: a named, versioned set of cells: one product, or several under ``[[cells]]``.
+
+    Attributes
+    ----------
+    seeds
+        Of every cell.
+    none_seeds
+        Further seeds of the defense ``none``: the undefended attack is the mean over all of its seeds, and their
+        spread is the noise of every row.
+    """
 
     id: Id
     version: Annotated[str, Field(pattern=r"^\d+\.\d+$")]
     title: Text
     profile: Id
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    none_seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
     track: Track | None = None
     tasks: tuple[Id, ...] = ()
     defenses: tuple[Text, ...] = ()
@@ -100,6 +110,8 @@ class Suite(Model):
             raise ValueError("curve_pictures must not exceed prompts: early steps draw one picture a prompt")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds holds a value twice")
+        if len({*self.seeds, *self.none_seeds}) != len(self.seeds) + len(self.none_seeds):
+            raise ValueError("none_seeds holds a value twice, or one of seeds")
         own = (self.tasks, self.defenses, self.chains)
         if self.cells and any(own):
             raise ValueError("has tasks, defenses and chains of its own or [[cells]], not both")

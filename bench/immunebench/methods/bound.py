@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from immunebench.core.types import Pictures
-from immunebench.model.diffusion import to_tensor
+from immunebench.model.pixels import to_tensor
 
 if TYPE_CHECKING:
     from immunebench.methods.context import Context

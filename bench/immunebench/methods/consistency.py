@@ -7,7 +7,8 @@ import torch
 
 from immunebench.core.types import Params, Pictures
 from immunebench.methods.context import Context
-from immunebench.model.diffusion import LatentDiffusion, to_pixels
+from immunebench.model.diffusion import LatentDiffusion
+from immunebench.model.pixels import to_pixels
 
 
 def consistent(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Context) -> Pictures:

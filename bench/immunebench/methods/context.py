@@ -18,7 +18,8 @@ from immunebench.core.types import Numerics, Params, Pictures, StageError
 from immunebench.core.wording import fill
 from immunebench.methods.adapters import DESCRIPTION, Adapter, saved_file
 from immunebench.methods.loops import Loops
-from immunebench.model.diffusion import Batch, LatentDiffusion, Latents
+from immunebench.model.batch import Batch, Latents
+from immunebench.model.diffusion import LatentDiffusion
 from immunebench.model.optim import AdamW, adamw
 from immunebench.model.runtime import derive_seed
 

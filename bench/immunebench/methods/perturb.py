@@ -13,7 +13,8 @@ from torch import Tensor
 
 from immunebench.core.types import StageError
 from immunebench.methods.loops import current
-from immunebench.model.diffusion import Batch, LatentDiffusion
+from immunebench.model.batch import Batch
+from immunebench.model.diffusion import LatentDiffusion
 from immunebench.model.runtime import derive_seed
 
 Objective = Callable[[Tensor, Tensor], Tensor]

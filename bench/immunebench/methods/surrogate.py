@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from immunebench.core.types import Pictures
 from immunebench.methods.context import AttackHandle, Context
-from immunebench.model.diffusion import LatentDiffusion, training
-from immunebench.model.runtime import dtype
+from immunebench.model.diffusion import LatentDiffusion
+from immunebench.model.runtime import dtype, training
 
 
 class Surrogate:

@@ -60,7 +60,7 @@ def lpips_similarity(pixels: Pixels, reference: Pixels) -> Floats:
             f"pictures of {_size(pixels)} have no LPIPS to a reference of {_size(reference)}",
             field="metric lpips_similarity",
         )
-    from immunebench.model.diffusion import to_tensor
+    from immunebench.model.pixels import to_tensor
 
     return _one_minus_lpips(to_tensor(pixels), to_tensor(reference))
 

@@ -35,7 +35,7 @@ def lpips_alex(a: Pixels, b: Pixels) -> Floats:
     """
     import torch
 
-    from immunebench.model.diffusion import to_tensor
+    from immunebench.model.pixels import to_tensor
 
     check_pair(a, b)
     distance = alex()

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import copy
-import difflib
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,69 +13,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from immunebench.bases.base_folder import parts, variant
 from immunebench.core.types import Numerics, Pictures, StageError, Weights
-from immunebench.model import runtime
+from immunebench.model import runtime, sampling
+from immunebench.model.batch import Batch, Latents
+from immunebench.model.loading import read_parts
 from immunebench.model.offload import Resident
 from immunebench.model.optim import IN_TURN
+from immunebench.model.pixels import to_pixels, to_tensor
+from immunebench.model.tensors import check, select
 from immunebench.model.text import PairedText, Text
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-
-TENSORS = ("attention", "cross-attention", "no-cross-attention", "all")
-ATTENTION_PROJECTIONS = (".to_q.", ".to_k.", ".to_v.", ".to_out.")
-SAMPLERS = {
-    "ddim": ("DDIMScheduler", {"clip_sample": False}),
-    "dpm++": ("DPMSolverMultistepScheduler", {}),
-    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
-}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Latents:
-    """Encoded pictures and captions: computed once a stage, never a step.
-
-    Parameters
-    ----------
-    latents : Tensor, shape (n, 4, h, w)
-        Scaled means of the VAE's posterior.
-    condition : Tensor, shape (n, length, width)
-        Text embeddings, one a picture.
-    captions : tuple of str
-        What they embed, for methods that train the text side.
-    """
-
-    latents: Tensor
-    condition: Tensor
-    captions: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.latents)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """One draw of the denoising objective: pictures, captions, noise and time steps.
-
-    Parameters
-    ----------
-    latents, noise : Tensor, shape (b, 4, h, w)
-        z_0 and epsilon.
-    condition : Tensor, shape (b, length, width)
-        c.
-    timesteps : Tensor of int64, shape (b,)
-        t, from 0 to T - 1.
-    captions : tuple of str
-        What `condition` embeds.
-    """
-
-    latents: Tensor
-    condition: Tensor
-    noise: Tensor
-    timesteps: Tensor
-    captions: tuple[str, ...] = ()
 
 
 class LatentDiffusion:
@@ -154,36 +100,7 @@ class LatentDiffusion:
         StageError
             If the folder or one of its parts is missing.
         """
-        from diffusers import AutoencoderKL, UNet2DConditionModel
-        from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-
-        two = "text_encoder_2" in parts(folder)
-        beside = ("text_encoder_2", "tokenizer_2") if two else ()
-        for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler", *beside):
-            if not (folder / part).is_dir():
-                raise StageError("error", f"base {folder.name}: no folder {part!r} in {folder}")
-        local: dict[str, Any] = {"local_files_only": True}
-        frozen = runtime.dtype(numerics.frozen_dtype)
-        vae = runtime.dtype(numerics.vae_dtype)
-
-        def weights(part: str) -> dict[str, Any]:
-            return {"variant": variant(folder, part), "use_safetensors": True, **local}
-
-        second: dict[str, Any] = {}
-        if two:
-            second["text_encoder_2"] = CLIPTextModelWithProjection.from_pretrained(
-                folder / "text_encoder_2", dtype=frozen, **weights("text_encoder_2")
-            )
-            second["tokenizer_2"] = CLIPTokenizer.from_pretrained(folder / "tokenizer_2", **local)
-        return cls(
-            UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=frozen, **weights("unet")),
-            AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=vae, **weights("vae")),
-            CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=frozen, **weights("text_encoder")),
-            CLIPTokenizer.from_pretrained(folder / "tokenizer", **local),
-            json.loads((folder / "scheduler" / "scheduler_config.json").read_text()),
-            numerics,
-            **second,
-        )
+        return cls(**read_parts(folder, numerics), numerics=numerics)
 
     # ---------------------------------------------------------------- pictures and words
 
@@ -363,17 +280,14 @@ class LatentDiffusion:
         -------
         Pictures
             Captioned with the prompts.
-
-        Notes
-        -----
-        Batches have the profile's size always, the last one filled up with repeats, so that neither the
-        number of prompts nor their order reaches a picture through the kernels that a batch size selects.
         """
         shape = self._latent_shape()
         noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
         scale = self.numerics.guidance if guidance is None else guidance
         count = self.numerics.sampling_steps if steps is None else steps
-        return self._draw(prompts, lambda rows: noise[rows], negative, scale, count, progress)
+        return sampling.draw(
+            self, prompts, lambda rows: noise[rows], negative=negative, guidance=scale, steps=count, progress=progress
+        )
 
     @torch.no_grad()
     def image_to_image(
@@ -414,7 +328,7 @@ class LatentDiffusion:
         if not 0 <= strength <= 1:
             raise StageError("error", f"strength: {strength} lies outside 0 to 1")
         start = steps - int(steps * strength)
-        scheduler = self._sampler()
+        scheduler = sampling.make_sampler(self.numerics.sampler, self.schedule)
         scheduler.set_timesteps(steps)
 
         def noised(rows: Sequence[int]) -> Tensor:
@@ -426,31 +340,10 @@ class LatentDiffusion:
             z_t: Tensor = self.noising.add_noise(z, torch.stack(draws).to(self.device), when)
             return z_t
 
-        return self._draw(pictures.captions, noised, negative, guidance, steps, progress, start)
-
-    def _draw(
-        self,
-        prompts: Sequence[str],
-        begin: Callable[[Sequence[int]], Tensor],
-        negative: str,
-        guidance: float,
-        steps: int,
-        progress: Callable[[int], None],
-        start: int = 0,
-    ) -> Pictures:
-        """Denoise from what `begin` gives for the rows of a batch, from sampler step `start` on."""
-        size = self.numerics.batch
-        wanted = len(prompts)
-        order = [min(i, wanted - 1) for i in range(-(-wanted // size) * size)]
-        condition = self.condition(prompts)
-        unconditional = self.condition([negative])
-        pixels = []
-        for first in range(0, len(order), size):
-            rows = order[first : first + size]
-            z = self._denoise(begin(rows), condition[rows], unconditional, guidance, steps, start=start)
-            pixels.append(self.decode(z))
-            progress(min(first + size, wanted))
-        return Pictures(np.concatenate(pixels)[:wanted], tuple(prompts))
+        return sampling.draw(
+            self, pictures.captions, noised, negative=negative, guidance=guidance, steps=steps, progress=progress,
+            start=start,
+        )  # fmt: skip
 
     @torch.no_grad()
     def part_way(
@@ -475,40 +368,12 @@ class LatentDiffusion:
         t : int
             The time step of the sampler that z_t is at.
         """
-        scheduler = self._sampler()
+        scheduler = sampling.make_sampler(self.numerics.sampler, self.schedule)
         scheduler.set_timesteps(steps)
         noise = torch.randn((len(condition), *self._latent_shape()), generator=generator)
-        z = self._denoise(noise, condition, self.condition([""]), guidance, steps, steps - 1 - left)
-        return z, int(scheduler.timesteps[steps - 1 - left])
-
-    @torch.no_grad()
-    def _denoise(
-        self,
-        noise: Tensor,
-        condition: Tensor,
-        unconditional: Tensor,
-        guidance: float,
-        steps: int,
-        stop: int | None = None,
-        *,
-        start: int = 0,
-    ) -> Tensor:
-        scheduler = self._sampler()
-        scheduler.set_timesteps(steps)
-        if start and hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(start)
-        x: Tensor = noise.to(self.device) * scheduler.init_noise_sigma
-        both = torch.cat([unconditional.expand_as(condition), condition])
-        for t in scheduler.timesteps[start:stop]:
-            model_input = scheduler.scale_model_input(x, t)
-            when = t.to(self.device).expand(len(x))
-            if guidance == 1:
-                prediction = self.predict(model_input, when, condition)
-            else:
-                without, given = self.predict(model_input.repeat(2, 1, 1, 1), when.repeat(2), both).chunk(2)
-                prediction = without + guidance * (given - without)
-            x = scheduler.step(prediction, t, x, return_dict=False)[0]
-        return x
+        stop = steps - 1 - left
+        z = sampling.denoise(self, noise, condition, self.condition([""]), guidance=guidance, steps=steps, stop=stop)
+        return z, int(scheduler.timesteps[stop])
 
     def _latent_shape(self) -> tuple[int, int, int]:
         side = self.numerics.resolution // self._factor()
@@ -517,15 +382,6 @@ class LatentDiffusion:
     def _factor(self) -> int:
         """Return f, the pixels of a picture's side for each of its latents'."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
-
-    def _sampler(self) -> Any:
-        import diffusers
-
-        if self.numerics.sampler not in SAMPLERS:
-            known = ", ".join(SAMPLERS)
-            raise StageError("error", f"profile: sampler: unknown {self.numerics.sampler!r}; one of {known}")
-        name, options = SAMPLERS[self.numerics.sampler]
-        return getattr(diffusers, name).from_config(self.schedule, **options)
 
     # ---------------------------------------------------------------- weights
 
@@ -549,22 +405,7 @@ class LatentDiffusion:
         StageError
             If the selection is unknown.
         """
-        if which not in TENSORS:
-            raise StageError("error", f"tensors: unknown {which!r}; one of {', '.join(TENSORS)}")
-        own = {
-            name.replace(".base_layer.", "."): parameter
-            for name, parameter in self.unet.named_parameters()
-            if ".lora_" not in name
-        }
-        if which == "all":
-            return own
-        if which == "no-cross-attention":
-            # ESD-u leaves alone what reads the prompt (Gandikota et al. 2023): in Stable Diffusion XL
-            # add_embedding does too, for it takes the pooled text. The authors' code for it does the same.
-            left = (".attn2.", "conv_out.", "conv_norm_out.", "time_embedding.", "add_embedding.")
-            return {name: p for name, p in own.items() if not any(x in name for x in left)}
-        needle = ".attn" if which == "attention" else ".attn2."
-        return {name: p for name, p in own.items() if needle in name and any(x in name for x in ATTENTION_PROJECTIONS)}
+        return select(self.unet, which)
 
     def check(self, weights: Weights) -> None:
         """Hold weights against the base.
@@ -574,17 +415,7 @@ class LatentDiffusion:
         StageError
             If a name is unknown to the base, a shape differs or a value is not finite.
         """
-        own = self.unet_tensors("all")
-        for name, tensor in weights.tensors.items():
-            if name not in own:
-                near = difflib.get_close_matches(name, own, 1)
-                hint = f" (nearest: {near[0]!r})" if near else ""
-                raise StageError("error", f"weights: the base has no tensor {name!r}{hint}")
-            if tensor.shape != own[name].shape:
-                wrong, right = tuple(tensor.shape), tuple(own[name].shape)
-                raise StageError("error", f"weights: {name}: shape {wrong}, the base has {right}")
-            if not torch.isfinite(tensor).all():
-                raise StageError("error", f"weights: {name}: a value is not finite")
+        check(self.unet_tensors("all"), weights)
 
     @torch.no_grad()
     def apply(self, weights: Weights) -> None:
@@ -619,31 +450,3 @@ class LatentDiffusion:
         for parameter in tensors.values():
             parameter.data = parameter.data.to(runtime.dtype(self.numerics.trained_dtype))
         return dict(tensors)
-
-
-def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
-    """Map pictures of uint8, shape (n, height, width, 3), to fp32 of shape (n, 3, height, width), -1 to 1."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def to_pixels(x: Tensor) -> NDArray[np.uint8]:
-    """Round to 8 bits what `to_tensor` gives; values outside -1 to 1 are clipped."""
-    x = ((x.detach() + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1)
-    pixels: NDArray[np.uint8] = x.to(torch.uint8).cpu().numpy()
-    return pixels
-
-
-@contextmanager
-def training(
-    parameters: Mapping[str, nn.Parameter],
-) -> Iterator[None]:
-    """Switch gradients on for these parameters only while the block runs, and let it repeat to the byte."""
-    chosen = list(parameters.values())
-    for parameter in chosen:
-        parameter.requires_grad_(True)
-    try:
-        with runtime.deterministic():
-            yield
-    finally:
-        for parameter in chosen:
-            parameter.requires_grad_(False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from immunebench.declared.profile import lacks_ampere
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from immunebench.store.bookmark import Spent
 
@@ -199,3 +200,19 @@ def memory_guard(numerics: Numerics) -> Iterator[MemoryReport]:
         raise StageError("oom", f"out of memory under a cap of {report.cap:g} GiB: {figures}")
     if (report.reserved if on_gpu else report.process) > report.cap:
         raise StageError("over_memory", f"memory passed the cap of {report.cap:g} GiB: {figures}")
+
+
+@contextmanager
+def training(
+    parameters: Mapping[str, nn.Parameter],
+) -> Iterator[None]:
+    """Switch gradients on for these parameters only while the block runs, and let it repeat to the byte."""
+    chosen = list(parameters.values())
+    for parameter in chosen:
+        parameter.requires_grad_(True)
+    try:
+        with deterministic():
+            yield
+    finally:
+        for parameter in chosen:
+            parameter.requires_grad_(False)

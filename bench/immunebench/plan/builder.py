@@ -17,6 +17,7 @@ from immunebench.declared.schema import Values
 from immunebench.declared.suite import Suite
 from immunebench.declared.task import Prompt, Task, Wording
 from immunebench.pictures.dataset_source import pictures_digest
+from immunebench.plan.grading import Grading
 from immunebench.plan.specs import PUBLIC, Model, Specs, on_base, stream
 from immunebench.store.graph import Cell, CellGraph, Facts, UtilityGraph
 
@@ -24,11 +25,13 @@ from immunebench.store.graph import Cell, CellGraph, Facts, UtilityGraph
 PUBLIC_PICTURES = 64
 
 
-class Builder(Specs):
+class Builder:
     """Adds what cells need to one graph of stages."""
 
     def __init__(self, suite: Suite, catalog: Catalog, file: Path | None, profile: str | None = None) -> None:
-        super().__init__(suite, catalog, file, profile)
+        self.specs = Specs(suite, catalog, file, profile)
+        self.grading = Grading(self.specs)
+        self.suite, self.catalog, self.file = suite, catalog, file
         # One way of honest personalisation for all chains: U belongs to a defense on a task, not to an attack.
         _, self.honest = self.attacks(suite.benign_attack, field="benign_attack")
 
@@ -39,13 +42,14 @@ class Builder(Specs):
         theirs, ours = on_base(task, cell.setting.attacker_base), on_base(task, cell.setting.surrogate)
         entry = self.catalog.defense(cell.defense)
         purifiers, attack = self.attacks(cell.chain)
-        cleaning = self.cleaning(purifiers, theirs.base)
+        cleaning = self.specs.cleaning(purifiers, theirs.base)
         prompts = self.prompts(task.evaluation.prompts, task.attacker.token, task)
         steps = self.saves(attack, theirs)
+        final = self.final(attack, theirs)
 
         start = self.start(task, cell.seed)
         published = self.published(task)
-        reference = self.pictures(task, task.concept.name, "reference", task.pictures.reference)
+        reference = self.specs.pictures(task, task.concept.name, "reference", task.pictures.reference)
         protect, released, images = self.protect(entry, ours, cell.seed, start, published)
         compared = {"reference": reference}
 
@@ -53,27 +57,31 @@ class Builder(Specs):
             return stream(cell.seed, "adapt", task.id, *(["replicate"] if again else []))
 
         def cleaned(images: str, *, again: bool) -> tuple[str, ...]:
-            stages = [self.mix(task, images, cell.setting.clean)]
+            stages = [self.specs.mix(task, images, cell.setting.clean)]
             for purifier in purifiers:
-                stages.append(self.purify(purifier, theirs, stages[-1], adapting(again)))
+                stages.append(self.specs.purify(purifier, theirs, stages[-1], adapting(again)))
             return tuple(stages)
 
         def attacked(images: str, model: Model, *, again: bool) -> tuple[dict[int, str], dict[int, str]]:
             images, seed = cleaned(images, again=again)[-1], adapting(again)
-            adapter = self.adapt(attack, theirs, self.words(task), task.concept.noun, images, model, seed)
+            adapter = self.specs.adapt(attack, theirs, self.words(task), task.concept.noun, images, model, seed, steps)
             noise: list[str | int] = [task.id, cell.seed]
             drawn = {
-                step: self.generate(theirs, prompts, model, noise, adapter, step, steps, cleaning=cleaning)
+                step: self.specs.generate(
+                    theirs, prompts, model, noise, adapter, step, early=step != final, cleaning=cleaning
+                )
                 for step in steps
             }
             last = {**compared, "training": images}
-            return drawn, {s: self.score(task, made, last if s == steps[-1] else compared) for s, made in drawn.items()}
+            return drawn, {
+                s: self.grading.score(task, made, last if s == final else compared) for s, made in drawn.items()
+            }
 
         drawn, curve = attacked(images, released, again=entry.replicate)
         undefended, ceiling = attacked(published, start, again=False)
-        floor_pictures = self.generate(theirs, prompts, start, [task.id, cell.seed])
+        floor_pictures = self.specs.generate(theirs, prompts, start, [task.id, cell.seed])
         given = cleaned(images, again=entry.replicate)
-        last = {"attacked": drawn[steps[-1]], "undefended": undefended[steps[-1]]}
+        last = {"attacked": drawn[final], "undefended": undefended[final]}
         # What papers report belongs where pictures are protected or cleaned; a face may be lost to any defense.
         asked = task.family == "identity" or given != (published,)
         graph = CellGraph(
@@ -83,26 +91,32 @@ class Builder(Specs):
             ceiling=ceiling,
             pictures=drawn,
             ceiling_pictures=undefended,
-            floor=self.score(task, floor_pictures, compared),
+            floor=self.grading.score(task, floor_pictures, compared),
             floor_pictures=floor_pictures,
-            anchor=self.anchor(task, reference),
+            final=final,
+            defended_floor=self.grading.score(
+                task, self.specs.generate(theirs, prompts, released, [task.id, cell.seed]), compared
+            ),
+            anchor=self.grading.anchor(task, reference),
             reference=reference,
-            unseen=self.unseen(task, published),
+            unseen=self.grading.unseen(task, published),
             protect=protect,
             utility=self.utility(task, self.honest, start, released, cell.seed),
-            fidelity=None if images == published else self.fidelity(task, images, published),
+            fidelity=None if images == published else self.grading.fidelity(task, images, published),
             parts={},
             stages=(),
             erasure={
-                whose: self.score(task, self.generate(task, prompts, model, [task.id, cell.seed]), compared)
+                whose: self.grading.score(
+                    task, self.specs.generate(task, prompts, model, [task.id, cell.seed]), compared
+                )
                 for whose, model in {"base": {}, "released": released}.items()
                 if task.family == "relearn"
             },
             published=published,
             given=given,
             # Pair by pair: of the places that hold another picture, cleaning is measured against that one.
-            purified=self.purified(task, given, self.mix(task, published, cell.setting.clean)),
-            beside=self.beside(task, last, reference) if asked else {},
+            purified=self.grading.purified(task, given, self.specs.mix(task, published, cell.setting.clean)),
+            beside=self.grading.beside(task, last, reference) if asked else {},
         )
         parts = {part: frozenset(self.closure(roots)) for part, roots in _roots(graph).items()}
         return replace(graph, parts=parts, stages=self.closure(itertools.chain.from_iterable(_roots(graph).values())))
@@ -139,7 +153,11 @@ class Builder(Specs):
             saves = save_steps(params)
         except ValueError as error:
             raise UsageError(str(error), file=attack.path, field="params") from error
-        return saves if self.suite.curve_pictures else saves[-1:]
+        return saves if self.suite.curve_pictures else (self.final(attack, task),)
+
+    def final(self, attack: Entry, task: Task) -> int:
+        """Return the step that is scored on all prompts: the preset's own length."""
+        return int(self.catalog.params(attack, task.base)["steps"])  # type: ignore[arg-type]
 
     def prompts(self, prompts: Sequence[Prompt], token: str, task: Task) -> list[str]:
         """Return the suite's number of prompts with the placeholder filled in."""
@@ -156,14 +174,14 @@ class Builder(Specs):
     def published(self, task: Task) -> str:
         """Add the attacker's pictures: the task's, or the base's own of a concept that it knows."""
         if self.suite.published == "real":
-            return self.pictures(task, task.concept.name, "published", task.pictures.published)
+            return self.specs.pictures(task, task.concept.name, "published", task.pictures.published)
         if task.family != "relearn":
             path = self.catalog.paths["task", task.id]
             raise UsageError("cannot be drawn by a base that never saw it", file=path, value=task.concept.name)
         # IMMA's protocol: one prompt, drawn by the base before its concept was erased.
         words, noun = task.attacker, task.concept.noun
         prompt = fill(words.caption, token=words.token, noun=noun, content=whole(words.token, noun))
-        return self.generate(task, [prompt], {}, ["published", task.id], per_prompt=task.pictures.published)
+        return self.specs.generate(task, [prompt], {}, ["published", task.id], per_prompt=task.pictures.published)
 
     def start(self, task: Task, seed: int) -> Model:
         """Add the start model: the base, or what ``start_from`` makes of it."""
@@ -177,8 +195,8 @@ class Builder(Specs):
         """Add the pictures that a defense sees: its own of the concept, and innocent ones."""
         public = self.catalog.models.bases[task.base].public
         return {
-            "owner": self.pictures(task, task.concept.name, "owner", task.pictures.owner),
-            "public": self.pictures(task, PUBLIC, "owner", PUBLIC_PICTURES, public),
+            "owner": self.specs.pictures(task, task.concept.name, "owner", task.pictures.owner),
+            "public": self.specs.pictures(task, PUBLIC, "owner", PUBLIC_PICTURES, public),
         }
 
     def protect(
@@ -190,13 +208,15 @@ class Builder(Specs):
         protect = {"protect_model": model["weights"]} if "protect_model" in entry.hooks else {}
         for layer in entry.layers:
             if layer.artefact is not None:
-                protect["protect_images"] = self.cloaked(layer, task, published)
+                protect["protect_images"] = self.specs.cloaked(layer, task, published)
             elif "protect_images" in layer.hooks:
                 # What it simulates is trained as the attacker trains it: with class pictures where the attack has some.
                 attacks = [self.catalog.attack(name, file=layer.path, field="against") for name in layer.against]
-                prior = {name: made for attack in attacks for name, made in self.prior(attack, task).items()}
+                prior = {
+                    name: made for attack in attacks for name, made in self.specs.prior(attack, task, start).items()
+                }
                 inputs = {**self.owner(task), "published": published, **start, **prior}
-                protect["protect_images"] = self.hook(layer, "protect_images", task, seed, inputs)
+                protect["protect_images"] = self.specs.hook(layer, "protect_images", task, seed, inputs)
         return protect, model, protect.get("protect_images", published)
 
     def released(self, entry: Defense, task: Task, seed: int, model: Model) -> Model:
@@ -204,7 +224,7 @@ class Builder(Specs):
         for layer in entry.layers:
             if "protect_model" in layer.hooks:
                 inputs = {**self.owner(task), **model}
-                model = {"weights": self.hook(layer, "protect_model", task, seed, inputs)}
+                model = {"weights": self.specs.hook(layer, "protect_model", task, seed, inputs)}
         return model
 
     def utility(self, task: Task, attack: Entry, start: Model, released: Model, seed: int) -> UtilityGraph:
@@ -212,36 +232,42 @@ class Builder(Specs):
         unrelated = self.catalog.models.bases[task.base].unrelated_prompts
         benign = task.benign
         prompts = self.prompts(benign.prompts, benign.token, task)
-        last = self.saves(attack, task)[-1]
-        images = self.pictures(task, benign.concept, "published", task.pictures.published, benign.source)
-        reference = self.pictures(task, benign.concept, "reference", task.pictures.reference, benign.source)
+        last = self.final(attack, task)
+        images = self.specs.pictures(task, benign.concept, "published", task.pictures.published, benign.source)
+        reference = self.specs.pictures(task, benign.concept, "reference", task.pictures.reference, benign.source)
         compared = {"reference": reference}
         noise: list[str | int] = [f"benign/{benign.concept}", seed]
-        answers = self.judged(task, ["caption_accuracy", *self.further([])], unrelated)
-        likeness = self.judged(task, [self.target(task, benign.family, benign.source)], concept=benign.concept)
+        answers = self.grading.judged(task, ["caption_accuracy", *self.grading.further([])], unrelated)
+        likeness = self.grading.judged(
+            task, [self.grading.target(task, benign.family, benign.source)], concept=benign.concept
+        )
 
         def drawn(model: Model) -> str:
-            return self.generate(task, unrelated, model, ["unrelated", seed], per_prompt=self.suite.unrelated_pictures)
+            return self.specs.generate(
+                task, unrelated, model, ["unrelated", seed], per_prompt=self.suite.unrelated_pictures
+            )
 
         def personalised(model: Model) -> str:
             words = Wording(caption=benign.caption, token=benign.token)
             own_seed = stream(seed, "adapt", "benign", benign.concept)
-            adapter = self.adapt(attack, task, words, benign.noun, images, model, own_seed)
-            return self.generate(task, prompts, model, noise, adapter, last, [last])
+            adapter = self.specs.adapt(attack, task, words, benign.noun, images, model, own_seed, (last,))
+            return self.specs.generate(task, prompts, model, noise, adapter, last)
 
         def alike(made: str) -> str:
-            return self.add("score", likeness, {"generated": made, **compared})
+            return self.specs.add("score", likeness, {"generated": made, **compared})
 
         before, after = (drawn(released), drawn(start)), (personalised(released), personalised(start))
         return UtilityGraph(
-            g=self.add("score", answers, {"generated": before[0]}),
-            g_base=self.add("score", answers, {"generated": before[1]}),
+            g=self.specs.add("score", answers, {"generated": before[0]}),
+            g_base=self.specs.add("score", answers, {"generated": before[1]}),
             s=alike(after[0]),
-            floor=alike(self.generate(task, prompts, start, noise)),
+            floor=alike(self.specs.generate(task, prompts, start, noise)),
             ceiling=alike(after[1]),
-            metric=self.named_metric(task, benign.family, benign.source),
+            metric=self.grading.named_metric(task, benign.family, benign.source),
             integrity={
-                when: self.add("score", self.judged(task, self.suite.integrity), {"generated": own, "reference": of})
+                when: self.specs.add(
+                    "score", self.grading.judged(task, self.suite.integrity), {"generated": own, "reference": of}
+                )
                 for when, (own, of) in {"before": before, "after_benign": after}.items()
                 if self.suite.integrity and own != of
             },
@@ -266,13 +292,13 @@ class Builder(Specs):
             budget=entry.budget,
             perceptual_budget=entry.perceptual_budget,
             chain=tuple((attack.id, attack.version) for attack in chain),
-            profile_version=self.profile.version,
-            memory_gib=self.profile.memory_gib,
+            profile_version=self.specs.profile.version,
+            memory_gib=self.specs.profile.memory_gib,
             captions=len(self.catalog.models.bases[task.base].unrelated_prompts),
-            contents=len(set(self.contents(task).values())) if "prompt_accuracy" in self.suite.metrics else 0,
+            contents=len(set(self.grading.contents(task).values())) if "prompt_accuracy" in self.suite.metrics else 0,
             params=params,
             entry_files=entry.files,
-            metric=self.named_metric(task),
+            metric=self.grading.named_metric(task),
             purifiers={purifier.id: self.catalog.params(purifier, task.base) for purifier in chain[:-1]},
             pictures=pictures_digest(task),
         )
@@ -283,7 +309,7 @@ class Builder(Specs):
 
         def visit(digest: str) -> None:
             if digest not in seen:
-                for needed in self.stages[digest].inputs.values():
+                for needed in self.specs.stages[digest].inputs.values():
                     visit(needed)
                 seen[digest] = None
 
@@ -297,7 +323,7 @@ def _roots(graph: CellGraph) -> dict[str, list[str]]:
     return {
         # What the undefended model does is nobody's fault: a failure there leaves every row incomplete alike.
         "baseline": [*graph.ceiling.values(), graph.floor, graph.anchor, use.g_base, use.floor, use.ceiling],
-        "attack": list(graph.curve.values()),
+        "attack": [*graph.curve.values(), graph.defended_floor],
         "fidelity": [] if graph.fidelity is None else [graph.fidelity],
         "utility": [use.g, use.g_base, use.s, use.floor, use.ceiling],
         # No score of the board hangs on these: a failure among them costs nothing but themselves.

@@ -18,6 +18,9 @@ from immunebench.plan.builder import Builder
 from immunebench.plan.checks import check_base, check_defense, check_predictions, check_setting, check_task
 from immunebench.store.graph import Cell, Plan
 
+#: The defense that changes nothing.
+NONE = "none"
+
 
 def make_plan(
     suite: Suite,
@@ -50,6 +53,7 @@ def make_plan(
     file = catalog.paths.get(("suite", suite.id))
     tasks = _select("--task", task, suite.names("tasks"), file)
     seeds = list(suite.seeds) if seed is None else [seed] if isinstance(seed, int) else list(seed)
+    further = suite.none_seeds if seed is None else ()
     if any(number < 0 for number in seeds):
         raise UsageError("must not be negative, not", field="--seed", value=min(seeds))
     builder = Builder(suite, catalog, file, profile)
@@ -57,10 +61,10 @@ def make_plan(
         builder.attacks(name, "--attack")  # What is no chain at all is said first.
     chains = _select("--attack", attack, suite.names("chains"), file)
     cells = [
-        Cell(name, entry.id, chain, builder.profile.id, number, setting)
+        Cell(name, entry.id, chain, builder.specs.profile.id, number, setting)
         for name, entry, chain, setting in _places(suite, catalog, _many(defense), file)
         if name in tasks and chain in chains
-        for number in dict.fromkeys(seeds)
+        for number in dict.fromkeys([*seeds, *(further if entry.id == NONE and setting.usual else ())])
     ]
     for name in _many(defense):
         entry = catalog.defense(name)
@@ -79,7 +83,7 @@ def make_plan(
         check_setting(catalog, catalog.defense(entry_id), catalog.task(name), setting, file)
     _check_models(cells, catalog, builder)
     roots = {cell.key: builder.cell(cell) for cell in cells}
-    return Plan(suite, tuple(cells), builder.stages, roots)
+    return Plan(suite, tuple(cells), builder.specs.stages, roots)
 
 
 def _places(
@@ -117,7 +121,7 @@ def _check_models(cells: Sequence[Cell], catalog: Catalog, builder: Builder) -> 
         for base in filter(None, (catalog.task(name).base, setting.surrogate, setting.attacker_base, *lent)):
             on.setdefault(base, {}).update({entry.id: entry for entry in entries})
     for base, known in on.items():
-        check_base(catalog, base, builder.profile)
+        check_base(catalog, base, builder.specs.profile)
         check_predictions(catalog, known.values(), base)
 
 

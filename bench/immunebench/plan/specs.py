@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from immunebench.bases.weights import require
 from immunebench.catalog import artefact
 from immunebench.catalog.catalog import Catalog
-from immunebench.catalog.entry import Entry, sha256
+from immunebench.catalog.entry import Entry
 from immunebench.core.errors import UsageError
-from immunebench.core.wording import content
 from immunebench.declared.schema import Values
-from immunebench.declared.scoring import BESIDE_FAMILY, TRAIT_METRIC, target_metric
 from immunebench.declared.suite import Suite
 from immunebench.declared.task import Task, Wording
-from immunebench.metrics import METRICS, Metric
 from immunebench.model.runtime import derive_seed
 from immunebench.store.graph import StageSpec
 
@@ -163,10 +159,22 @@ class Specs:
         }
         return self.add("purify", key, {"images": images}, self.seconds(entry, task.base))
 
-    def adapt(self, entry: Entry, task: Task, words: Wording, noun: str, images: str, model: Model, seed: int) -> str:
-        """Add an adaptation."""
+    def adapt(
+        self,
+        entry: Entry,
+        task: Task,
+        words: Wording,
+        noun: str,
+        images: str,
+        model: Model,
+        seed: int,
+        saves: Sequence[int],
+    ) -> str:
+        """Add an adaptation that trains until the last of `saves`."""
+        code = self.code(entry, task.base)
         key: Values = {
-            **self.code(entry, task.base),
+            **code,
+            "params": {**code["params"], "saves": list(saves)},  # type: ignore[dict-item]
             **self.base(task.base),
             "numerics": self.profile.numerics(sampling=False),
             "caption": words.caption,
@@ -174,10 +182,13 @@ class Specs:
             "noun": noun,
             "seed": seed,
         }
-        return self.add("adapt", key, {"images": images, **model, **self.prior(entry, task)})
+        return self.add("adapt", key, {"images": images, **model, **self.prior(entry, task, model)})
 
-    def prior(self, entry: Entry, task: Task) -> dict[str, str]:
-        """Add the class pictures of an attack with a prior-preservation loss: drawn by the base, once for all."""
+    def prior(self, entry: Entry, task: Task, model: Model) -> dict[str, str]:
+        """Add the class pictures of an attack with a prior-preservation loss, drawn by the model that it adapts.
+
+        Whoever attacks released weights has no other model to draw them with.
+        """
         if not self.catalog.params(entry, task.base).get("prior_weight"):
             return {}
         if task.prior is None:
@@ -186,7 +197,7 @@ class Specs:
                 f"is missing: the attack {entry.id!r} needs class pictures", file=path, field="prior.prompts"
             )
         prompts = list(task.prior.prompts)
-        return {"prior": self.generate(task, prompts, {}, ["prior"], per_prompt=task.prior.per_prompt)}
+        return {"prior": self.generate(task, prompts, model, ["prior"], per_prompt=task.prior.per_prompt)}
 
     def generate(
         self,
@@ -196,12 +207,12 @@ class Specs:
         noise: list[str | int],
         adapter: str | None = None,
         step: int | None = None,
-        steps: Sequence[int] = (),
+        *,
+        early: bool = False,
         per_prompt: int | None = None,
         cleaning: Values | None = None,
     ) -> str:
-        """Add pictures: all of them of the last step, one for each of the first prompts of an earlier one."""
-        early = step is not None and step != steps[-1]
+        """Add pictures: of an `early` step one for each of the first prompts, else all of them."""
         key: Values = {
             **self.base(task.base),
             "numerics": self.profile.numerics(sampling=True),
@@ -224,145 +235,6 @@ class Specs:
         ]
         told: Values = {"negative_prompt": ", ".join(filter(None, avoid))} if any(avoid) else {}
         return {**told, **({"clean_samples": [dict(code) for code in after]} if after else {})}
-
-    def contents(self, task: Task) -> dict[str, str]:
-        """Return what each of the suite's prompts asks for without the placeholder, by filled-in prompt.
-
-        Empty where all ask for the same or the judge cannot tell them apart, for then nobody knows whether a
-        picture follows its own.
-        """
-        if task.family not in self.catalog.models.judges[self.catalog.models.bases[task.base].judge].reads_prompts:
-            return {}
-        prompts = task.evaluation.prompts[: self.suite.prompts]
-        found = {
-            prompt.replace("{token}", task.attacker.token): content(prompt, task.concept.noun) for prompt in prompts
-        }
-        return found if len(set(found.values())) > 1 else {}
-
-    def further(self, has: Iterable[str]) -> list[str]:
-        """Return the suite's further metrics that need nothing but the judge and what ``has`` names."""
-        needs = {metric: set(_metric(metric, self.file).needs) for metric in self.suite.metrics}
-        return [metric for metric, need in needs.items() if need <= {"judge", "pixels", "own", *has}]
-
-    def judged(
-        self,
-        task: Task,
-        metrics: Iterable[str],
-        captions: Sequence[str] = (),
-        concept: str = "",
-        contents: Mapping[str, str] | None = None,
-    ) -> Values:
-        """Return the key that every scoring stage has: metrics, judge and what it is asked."""
-        judge = self.catalog.models.bases[task.base].judge
-        spec = self.catalog.models.judges[judge]
-        metrics = list(metrics)
-        read = {w: f"metric {metric}" for metric in metrics for w in _metric(metric, self.file).weights}
-        weights = {name: sha256(require(name, asked_by=metric)) for name, metric in read.items()}
-        return {
-            "metrics": [{"id": metric, "version": _metric(metric, self.file).version} for metric in metrics],
-            "judge": judge,
-            "judge_version": spec.version,
-            "judge_files": dict(self.catalog.judge_files(judge)),
-            "captions": list(captions),
-            # Named where it is asked for only, so that tasks share every other score.
-            **({"concept": concept} if concept and _asks_concept(metrics) else {}),
-            **({"contents": dict(contents)} if contents and "prompt_accuracy" in metrics else {}),
-            **({"genres": list(spec.genres)} if "genre_shift" in metrics else {}),
-            # What metrics without a judge read; most read nothing.
-            **({"metric_weights": dict(weights)} if weights else {}),
-        }
-
-    def score(self, task: Task, generated: str, compared: Mapping[str, str]) -> str:
-        """Add the family's target metric and those of the suite's further ones that have what they need."""
-        contents = self.contents(task)
-        has = ["concept", *self.traits(task), *compared, *(["contents"] if contents else [])]
-        metrics = dict.fromkeys([self.target(task), *self.further(has)])
-        key = self.judged(task, metrics, concept=task.concept.name, contents=contents)
-        # What no metric reads must not part stages that give the same numbers.
-        read = {name: of for name, of in compared.items() if any(name in METRICS[metric].needs for metric in metrics)}
-        return self.add("score", key, {"generated": generated, **read})
-
-    def unseen(self, task: Task, published: str) -> str | None:
-        """Add the further metrics of real pictures that the attacker never saw: what its own are held against."""
-        metrics = self.further(["concept", *self.traits(task), "training"])
-        if not metrics:
-            return None
-        real = self.pictures(task, task.concept.name, "extra", task.pictures.extra)
-        key = self.judged(task, metrics, concept=task.concept.name)
-        return self.add("score", key, {"generated": real, "training": published})
-
-    def fidelity(self, task: Task, protected: str, published: str) -> str:
-        """Add the comparison of protected with published pictures."""
-        return self.add(
-            "score", self.judged(task, self.suite.fidelity), {"protected": protected, "published": published}
-        )
-
-    def purified(self, task: Task, given: Sequence[str], published: str) -> dict[str, str]:
-        """Add what the attacker's cleaning left of pictures, pair by pair: of the clean and of the protected ones.
-
-        Parameters
-        ----------
-        given
-            The pictures as released, then after each purifier.
-        """
-        compared = {"clean": published} | ({} if given[0] == published else {"protected": given[0]})
-        if len(given) == 1 or not self.suite.purified:
-            return {}
-        key = self.judged(task, self.suite.purified)
-        return {
-            what: self.add("score", key, {"generated": given[-1], "reference": of}) for what, of in compared.items()
-        }
-
-    def beside(self, task: Task, pictures: Mapping[str, str], reference: str) -> dict[str, str]:
-        """Add the suite's measures beside the target metric: of the pictures named, and of unseen real ones.
-
-        They are stages of their own, so that the target metric's keep their digests.
-        """
-        judge = self.catalog.models.judges[self.catalog.models.bases[task.base].judge]
-        has = {"judge", "pixels", "own", "reference", "others", *(["genres"] if judge.genres else [])}
-        has |= set(self.traits(task))
-        own = [m for m in self.suite.beside if BESIDE_FAMILY.get(m, task.family) == task.family]
-        metrics = [metric for metric in own if has >= set(_metric(metric, self.file).needs)]
-        if not metrics:
-            return {}
-        needs = {need for metric in metrics for need in METRICS[metric].needs}
-        compared = {"reference": reference} | (self.others(task) if "others" in needs else {})
-        unseen = self.pictures(task, task.concept.name, "extra", task.pictures.extra)
-        key = self.judged(task, metrics, concept=task.concept.name)
-        return {
-            whose: self.add("score", key, {"generated": made, **compared})
-            for whose, made in {**pictures, "unseen": unseen}.items()
-        }
-
-    def others(self, task: Task) -> dict[str, str]:
-        """Add reference pictures of the family's other concepts, as inputs of a stage."""
-        count, source = task.pictures.reference, task.anchors.source
-        return {
-            f"other_{i}": self.pictures(task, name, "reference", count, source)
-            for i, name in enumerate(task.anchors.others)
-        }
-
-    def anchor(self, task: Task, reference: str) -> str:
-        """Add what real pictures score: unseen ones of the concept, and those of other concepts."""
-        same = self.pictures(task, task.concept.name, "extra", task.pictures.extra)
-        inputs = {"reference": reference, "same": same, **self.others(task)}
-        key = self.judged(task, [self.target(task)], concept=task.concept.name)
-        return self.add("anchor", key, inputs)
-
-    def traits(self, task: Task) -> tuple[str, ...]:
-        """Return what a metric that reads traits needs, where the judge knows those of the task's concept."""
-        return ("concept_id",) if self.target(task) == TRAIT_METRIC else ()
-
-    def target(self, task: Task, family: str | None = None, source: str | None = None) -> str:
-        """Return the metric of a task's likeness, or of that of a concept of another family or source on its base."""
-        judge = self.catalog.models.judges[self.catalog.models.bases[task.base].judge]
-        known = (source or task.concept.source) == judge.traits_of
-        return target_metric(family or task.family, judge.reads_traits if known else ())
-
-    def named_metric(self, task: Task, family: str | None = None, source: str | None = None) -> str:
-        """Return the same with its version, as records name it."""
-        metric = self.target(task, family, source)
-        return f"{metric}@{_metric(metric, self.file).version}"
 
     def code(self, entry: Entry, base: str) -> Values:
         """Return what identifies an entry's work on a base: code, files and parameters."""
@@ -397,13 +269,3 @@ class Specs:
         if entry.needs_upscaler:
             lent["upscaler"] = self.catalog.upscaler(base, asked_by=entry.path)
         return lent
-
-
-def _asks_concept(metrics: Iterable[str]) -> bool:
-    return any(need in METRICS[metric].needs for metric in metrics for need in ("concept", "concept_id"))
-
-
-def _metric(metric: str, file: Path | None) -> Metric:
-    if metric not in METRICS:
-        raise UsageError("unknown metric", file=file, field="metrics", value=metric, choices=METRICS)
-    return METRICS[metric]

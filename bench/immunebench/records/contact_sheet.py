@@ -13,17 +13,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image, ImageFont
 
-    from immunebench.records.record import Artifacts, Sheet
+    from immunebench.records.building import Artifacts
+    from immunebench.records.record import Sheet
     from immunebench.store.graph import CellGraph
 
     Pixels: TypeAlias = NDArray[np.uint8]
 
-MAX_BYTES = 60 * 1024
+MAX_BYTES = 24 * 1024
+SIDE = 96
 FIRST_OF_PROMPT = "p*-00.png"
 INK, PALE, PAPER = (28, 32, 40), (104, 112, 124), (255, 255, 255)
-_SIDE, _GAP, _LABELS, _HEAD = 128, 4, 118, 26
-# from best to smallest: how many columns and colours
-_ATTEMPTS = tuple((columns, colours) for columns in (8, 6, 5, 4, 3) for colours in (256, 128, 64))
+# from best to smallest: how many columns, and WebP's quality
+_ATTEMPTS = tuple((columns, quality) for columns in (12, 8, 5, 3) for quality in (90, 80, 65, 50))
 
 
 @cache
@@ -45,10 +46,11 @@ def tile(picture: Pixels, side: int) -> Image.Image:
     return image.resize((side, side), Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
 
 
-def contact_sheet(
-    reference: Pixels, undefended: Pixels, defended: Pixels, path: Path, *, title: str, note: str = ""
-) -> str:
-    """Write a cell's contact sheet of at most 60 KB, with fewer colours and columns where they do not fit.
+def contact_sheet(reference: Pixels, undefended: Pixels, defended: Pixels, path: Path) -> str:
+    """Write a cell's contact sheet as WebP of at most `MAX_BYTES`: three rows of pictures and no words.
+
+    Pictures keep their size up to `SIDE` pixels; a page enlarges them and says what the rows are. Where they do not
+    fit, quality and columns are lowered.
 
     Parameters
     ----------
@@ -57,11 +59,7 @@ def contact_sheet(
     undefended, defended
         Generated pictures, uint8 (n, H, W, 3); a column holds the same prompt and noise.
     path
-        The PNG to write.
-    title
-        One line above the pictures, such as the cell and its P.
-    note
-        A few words at the right end of that line; left out where the columns leave no room.
+        The file to write.
 
     Returns
     -------
@@ -73,16 +71,14 @@ def contact_sheet(
     ValueError
         If one of them is empty.
     """
-    from PIL import Image
-
-    rows = {"reference": reference, "undefended": undefended, "defended": defended}
-    if min(len(pictures) for pictures in rows.values()) == 0:
+    rows = (reference, undefended, defended)
+    most = min(map(len, rows))
+    if most == 0:
         raise ValueError("a contact sheet needs at least one picture in each row")
     data = b""
-    for columns, colours in _ATTEMPTS:
-        image = _draw(rows, title, note, min(columns, *map(len, rows.values())))
+    for columns, quality in _ATTEMPTS:
         buffer = io.BytesIO()
-        image.quantize(colours, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+        _grid(rows, min(columns, most)).save(buffer, "WEBP", quality=quality, method=6)
         data = buffer.getvalue()
         if len(data) <= MAX_BYTES:
             break
@@ -91,20 +87,14 @@ def contact_sheet(
     return hashlib.sha256(data).hexdigest()
 
 
-def _draw(rows: dict[str, Pixels], title: str, note: str, columns: int) -> Image.Image:
-    from PIL import Image, ImageDraw
+def _grid(rows: tuple[Pixels, ...], columns: int) -> Image.Image:
+    from PIL import Image
 
-    size = (_LABELS + columns * (_SIDE + _GAP), _HEAD + len(rows) * (_SIDE + _GAP))
-    image = Image.new("RGB", size, PAPER)
-    draw = ImageDraw.Draw(image)
-    draw.text((8, _HEAD // 2), title, INK, font(14, bold=True), anchor="lm")
-    if draw.textlength(title, font(14, bold=True)) + draw.textlength(note, font(13)) + 40 <= size[0]:
-        draw.text((size[0] - 8, _HEAD // 2), note, PALE, font(13), anchor="rm")
-    for y, (label, pictures) in enumerate(rows.items()):
-        top = _HEAD + y * (_SIDE + _GAP)
-        draw.text((8, top + _SIDE // 2), label, INK, font(14), anchor="lm")
+    side = min(SIDE, rows[0].shape[1])
+    image = Image.new("RGB", (columns * side, len(rows) * side))
+    for y, pictures in enumerate(rows):
         for x in range(columns):
-            image.paste(tile(pictures[x], _SIDE), (_LABELS + x * (_SIDE + _GAP), top))
+            image.paste(tile(pictures[x], side), (x * side, y * side))
     return image
 
 
@@ -142,29 +132,15 @@ def cell_sheet(graph: CellGraph, store: Artifacts, folder: Path) -> Sheet | None
     """
     from immunebench.records.record import Sheet
 
-    generated = graph.pictures[max(graph.pictures)], graph.ceiling_pictures[max(graph.ceiling_pictures)]
+    generated = graph.pictures[graph.final], graph.ceiling_pictures[graph.final]
     defended, undefended, reference = (store.path(digest) for digest in (*generated, graph.reference))
     if defended is None or undefended is None or reference is None:
         return None
-    cell = graph.cell
-    setting = f", {cell.setting.name}" if cell.setting.name else ""
-    name = f"sheets/{cell.key.replace('/', '--')}.png"
+    name = f"sheets/{graph.cell.key.replace('/', '--')}.webp"
     digest = contact_sheet(
         load_pictures(reference),
         load_pictures(undefended, FIRST_OF_PROMPT),
         load_pictures(defended, FIRST_OF_PROMPT),
         folder / name,
-        title=f"{cell.task}: {cell.defense} against {cell.chain} (seed {cell.seed}{setting})",
-        note=_note(graph, store),
     )
     return Sheet(file=name, sha256=digest)
-
-
-def _note(graph: CellGraph, store: Artifacts) -> str:
-    """What the attacked pictures measure beside the score, of what the suite asks for."""
-    from immunebench.records.record import Reader
-
-    reader, last = Reader(graph, store), graph.curve[max(graph.curve)]
-    words = {"prompt_accuracy": "follow their prompt", "collapse": "collapsed"}
-    found = [(reader.by_id(last, metric), text) for metric, text in words.items()]
-    return ", ".join(f"{100 * part:.0f} % {text}" for part, text in found if part is not None)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from immunebench.records.record import Artifacts
+    from immunebench.records.building import Artifacts
     from immunebench.store.graph import CellGraph, Plan
 
     Pixels: TypeAlias = NDArray[np.uint8]

@@ -160,10 +160,14 @@ class CellGraph:
     ----------
     curve, ceiling
         Score stage at each saved step of the attack: of this cell, and of `none` on the same chain.
+    final
+        The step that is scored on all prompts: the preset's own length; earlier and later ones are the curve.
     pictures, ceiling_pictures
         Generate stage at each saved step.
     floor, floor_pictures
         Score and generate stage of the start model without adaptation.
+    defended_floor
+        Score stage of the released model without adaptation; `floor` where no weights are released.
     anchor, reference
         Anchor stage and the concept's reference pictures.
     unseen
@@ -203,6 +207,8 @@ class CellGraph:
     ceiling_pictures: dict[int, str]
     floor: str
     floor_pictures: str
+    final: int
+    defended_floor: str
     anchor: str
     reference: str
     unseen: str | None

@@ -48,6 +48,7 @@ def aggregate(
         records claim one cell.
     """
     # The rules are read by every command; numpy and scipy are imported where a board is made.
+    from immunebench.board.assembly.areas import with_areas
     from immunebench.board.assembly.layered import layer_scores
     from immunebench.board.assembly.settings import setting_scores
     from immunebench.board.statistics.intervals import with_intervals
@@ -74,7 +75,8 @@ def aggregate(
     whole = {defense: group for defense, group in entries.items() if not (lost or {}).get(defense)}
     ranked = with_intervals(_by_metric(rows, whole, required, families), entries, power, families)
     rows = sorted(
-        ranked.rows, key=lambda row: (row.control, not row.passes, 1.0 if row.p is None else -row.p, row.defense)
+        with_areas(ranked.rows, entries),
+        key=lambda row: (row.control, not row.passes, 1.0 if row.p is None else -row.p, row.defense),
     )
     gates = tuple(gate for gate in power.values() if gate is not None)
     return Board(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 from immunebench.declared import scoring
@@ -68,7 +69,7 @@ def _known(where: str, name: str) -> Iterator[Complaint]:
 
 def _ranges(record: Record) -> Iterator[Complaint]:
     for where, name, measured in _measured(record):
-        steps = getattr(measured, "per_step", {}).values()
+        steps = chain.from_iterable(getattr(measured, "curve", {}).values())
         for value in (*measured.values, measured.mean, *steps):
             yield from _within(where, value, *METRICS[name.partition("@")[0]].range)
     bounds = METRICS[record.metric.partition("@")[0]].range

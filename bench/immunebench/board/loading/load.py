@@ -195,7 +195,7 @@ def _record(line: bytes, name: str, number: int, *, last: bool) -> Record | Prob
 
 def digest(record: Record) -> str:
     """SHA-256 of a record's canonical JSON, however its line was written."""
-    from immunebench.records.record import json_value
+    from immunebench.records.files import json_value
     from immunebench.store.graph import canonical_json
 
     return hashlib.sha256(canonical_json(json_value(record)).encode()).hexdigest()

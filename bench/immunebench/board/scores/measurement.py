@@ -112,6 +112,10 @@ class Measurement:
     m_def, m_none, m_floor
         Raw target metric of each picture: defended, undefended (same chain) and before the attack.
         Empty where it could not be measured.
+    m_floor_defended
+        The same of the released model before the attack; empty where no weights are released.
+    final
+        The step that `m_def` is of: the attack's preset length; 0 where the record has no curve.
     curve
         Mean raw target metric per saved step of the attack.
     base
@@ -167,6 +171,8 @@ class Measurement:
     m_def: tuple[float, ...] = ()
     m_none: tuple[float, ...] = ()
     m_floor: tuple[float, ...] = ()
+    m_floor_defended: tuple[float, ...] = ()
+    final: int = 0
     curve: Mapping[int, float] = field(default_factory=dict)
     base: str = ""
     anchored: bool = True

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from immunebench.board.scores.curves import TaskArea
 from immunebench.board.scores.data_side import Table
 from immunebench.board.scores.measurement import Beside
+from immunebench.board.scores.work import Work
 from immunebench.declared.suite import Setting
 
 
@@ -75,6 +77,35 @@ class TaskUtility:
 
 
 @dataclass(frozen=True)
+class AreaScore:
+    """What a defense keeps attacks from, over their whole curves.
+
+    Parameters
+    ----------
+    a
+        Headline A: mean over families of the mean over tasks; 1 nothing learned, 0 as undefended, below 0 helped.
+    interval
+        Of `a`; None with too few tasks.
+    family, chain
+        A by family, and of each chain by itself.
+    p
+        P at parts of the preset's length, under the strongest attacks: 1 is what papers report, 2 the end.
+    work
+        Steps to half of the undefended gain, with the defense over without, under the strongest attack.
+    tasks
+        What the mean is made of.
+    """
+
+    a: float
+    interval: tuple[float, float] | None
+    family: Mapping[str, float]
+    chain: Mapping[str, float]
+    p: Mapping[float, float]
+    work: Work | None
+    tasks: tuple[TaskArea, ...]
+
+
+@dataclass(frozen=True)
 class Row:
     """One defense: headline, side columns and everything they were made from.
 
@@ -124,6 +155,11 @@ class Row:
     p_best_response: float | None = None
     p_public_base: float | None = None
     changes: Mapping[str, float] = field(default_factory=dict)
+    area: AreaScore | None = None
+
+    def with_area(self, area: AreaScore | None) -> Row:
+        """The row with its `area`."""
+        return replace(self, area=area)
 
     @property
     def control(self) -> bool:

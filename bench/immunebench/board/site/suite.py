@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +20,6 @@ from immunebench.records.contact_sheet import MAX_BYTES
 from immunebench.records.record import Record
 
 _MOST_PIXELS = 4096
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,32 @@ class CheckedSheet:
     @property
     def name(self) -> str:
         """Its file name on the site, which comes from its bytes alone."""
-        return f"{hashlib.sha256(self.data).hexdigest()[:24]}.png"
+        return f"{hashlib.sha256(self.data).hexdigest()[:24]}.{self.kind}"
+
+    @property
+    def kind(self) -> str:
+        """``webp`` or ``png`` by its header, empty for anything else."""
+        return self._header[0]
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels, as the PNG header says."""
-        return int.from_bytes(self.data[16:20], "big"), int.from_bytes(self.data[20:24], "big")
+        """Width and height in pixels, as the header says."""
+        return self._header[1]
+
+    @cached_property
+    def _header(self) -> tuple[str, tuple[int, int]]:
+        from PIL import Image
+
+        try:
+            with warnings.catch_warnings():
+                # What is too large to be shown is refused by its size below.
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                with Image.open(io.BytesIO(self.data), formats=("PNG", "WEBP")) as image:
+                    return str(image.format).lower(), image.size
+        except Image.DecompressionBombError:
+            return "png", (_MOST_PIXELS + 1, _MOST_PIXELS + 1)
+        except Exception:
+            return "", (0, 0)
 
 
 @dataclass(frozen=True)
@@ -124,9 +145,9 @@ def check_sheet(folder: Path, name: str, sha256: str) -> CheckedSheet:
         return CheckedSheet(problem=f"is empty or larger than {MAX_BYTES} bytes")
     if hashlib.sha256(data).hexdigest() != sha256:
         return CheckedSheet(problem="is not the picture that the record names: its SHA-256 differs")
-    if not data.startswith(_PNG) or len(data) < 24:
-        return CheckedSheet(problem="is no PNG")
     sheet = CheckedSheet(data)
+    if sheet.kind == "":
+        return CheckedSheet(problem="is no WebP and no PNG")
     # A few bytes can claim a picture that no browser has the memory for.
     return sheet if 0 < max(sheet.size) <= _MOST_PIXELS else CheckedSheet(problem="is larger than it may be on a side")
 

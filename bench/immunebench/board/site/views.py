@@ -16,6 +16,7 @@ from immunebench.records.record import Record
 
 GROUPS = {
     "headline": "headline",
+    "curve": "whole curve",
     "family": "P by family",
     "attack": "P by attack",
     "utility": "parts of U",
@@ -24,7 +25,7 @@ GROUPS = {
     "beside": "beside the score",
     "cost": "cost",
 }
-SHOWN_AT_FIRST = ("headline", "family", "cost")
+SHOWN_AT_FIRST = ("headline", "curve", "family", "cost")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ class Column:
     title
         Heading on pages and in LaTeX.
     group
-        ``headline``, ``utility``, ``changes``, ``family``, ``attack``, ``readings``, ``beside`` or ``cost``.
+        ``headline``, ``curve``, ``utility``, ``changes``, ``family``, ``attack``, ``readings``, ``beside`` or ``cost``.
     value
         The number of a row; None where it does not exist.
     interval
@@ -33,6 +34,8 @@ class Column:
         Digits after the point where it is rounded.
     help
         What it means, in one line.
+    words
+        What stands in the place of the rounded number.
     """
 
     key: str
@@ -42,10 +45,11 @@ class Column:
     interval: Callable[[Row], Interval | None] = lambda row: None
     digits: int = 2
     help: str = ""
+    words: Callable[[Row], str] | None = None
 
     def text(self, row: Row) -> str:
         """The rounded number, a dash where there is none."""
-        return number(self.value(row), self.digits)
+        return number(self.value(row), self.digits) if self.words is None else self.words(row)
 
     def text_interval(self, row: Row) -> str:
         """The rounded interval in brackets, empty where there is none."""
@@ -73,6 +77,23 @@ def columns(board: Board) -> list[Column]:
         Column("rank", "rank", "headline", lambda r: r.rank, digits=0, help="Tie group: entries that share a rank."),
         Column("p", "P", "headline", lambda r: r.p, lambda r: r.p_interval, help="Protection, worst chain per task."),
         Column("u", "U", "headline", lambda r: r.u, lambda r: r.u_interval, help="Part of the use that is left."),
+        Column(
+            "a",
+            "A",
+            "curve",
+            _a,
+            lambda r: None if r.area is None else r.area.interval,
+            help="Part of the attack's gain that is stopped, mean over its whole curve, strongest attack.",
+        ),
+        Column(
+            "work",
+            "W",
+            "curve",
+            _work,
+            words=work_text,
+            help="Times the undefended steps to half of the undefended gain, median over tasks.",
+        ),
+        *(_part(part) for part in sorted({part for row in board.rows if row.area for part in row.area.p})),
         Column("u_gen", "U gen", "utility", lambda r: r.u_gen, help="Unrelated prompts still drawn right."),
         Column("u_ben", "U ben", "utility", lambda r: r.u_ben, help="A harmless concept can still be learnt."),
         Column("fidelity", "fidelity", "utility", lambda r: r.fidelity, help="Protected against published pictures."),
@@ -89,6 +110,38 @@ def columns(board: Board) -> list[Column]:
         *(_beside(name, title) for name, title in HEADS.items()),
         Column("seconds", "protect s", "cost", lambda r: r.seconds, digits=1, help="Seconds to protect one task."),
     ]
+
+
+def _a(row: Row) -> float | None:
+    return None if row.area is None else row.area.a
+
+
+def _work(row: Row) -> float | None:
+    """W where it was seen; what lies beyond the observations has no number."""
+    if row.area is None or row.area.work is None:
+        return None
+    low, high = row.area.work.median
+    return low if low == high else None
+
+
+def work_text(row: Row) -> str:
+    """W, or the bound that the observations give: ``>4.0``, ``<0.5``, ``0.5 to 4.0``."""
+    if row.area is None or row.area.work is None:
+        return number(None)
+    low, high = row.area.work.median
+    if low == high:
+        return number(low)
+    if math.isinf(high):
+        return f">{number(low)}" if low > 0 else "unseen"
+    return f"<{number(high)}" if low == 0 else f"{number(low)} to {number(high)}"
+
+
+def _part(part: float) -> Column:
+    name = f"{part:g}" if part >= 1 else f"1/{1 / part:g}"
+    return Column(
+        f"p_at.{name}", f"P({name})", "curve", lambda row: None if row.area is None else row.area.p.get(part),
+        help=f"The same at {name} of the attack's preset length alone; P(1) is what papers report.",
+    )  # fmt: skip
 
 
 def worst_chains(row: Row) -> list[tuple[str, int]]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from immunebench.board.scores.model import Board, SettingScore
+from immunebench.board.scores.model import AreaScore, Board, SettingScore
 from immunebench.board.tables.finding import finding
 
 SCHEMA_VERSION = 1
@@ -67,6 +68,38 @@ class MetricPart(_Part):
     p_interval: Interval | None
 
 
+class WorkPart(_Part):
+    """Steps to half of the undefended gain, with the defense over without; an end that was not seen is null."""
+
+    low: float | None
+    high: float | None
+    seen: float = Field(description="The largest ratio that could have been seen, median over tasks.")
+    tasks: int
+
+
+class TaskAreaPart(_Part):
+    """A of one task, and the strongest attack on either side."""
+
+    task: str
+    family: str
+    area: float
+    strongest_none: str
+    strongest_defended: str
+    p: dict[str, float]
+
+
+class AreaPart(_Part):
+    """What a defense keeps attacks from, over their whole curves; see leaderboard/rules.md, Curves."""
+
+    a: float
+    interval: Interval | None
+    family: dict[str, float]
+    chain: dict[str, float]
+    p: dict[str, float] = Field(description="P at parts of the preset's length.")
+    work: WorkPart | None
+    tasks: tuple[TaskAreaPart, ...]
+
+
 class RowPart(_Part):
     """One defense."""
 
@@ -104,6 +137,7 @@ class RowPart(_Part):
     p_best_response: float | None
     p_public_base: float | None
     changes: dict[str, float] = Field(description="Protected against published pictures, by metric.")
+    area: AreaPart | None
     scores: tuple[TaskScorePart, ...]
     utilities: tuple[TaskUtilityPart, ...]
 
@@ -174,7 +208,10 @@ def document(board: Board, suite: str = "") -> BoardDocument:
         If a control misbehaves.
     """
     board.require_sound()
-    rows = [dataclasses.asdict(row) | {"control": row.control, "passes": row.passes} for row in board.rows]
+    rows = [
+        dataclasses.asdict(row) | {"control": row.control, "passes": row.passes, "area": _area(row.area)}
+        for row in board.rows
+    ]
     power = [dataclasses.asdict(part) for part in board.power]
     for part in power:
         part["standard_error"] = part["standard_error"] if part["standard_error"] < float("inf") else None
@@ -194,6 +231,20 @@ def document(board: Board, suite: str = "") -> BoardDocument:
             "tables": [dataclasses.asdict(table) for table in board.tables],
         }
     )
+
+
+def _area(area: AreaScore | None) -> dict[str, Any] | None:
+    """Return A and W as JSON has them: parts by name, ends that were not seen as null."""
+    if area is None:
+        return None
+    found = dataclasses.asdict(area)
+    found["p"] = {f"{part:g}": value for part, value in area.p.items()}
+    found["tasks"] = [t | {"p": {f"{part:g}": v for part, v in t["p"].items()}} for t in found["tasks"]]
+    if area.work is not None:
+        low, high = area.work.median
+        ends = {"low": low or None, "high": None if math.isinf(high) else high}
+        found["work"] = ends | {"seen": area.work.seen, "tasks": area.work.tasks}
+    return found
 
 
 def _setting(score: SettingScore) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from immunebench.board.scores.beside import HEADS
 from immunebench.board.scores.model import Board, Row
+from immunebench.board.tables.columns import columns, work_text
 from immunebench.board.text import interval_text, number
 from immunebench.declared import scoring
 
@@ -20,6 +21,8 @@ COLUMNS = (
     "track",
     "P",
     "95 %",
+    "A",
+    "W",
     "U",
     "U_gen",
     "U_ben",
@@ -31,7 +34,7 @@ COLUMNS = (
 )
 
 
-_PARTS = ("U_gen", "U_ben", "fidelity", "SGR", "protect s")
+_PARTS = ("U_gen", "U_ben", "fidelity", "SGR", "protect s", "W")
 _REMARKS = 18
 
 #: Columns of a log or a pipe, where there is no terminal to ask.
@@ -128,6 +131,7 @@ def markdown(board: Board, title: str) -> str:
     ]
     heads = ["defense", *families, *chains, "mean over chains", "attacker's best step", "mean over steps"]
     heads += ["matched attack", "best response", "public base"]
+    parts += _curve(board)
     parts += ["## P by family, by chain, and other readings", _table(split, heads)]
     gates = [
         [
@@ -149,6 +153,21 @@ def markdown(board: Board, title: str) -> str:
         parts += [f"## {table.title}", table.note, _table([list(row) for row in table.rows], table.heads)]
     parts.append("\n".join(f"- {remark}" for remark in _remarks(board)))
     return "\n\n".join(parts) + "\n"
+
+
+def _curve(board: Board) -> list[str]:
+    """Table of A and W; nothing where no attack was followed."""
+    own = [column for column in columns(board) if column.group == "curve"]
+    rows = [row for row in board.rows if row.area is not None]
+    if not rows:
+        return []
+    lines = [[row.defense, *(" ".join(filter(None, (c.text(row), c.text_interval(row)))) for c in own)] for row in rows]
+    note = (
+        "A: part of the attack's gain over its whole curve that the defense stops, strongest attack, not clipped; "
+        "below 0 it is helped. W: how many times the undefended steps the attacker needs to half of the undefended "
+        "gain. P(n): the same as A at n times the preset's length alone."
+    )
+    return ["## Over the whole curve", note, _table(lines, ["defense", *(column.title for column in own)])]
 
 
 def _beside(board: Board) -> list[str]:
@@ -174,6 +193,8 @@ def _cells(row: Row) -> list[str]:
         row.league if row.rank is not None else row.track,
         number(row.p),
         interval_text(row.p_interval),
+        number(None if row.area is None else row.area.a),
+        work_text(row),
         *map(number, scores),
         worst[0] if len(worst) == 1 else f"{len(worst)} chains" if worst else "-",
         number(row.seconds, 1),
@@ -196,6 +217,7 @@ def _table(rows: list[list[str]], heads: list[str] | tuple[str, ...]) -> str:
 def _remarks(board: Board) -> Iterator[str]:
     yield (
         "P: part of the attack's gain that the defense stops, worst chain. "
+        "A: the same over the attack's whole curve, strongest attack. W: times the steps that the attacker needs. "
         "U: part of the use of what is released that is left; "
         f"a released model below {scoring.UTILITY_GATE:g} is not ranked."
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -96,6 +97,33 @@ class LowRank(Adapter):
 
         layers: dict[str, Tensor] = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.model.unet))
         save_file(self._finite({f"unet.{name}": t for name, t in layers.items()}), path, metadata={"format": "pt"})
+
+    @contextmanager
+    def unscaled(self, scales: Mapping[str, Tensor]) -> Iterator[None]:
+        """Hold, while the block runs, the adapter for the weights from before `balance` scaled them.
+
+        (W + B A) of a projection whose rows were multiplied by s is s (W + (B / s) A); of one whose columns were, it
+        is (W + B (A / s)) s.
+
+        Parameters
+        ----------
+        scales : mapping of str to Tensor
+            As `balance` returned them.
+        """
+        own = self.parameters
+        sides = {n: ("lora_A", (1, -1)) if n.endswith(".to_out.0") else ("lora_B", (-1, 1)) for n in scales}
+        parts = {
+            next(name for name in own if name.startswith(f"{n}.{side}.")): scales[n].view(shape)
+            for n, (side, shape) in sides.items()
+        }
+        before = {name: own[name].detach().clone() for name in parts}
+        with torch.no_grad():
+            for name, s in parts.items():
+                own[name].div_(s)
+        try:
+            yield
+        finally:
+            self.reset(before)
 
     def describe(self) -> dict[str, Any]:
         """Return format, rank, alpha and targets."""

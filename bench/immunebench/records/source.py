@@ -1,0 +1,32 @@
+"""The state of the source code that a record was made by."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+from pathlib import Path
+from typing import Any
+
+
+@functools.cache
+def _source_state() -> tuple[str | None, bool | None]:
+    def git(*arguments: str) -> str | None:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    try:
+        # A package installed below somebody else's checkout must not take that checkout's commit for its own.
+        if git("ls-files", "--error-unmatch", "__init__.py") is None:
+            return None, None
+        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no", ".")
+    except OSError:
+        return None, None
+    return commit, None if changes is None else bool(changes)
+
+
+def source_state() -> dict[str, Any]:
+    """Return commit and dirty flag of the package's checkout; None each where there is none."""
+    commit, dirty = _source_state()
+    return {"commit": commit, "dirty": dirty}
