@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint board
+.PHONY: help demo test lint board docs package
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## attack real defenses on the embedded base; writes results/demo/
 	@IMMUNEBENCH_STORE="$${IMMUNEBENCH_STORE:-$(CURDIR)/.store}" $(BIN)/python -m immunebench.demo
@@ -18,13 +18,31 @@ demo: $(INSTALLED) ## attack real defenses on the embedded base; writes results/
 test: lint ## lint, then run the tests (PYTEST_ARGS="-k store" picks some)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-lint: $(INSTALLED) ## ruff and mypy --strict
+lint: $(INSTALLED) ## ruff, import-linter (no room imports from one above it) and mypy --strict
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/mypy
-	@$(BIN)/mypy benchmarks
+	@$(BIN)/mypy benchmarks examples mkdocs_hooks.py
 
 board: $(INSTALLED) ## score every folder of results/: tables, plots and the site in leaderboard/site/
 	@$(BIN)/immunebench board
+
+docs: $(INSTALLED) ## build the documentation into .site/; a link that leads nowhere is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "documentation: .site/index.html"
+
+package: $(INSTALLED) ## build wheel and sdist into dist/, and try the wheel in an empty folder
+	@rm -rf dist
+	@$(BIN)/python -m hatchling build
+	@set -e; place="$$(mktemp -d)"; trap 'rm -rf "$$place"' EXIT; mkdir "$$place/empty"; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target "$$place/package" dist/*.whl; \
+	unset IMMUNEBENCH_ENTRIES; export PYTHONPATH="$$place/package" IMMUNEBENCH_STORE="$$place/store"; \
+	cd "$$place/empty"; python="$(CURDIR)/$(BIN)/python"; \
+	"$$python" -c 'import immunebench, sys; sys.exit(immunebench.__file__.find(sys.argv[1]) != 0)' "$$place/package"; \
+	"$$python" -m immunebench list > list.txt; grep -q imma-lora list.txt; \
+	"$$python" -m immunebench run mini-smoke --dry-run > plan.txt; grep -q style-solano plan.txt; \
+	echo "the wheel lists its entries and plans mini-smoke from an empty folder"
 
 # The install is skipped until the lock or the project file changes. An existing .venv is updated, never replaced.
 $(INSTALLED): requirements.txt pyproject.toml hatch_build.py
