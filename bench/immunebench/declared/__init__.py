@@ -1,1 +1,1 @@
-"""What TOML files may say: tasks, suites, profiles, manifests, models; and the rules of scoring."""
+"""What TOML files may say (tasks, suites, profiles, manifests, models), and the gates of scoring."""
