@@ -191,7 +191,7 @@ def test_json_follows_the_published_schema() -> None:
 
 
 def test_published_schema_is_the_one_of_the_code() -> None:
-    # To renew it: python -c "from immunebench.board.tables.json_document import schema_text; print(schema_text(), end='')"
+    # To renew it: print what immunebench.board.tables.json_document.schema_text() returns, without a line end.
     assert (ROOT / "leaderboard" / "board.schema.json").read_text("utf-8") == schema_text()
     assert set(json_schema()["properties"]) >= {"rows", "power", "finding", "keys"}
 
