@@ -16,7 +16,7 @@ from immunebench.authoring.scaffold import Created, Draft, checked_id, command, 
 from immunebench.authoring.templates import CITE, DEV_SUITE
 from immunebench.catalog import artefact
 from immunebench.catalog.places import folders_to_write
-from immunebench.core.errors import UsageError, shown
+from immunebench.core.errors import UsageError, printable
 from immunebench.core.types import Pictures
 from immunebench.declared import schema
 from immunebench.declared.manifest import DefenseManifest
@@ -137,7 +137,7 @@ def _by_number(folder: Path, count: int) -> list[Path]:
         if not 0 <= index < count:
             raise UsageError(f"begins with the number of no published picture, 000 to {count - 1:03d}", file=file)
         if index in numbered:
-            others = f"{shown(numbered[index].name)} and {shown(file.name)} both begin with {index:03d}"
+            others = f"{printable(numbered[index].name)} and {printable(file.name)} both begin with {index:03d}"
             raise UsageError(f"{others}; leave one", file=folder)
         numbered[index] = file
     missing = next((index for index in range(count) if index not in numbered), None)

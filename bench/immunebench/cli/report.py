@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from immunebench.core.errors import UsageError, shown
+from immunebench.core.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from immunebench.hardware.doctor import Machine, Verdict
@@ -67,7 +67,7 @@ def lines(record: Record, file: Path) -> list[str]:
     out = [f"{cell.key}  ({record.suite} {record.suite_version}, {cell.defense_title})"]
     out.append(f"status       {record.status}" + (f": {record.reason}" if record.reason else ""))
     if cell.defense_kind == "artefact":
-        out.append("made by      " + shown(f"{record.params.get('tool')} {record.params.get('tool_version')}"))
+        out.append("made by      " + printable(f"{record.params.get('tool')} {record.params.get('tool_version')}"))
     if record.failure is not None:
         out.append(f"failed stage {record.failure.stage} {record.failure.digest}")
     floor, ceiling = record.baseline.floor, record.baseline.ceiling
