@@ -311,9 +311,12 @@ def test_changed_files_are_noticed_before_and_after_planning(cloaked: Path, hous
         (lambda house: edit(house, '"000.png"', '"001.png"'), "style-okafor names a file twice"),
         (lambda house: edit(house, "index = 0", "index = 1"), "must hold every published picture once"),
         (lambda house: edit(house, TASK, "style-okafar"), "is none of the listed pictures"),
-        (lambda house: edit(house, '"artefact"', '"data"'), "kind 'artefact' and the table [artefact] belong together"),
+        (
+            lambda house: edit(house, '"artefact"', '"data"'),
+            "kind 'artefact' and the table [artefact] require each other",
+        ),
         (lambda house: edit(house, "protect_images", "protect_model"), "hooks of an artefact are"),
-        (lambda house: edit(house, "budget = 8", "params = { lr = 1.0 }\nbudget = 8"), "params means nothing"),
+        (lambda house: edit(house, "budget = 8", "params = { lr = 1.0 }\nbudget = 8"), "params does not apply"),
         (lambda house: edit(house, "budget = 8", ""), "budget is missing"),
         (
             lambda house: (house / "defenses/closed/defense.py").write_text("import os"),

@@ -157,8 +157,8 @@ def test_keys_of_chains_without_such_options_have_no_new_field(root: Path) -> No
     [
         ('["clean_samples"]', "", 'hooks must be ["adapt"], ["purify"] or ["purify", "clean_samples"]'),
         ('["adapt", "purify"]', "", "hooks must be"),
-        ('["purify"]', "[params]\nnegative_prompt = 3\n", "params.negative_prompt must be words, not 3"),
-        ('["adapt"]', '[params]\nnegative_prompt = "b"\n', "params.negative_prompt belongs to a purifier"),
+        ('["purify"]', "[params]\nnegative_prompt = 3\n", "params.negative_prompt must be a string, not 3"),
+        ('["adapt"]', '[params]\nnegative_prompt = "b"\n', "params.negative_prompt applies to a purifier only"),
         ('["purify", "clean_samples"]', "", "lacks the function 'clean_samples'"),
         ('["purify"]', 'needs = ["upscale"]\n', "needs"),
     ],

@@ -202,7 +202,7 @@ def test_older_cards_go_without_flash_attention_and_the_next_profile_has_it_agai
 def test_bfloat16_on_an_older_card_is_refused_when_the_profile_is_read(tmp_path: Path) -> None:
     text = (PROFILES / "t4-16g.toml").read_text().replace('frozen_dtype = "float16"', 'frozen_dtype = "bfloat16"')
     (tmp_path / "t4.toml").write_text(text)
-    with pytest.raises(UsageError, match=r"frozen_dtype: a card of compute_capability 7.5 has no bfloat16") as caught:
+    with pytest.raises(UsageError, match=r"frozen_dtype: a GPU of compute_capability 7.5 has no bfloat16") as caught:
         load(tmp_path / "t4.toml", Profile)
     assert "\n" not in str(caught.value)
 
