@@ -313,7 +313,7 @@ def test_changed_files_are_noticed_before_and_after_planning(cloaked: Path, hous
         (lambda house: edit(house, TASK, "style-okafar"), "is none of the listed pictures"),
         (
             lambda house: edit(house, '"artefact"', '"data"'),
-            "kind 'artefact' and the table [artefact] require each other",
+            "and the table [artefact] require each other",
         ),
         (lambda house: edit(house, "protect_images", "protect_model"), "hooks of an artefact are"),
         (lambda house: edit(house, "budget = 8", "params = { lr = 1.0 }\nbudget = 8"), "params does not apply"),
@@ -322,7 +322,10 @@ def test_changed_files_are_noticed_before_and_after_planning(cloaked: Path, hous
             lambda house: (house / "defenses/closed/defense.py").write_text("import os"),
             "defense.py: is none of the listed pictures",
         ),
-        (lambda house: (house / f"defenses/closed/{TASK}/004.png").unlink(), "004.png: is listed and missing"),
+        (
+            lambda house: (house / f"defenses/closed/{TASK}/004.png").unlink(),
+            "in the manifest but missing",
+        ),
         (
             lambda house: _link(house / "defenses/closed" / TASK, "006.png"),
             "007.png: is a link; put the file itself there",

@@ -111,7 +111,7 @@ def test_small_sets_are_refused_in_one_line_before_any_network_is_asked(metric: 
 
 def test_missing_inception_is_one_line_with_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("IMMUNEBENCH_WEIGHTS", str(tmp_path))
-    with pytest.raises(UsageError, match=r"fid: weights inception-fid are not there.*weights fetch inception-fid"):
+    with pytest.raises(UsageError, match=r"fid: weights inception-fid are missing.*weights fetch inception-fid"):
         fid(pictures(0), pictures(1))
 
 

@@ -513,9 +513,9 @@ def test_no_more_is_read_than_ten_times_what_the_task_says(root: Path, tmp_path:
         ("size_mb = 1.5", f'size_mb = 1.5\nsha256 = ["{"0" * 64}"]', "dataset.sha256 lists 1 pictures, the splits"),
         ("size_mb = 1.5", 'size_mb = 1.5\nterms = "http://x.org/"', "dataset.terms: string should match pattern"),
         ("size_mb = 1.5", 'size_mb = 1.5\nimage = "x"', "dataset: image does not apply to the host 'github'"),
-        ('name = "object/mug-x"', 'name = "object/mug"', "concept.name of a task with [dataset] must be 'object/mug-x'"),
-        ('source = "dataset"', 'source = "mini"', "concept.source 'dataset' and the table [dataset] require each other"),
-        ('[anchors]\nsource = "mini"', "[anchors]", "anchors.source is required: the data set holds only the task's own"),
+        ('name = "object/mug-x"', 'name = "object/mug"', "name of a task with [dataset] must be 'object/mug-x'"),
+        ('source = "dataset"', 'source = "mini"', "and the table [dataset] require each other"),
+        ('[anchors]\nsource = "mini"', "[anchors]", "anchors.source is required: the data set holds only"),
     ],
 )  # fmt: skip
 def test_a_wrong_reference_breaks_its_task_in_one_line(root: Path, old: str, new: str, expected: str) -> None:

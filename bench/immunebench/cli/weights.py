@@ -30,9 +30,9 @@ def weights_list(context: typer.Context, as_json: AsJson = False) -> None:
     catalog = the_catalog()
     for name, spec in catalog.models.bases.items():
         if spec.hub:
-            state: weights.State = "fetched" if base_folder.there(name, spec, catalog.models_path) else "missing"
+            state: weights.State = "fetched" if base_folder.is_available(name, spec, catalog.models_path) else "missing"
             purpose = f"base, {spec.size_gb:g} GB, {spec.licence}"
-            rows.append(weights.Listed(name, purpose, state, base_folder.home(name)))
+            rows.append(weights.Listed(name, purpose, state, base_folder.added_path(name)))
     if as_json:
         print_json([{"name": r.name, "purpose": r.purpose, "state": r.state, "file": str(r.file)} for r in rows])
     else:

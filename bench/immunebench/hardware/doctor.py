@@ -76,7 +76,9 @@ def examine(catalog: Catalog, store: Path) -> tuple[Machine, list[Verdict]]:
     """
     import psutil
 
-    there = {name: base_folder.there(name, spec, catalog.models_path) for name, spec in catalog.models.bases.items()}
+    available = {
+        name: base_folder.is_available(name, spec, catalog.models_path) for name, spec in catalog.models.bases.items()
+    }
     machine = Machine(
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
@@ -87,7 +89,7 @@ def examine(catalog: Catalog, store: Path) -> tuple[Machine, list[Verdict]]:
         versions=versions(),
         missing=tuple(name for name in _NEEDED if importlib.util.find_spec(name) is None),
         gpus=cuda_devices(),
-        weights=there,
+        weights=available,
         broken=tuple(f"{b.kind} {b.id}: {b.reason}" for b in catalog.broken),
     )
     return machine, [judge(machine, profile) for profile in catalog.profiles.values()]
