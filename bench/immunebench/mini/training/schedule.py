@@ -105,7 +105,7 @@ class Descent:
     params
         What is trained.
     rate, decay, betas
-        AdamW's (Loshchilov & Hutter 2019); ``rate`` is multiplied by :meth:`set_rate`'s factor.
+        AdamW's (Loshchilov & Hutter 2019); ``rate`` is multiplied by :meth:`set_lr_factor`'s factor.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Descent:
                   {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0}]  # fmt: skip
         self.optimiser = torch.optim.AdamW(groups, lr=self.lr, betas=betas, fused=on_gpu, capturable=on_gpu)
 
-    def set_rate(self, factor: float) -> None:
+    def set_lr_factor(self, factor: float) -> None:
         """Set the learning rate to ``factor`` times the recipe's."""
         if isinstance(self.lr, torch.Tensor):
             self.lr.fill_(self.rate * factor)
@@ -129,13 +129,13 @@ class Descent:
             for group in self.optimiser.param_groups:
                 group["lr"] = self.rate * factor
 
-    def forget(self) -> None:
-        """Drop the gradients."""
+    def zero_grad(self) -> None:
+        """Clear the gradients."""
         self.optimiser.zero_grad(set_to_none=True)
 
     def __call__(self) -> torch.Tensor:
         """Descend once; the loss before it."""
-        self.forget()
+        self.zero_grad()
         loss = self.loss()
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.params, self.clip)
@@ -161,7 +161,7 @@ def descend(
             averaged.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("ema.")})
     curve, first, saved = Curve(folder / f"{name}-loss.jsonl", step), step, time.monotonic()
     torch.manual_seed(seed * 1_000_003 + step)
-    descent.set_rate(1e-3)
+    descent.set_lr_factor(1e-3)
     run = Stepper(descent, device)
     if run.captured:
         print(f"{name}: {run.captured}", flush=True)
@@ -170,7 +170,7 @@ def descend(
         pairs = [list(averaged.parameters()), list(module.parameters())]
     with Progress(name, budget.steps, done=step) as progress:
         while (done := budget.done(step)) < 1:
-            descent.set_rate(stable_then_decay(done) * min(1.0, (step - first + 1) / 100))
+            descent.set_lr_factor(stable_then_decay(done) * min(1.0, (step - first + 1) / 100))
             loss = run()
             step += 1
             if pairs and step % 4 == 0:
