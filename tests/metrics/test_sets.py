@@ -123,7 +123,7 @@ def test_missing_torch_fidelity_is_one_line_with_the_command(monkeypatch: pytest
     monkeypatch.setattr(library, "_TORCH_FIDELITY_AVAILABLE", False)
     save_file({"a": torch.zeros(1)}, tmp_path / "inception-fid.safetensors")
     sets.inception.cache_clear()
-    with pytest.raises(UsageError, match=r"fid: torch-fidelity is not there.*pip install 'immunebench\[fid\]'"):
+    with pytest.raises(UsageError, match=r"fid: torch-fidelity is not installed.*pip install 'immunebench\[fid\]'"):
         sets.inception()
 
 

@@ -284,7 +284,7 @@ class Context:
         return made
 
     def perceptual(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the perceptual distance between pictures of equal index, by a network that no metric uses.
+        """Return the perceptual distance between pictures of equal index, by a network that does not score protection.
 
         Parameters
         ----------
