@@ -79,8 +79,8 @@ def test_an_unknown_attack_breaks_the_defense_with_the_nearest(root: Path) -> No
 @pytest.mark.parametrize(
     ("against", "said"),
     [
-        ('"jpeg"', "cleans pictures, it trains nothing to defend against: 'jpeg'"),
-        ('["lora", "jpeg"]', "cleans pictures, it trains nothing to defend against: 'jpeg'"),
+        ('"jpeg"', "is a purifier, which trains nothing that a defense could simulate: 'jpeg'"),
+        ('["lora", "jpeg"]', "is a purifier, which trains nothing that a defense could simulate: 'jpeg'"),
         ("[]", "names no attack"),
         ('["lora", "lora"]', "holds a value twice"),
     ],

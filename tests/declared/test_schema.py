@@ -56,7 +56,7 @@ def test_toml_errors_name_the_file(tmp_path: Path) -> None:
 def test_a_preset_may_only_override_known_parameters(tmp_path: Path) -> None:
     text = GOOD + "[params]\nsteps = 1\n[presets.mini]\nstep = 2\n"
     line = complaint(tmp_path / "x.toml", text, DefenseManifest)
-    assert line == "presets.mini.step is no parameter of [params] (nearest: 'steps')"
+    assert line == "presets.mini.step is not a parameter of [params] (nearest: 'steps')"
 
 
 def test_parameters_must_be_finite(tmp_path: Path) -> None:

@@ -393,9 +393,9 @@ def test_the_loss_scale_of_half_precision_is_kept(tmp_path: Path) -> None:
         adam._scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
     for _ in range(3):
         one.step(w.sum())
-    one.set_rate(0.5)
-    tensors, value = one.rest()
-    other.take(tensors, json.loads(json.dumps(value)))
+    one.set_lr_factor(0.5)
+    tensors, value = one.extra_state()
+    other.load_extra_state(tensors, json.loads(json.dumps(value)))
     assert other._scaler.get_scale() == 16 and other._scaler.state_dict() == one._scaler.state_dict()
     assert other._adamw.param_groups[0]["lr"] == 0.05
     assert other._adamw.state[w]["step"] == 3

@@ -180,7 +180,7 @@ def test_an_unknown_metric_names_the_nearest() -> None:
 
 def test_missing_weights_are_named_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("IMMUNEBENCH_WEIGHTS", str(tmp_path))
-    with pytest.raises(UsageError, match=r"metric lpips: weights lpips-alex are not there.*weights fetch lpips-alex"):
+    with pytest.raises(UsageError, match=r"metric lpips: weights lpips-alex are missing.*weights fetch lpips-alex"):
         score(["linf", "lpips"], None, flat(RED), flat(RED))
 
 

@@ -111,7 +111,7 @@ def test_small_sets_are_refused_in_one_line_before_any_network_is_asked(metric: 
 
 def test_missing_inception_is_one_line_with_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("IMMUNEBENCH_WEIGHTS", str(tmp_path))
-    with pytest.raises(UsageError, match=r"fid: weights inception-fid are not there.*weights fetch inception-fid"):
+    with pytest.raises(UsageError, match=r"fid: weights inception-fid are missing.*weights fetch inception-fid"):
         fid(pictures(0), pictures(1))
 
 
@@ -123,7 +123,7 @@ def test_missing_torch_fidelity_is_one_line_with_the_command(monkeypatch: pytest
     monkeypatch.setattr(library, "_TORCH_FIDELITY_AVAILABLE", False)
     save_file({"a": torch.zeros(1)}, tmp_path / "inception-fid.safetensors")
     sets.inception.cache_clear()
-    with pytest.raises(UsageError, match=r"fid: torch-fidelity is not there.*pip install 'immunebench\[fid\]'"):
+    with pytest.raises(UsageError, match=r"fid: torch-fidelity is not installed.*pip install 'immunebench\[fid\]'"):
         sets.inception()
 
 

@@ -1,4 +1,4 @@
-"""Files that say in words what pictures show: captions by name of picture, prompts line by line."""
+"""Reading of users' files with captions (by picture name) and evaluation prompts (one per line)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from immunebench.core.errors import UsageError
 
 SUBJECT = "{subject}"
-MAX_WORDS = 300
+MAX_CHARACTERS = 300
 
 
 def read_captions(file: Path, pictures: Sequence[str]) -> dict[str, str]:
@@ -20,18 +20,18 @@ def read_captions(file: Path, pictures: Sequence[str]) -> dict[str, str]:
     Parameters
     ----------
     file
-        Its suffix decides.
+        JSON or CSV, by its suffix.
     pictures
-        Names of all pictures, with suffix. A caption may leave the suffix out where that is unambiguous.
+        File names of all pictures. The caption file may omit their suffix where that is unambiguous.
 
     Returns
     -------
-    Caption by full name of picture; pictures without one are left out.
+    Caption by file name; pictures without one are left out.
 
     Raises
     ------
     UsageError
-        The file cannot be read, a name stands for no picture or for two, or a caption is empty or too long.
+        The file cannot be read, a name matches no picture or two, or a caption is empty or too long.
     """
     found: dict[str, str] = {}
     for name, caption in _rows(file):
@@ -39,7 +39,7 @@ def read_captions(file: Path, pictures: Sequence[str]) -> dict[str, str]:
         if not matches:
             raise UsageError("no such picture:", file=file, value=name, choices=pictures)
         if len(matches) > 1:
-            raise UsageError(f"stands for {' and '.join(matches)}; name one of them, not", file=file, value=name)
+            raise UsageError(f"matches {' and '.join(matches)}; name one of them, not", file=file, value=name)
         if matches[0] in found:
             raise UsageError("has two captions:", file=file, value=name)
         found[matches[0]] = checked(caption, file, name)
@@ -47,7 +47,7 @@ def read_captions(file: Path, pictures: Sequence[str]) -> dict[str, str]:
 
 
 def read_prompts(file: Path) -> tuple[str, ...]:
-    """Read evaluation prompts, one a line; each holds ``{token}``, and none stands there twice.
+    """Read evaluation prompts with ``{token}``, one per line, without duplicates.
 
     Raises
     ------
@@ -57,19 +57,19 @@ def read_prompts(file: Path) -> tuple[str, ...]:
     lines = [line.strip() for line in _text(file).splitlines() if line.strip()]
     for number, line in enumerate(lines, 1):
         if "{token}" not in checked(line, file, f"prompt {number}"):
-            raise UsageError("lacks {token}, which becomes the attacker's placeholder:", file=file, value=line)
+            raise UsageError("lacks {token}, the attacker's placeholder:", file=file, value=line)
     if not lines:
         raise UsageError("holds no prompt", file=file)
     return tuple(dict.fromkeys(lines))
 
 
 def with_subject(captions: Mapping[str, str], noun: str, file: Path) -> dict[str, str]:
-    """Put ``{subject}`` where a caption says the noun: the place of the attacker's placeholder.
+    """Replace the noun in captions by ``{subject}``, which becomes the attacker's placeholder.
 
     Raises
     ------
     UsageError
-        A caption holds neither, so that an attack would learn no placeholder from it.
+        A caption has neither, so that an attack could not learn a placeholder from it.
     """
     word = re.compile(rf"\b{re.escape(noun)}\b", re.IGNORECASE)
     found = {}
@@ -82,15 +82,15 @@ def with_subject(captions: Mapping[str, str], noun: str, file: Path) -> dict[str
 
 
 def checked(text: str, file: Path | None, field: str) -> str:
-    """Return words that may stand in a caption or a prompt.
+    """Validate the text of a caption or prompt, and strip it.
 
     Raises
     ------
     UsageError
-        They are empty, too long, or hold control characters.
+        It is empty, too long, or has control characters.
     """
-    if not text.strip() or len(text) > MAX_WORDS or not text.isprintable():
-        message = f"must be 1 to {MAX_WORDS} printable characters, not"
+    if not text.strip() or len(text) > MAX_CHARACTERS or not text.isprintable():
+        message = f"must be 1 to {MAX_CHARACTERS} printable characters, not"
         raise UsageError(message, file=file, field=field, value=text[:40])
     return text.strip()
 
@@ -101,14 +101,14 @@ def _rows(file: Path) -> list[tuple[str, str]]:
         try:
             table = json.loads(text)
         except ValueError as error:
-            raise UsageError(f"is no JSON: {error}", file=file) from error
+            raise UsageError(f"is not JSON: {error}", file=file) from error
         if not isinstance(table, dict) or not all(isinstance(caption, str) for caption in table.values()):
-            raise UsageError("must map names of pictures to captions", file=file)
+            raise UsageError("must map picture names to captions", file=file)
         return list(table.items())
     try:
         rows = [row for row in csv.reader(text.splitlines(), strict=True) if row]
     except csv.Error as error:
-        raise UsageError(f"is no CSV: {error}", file=file) from error
+        raise UsageError(f"is not CSV: {error}", file=file) from error
     for number, row in enumerate(rows, 1):
         if len(row) != 2:
             message = f"row {number} has {len(row)} columns, not 2: name,caption (quote a caption that holds commas)"
@@ -120,5 +120,5 @@ def _text(file: Path) -> str:
     try:
         return file.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is no UTF-8 text"
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
         raise UsageError(f"cannot be read: {reason}", file=file) from error

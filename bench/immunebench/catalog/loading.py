@@ -23,7 +23,7 @@ _COMPILED = frozenset({".pyc", ".pyo", ".so", ".pyd"})
 
 
 def load_catalog(entries: Path | str | None = None, *, models: Path | None = None) -> Catalog:
-    """Read every manifest; one that is broken is listed with its reason and stops no other.
+    """Read every manifest; broken ones are listed with their reason and do not affect the others.
 
     Parameters
     ----------
@@ -31,13 +31,13 @@ def load_catalog(entries: Path | str | None = None, *, models: Path | None = Non
         Folder with ``defenses``, ``attacks``, ``tasks``, ``suites`` or ``profiles``; default
         ``$IMMUNEBENCH_ENTRIES``.
     models
-        Another ``models.toml``.
+        A ``models.toml`` to use instead of the package's.
 
     Raises
     ------
     UsageError
-        The folder does not exist, ``models.toml`` is wrong, or two manifests claim one name (both paths are
-        named).
+        The folder does not exist, ``models.toml`` is not valid, or two manifests have the same name (the message has
+        both paths).
     """
     models = models or PACKAGE / "models.toml"
     catalog = Catalog(schema.load(models, Models), models)
@@ -59,7 +59,7 @@ def load_catalog(entries: Path | str | None = None, *, models: Path | None = Non
 
 @functools.cache
 def default_catalog() -> Catalog:
-    """Return the catalogue of this process, read once; what a stage finds its entry in."""
+    """Return the catalogue in which stages look up their entries, read once per process."""
     return load_catalog()
 
 
@@ -72,11 +72,11 @@ def _add(catalog: Catalog, kind: str, path: Path, model: type[schema.M], table: 
         if inside(path.parent.parent, path) is None:
             raise UsageError("links to a file outside its folder", file=path)
         item = schema.load(path, model)
-        _same_name(getattr(item, "id", ""), path.stem, path, "file")
+        _require_name(getattr(item, "id", ""), path.stem, path, "file")
     except UsageError as error:
         catalog.broken.append(Broken(kind, path.stem, path, str(error)))
         return
-    _claim(catalog, kind, path.stem, path)
+    _register_name(catalog, kind, path.stem, path)
     table[path.stem] = item
 
 
@@ -91,7 +91,7 @@ def _add_entry(
     try:
         _check_folder(folder)
         manifest = schema.load(path, model)
-        _same_name(manifest.id, folder.name, path, "folder")
+        _require_name(manifest.id, folder.name, path, "folder")
         if isinstance(manifest, DefenseManifest) and manifest.artefact is not None:
             check_folder(folder, manifest.artefact)
         else:
@@ -102,36 +102,36 @@ def _add_entry(
     for variant in (None, *manifest.variants):
         entry = Entry(variant or manifest.id, kind, folder, manifest, variant)
         for name in (entry.id, *entry.aliases):
-            _claim(catalog, kind, name, path)
+            _register_name(catalog, kind, name, path)
             catalog.names[kind, name] = entry.id
         table[entry.id] = entry
 
 
-def _claim(catalog: Catalog, kind: str, name: str, path: Path) -> None:
+def _register_name(catalog: Catalog, kind: str, name: str, path: Path) -> None:
     before = catalog.paths.get((kind, name))
     if before is not None:
-        raise UsageError(f"{kind} {name!r} is defined already in {before}", file=path)
+        raise UsageError(f"{kind} {name!r} is already defined in {before}", file=path)
     catalog.paths[kind, name] = path
 
 
-def _same_name(name: str, expected: str, path: Path, what: str) -> None:
+def _require_name(name: str, expected: str, path: Path, what: str) -> None:
     if name != expected:
         raise UsageError(f"must equal the {what}'s name {expected!r}, not", file=path, field="id", value=name)
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse links that lead out of an entry's folder, and a folder that lies outside its own root."""
+    """Refuse symbolic links out of an entry's folder, and compiled code."""
     if inside(folder.parent, folder) is None:
         raise UsageError("links to a folder outside", file=folder)
     for path in folder.rglob("*"):
         if path.is_symlink() and inside(folder, path) is None:
             raise UsageError("links to a file outside its folder", file=path)
         if path.suffix in _COMPILED and path.parent.name != "__pycache__":
-            raise UsageError("is compiled code, which nobody can read", file=path)
+            raise UsageError("is compiled code, which cannot be reviewed", file=path)
 
 
 def _check_code(path: Path, manifest: DefenseManifest | AttackManifest) -> None:
-    """Look, without running it, whether the code parses and defines every hook."""
+    """Check, without running it, that the code parses and defines every hook."""
     if not manifest.hooks:
         return
     try:
@@ -143,18 +143,18 @@ def _check_code(path: Path, manifest: DefenseManifest | AttackManifest) -> None:
     defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     for hook in manifest.hooks:
         if hook not in defined:
-            raise UsageError("lacks the function", file=path, value=hook, choices=defined)
+            raise UsageError("does not define the function", file=path, value=hook, choices=defined)
 
 
 def _drop_dangling(catalog: Catalog) -> None:
-    """Break entries and tasks that name what does not exist."""
+    """Mark entries and tasks as broken that refer to something that does not exist."""
     for entry in list(catalog.defenses.values()):
         field = "against" if entry.variant is None else f"variants.{entry.variant}.against"
         for name in entry.against:
             _require(catalog, "defense", entry.id, entry.path, catalog.defenses, "attack", name, field)
             simulated = catalog.attacks.get(catalog.names.get(("attack", name), name))
             if simulated is not None and simulated.hooks != ("adapt",):
-                why = "cleans pictures, it trains nothing to defend against:"
+                why = "is a purifier, which trains nothing that a defense could simulate:"
                 error = UsageError(why, file=entry.path, field=field, value=name)
                 catalog.broken.append(Broken("defense", entry.id, entry.path, str(error)))
                 catalog.defenses.pop(entry.id, None)

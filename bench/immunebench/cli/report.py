@@ -1,11 +1,11 @@
-"""What the command line prints of records and of the machine."""
+"""Text output of records and of the machine."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from immunebench.core.errors import UsageError, shown
+from immunebench.core.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from immunebench.hardware.doctor import Machine, Verdict
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def find_records(key: str, results: Path, suite: str | None = None) -> list[tuple[Path, Record]]:
-    """Return the records of a cell with their files: one a suite, of the defense's newest version, by suite.
+    """Return the records of a cell with their files: one per suite, of the defense's newest version, sorted by suite.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def find_records(key: str, results: Path, suite: str | None = None) -> list[tupl
     Raises
     ------
     UsageError
-        No record has that key, or none of that suite; the nearest is named.
+        No record has that key, or none is of that suite; the message has the nearest key.
     """
     from immunebench.records.files import read_records
 
@@ -48,7 +48,7 @@ def find_records(key: str, results: Path, suite: str | None = None) -> list[tupl
 
 
 def referenced(results: Path) -> set[str]:
-    """Digests of every artifact that a record below a folder names."""
+    """Return the digests of all artifacts that records in a folder refer to."""
     from immunebench.records.files import read_records
 
     if not results.is_dir():
@@ -62,12 +62,12 @@ def referenced(results: Path) -> set[str]:
 
 
 def lines(record: Record, file: Path) -> list[str]:
-    """A record for a person: outcome, scores, utility, cost, environment, files."""
+    """Format a record as text: outcome, scores, utility, cost, environment, files."""
     cell = record.cell
     out = [f"{cell.key}  ({record.suite} {record.suite_version}, {cell.defense_title})"]
     out.append(f"status       {record.status}" + (f": {record.reason}" if record.reason else ""))
     if cell.defense_kind == "artefact":
-        out.append("made by      " + shown(f"{record.params.get('tool')} {record.params.get('tool_version')}"))
+        out.append("made by      " + printable(f"{record.params.get('tool')} {record.params.get('tool_version')}"))
     if record.failure is not None:
         out.append(f"failed stage {record.failure.stage} {record.failure.digest}")
     floor, ceiling = record.baseline.floor, record.baseline.ceiling
@@ -101,7 +101,7 @@ def lines(record: Record, file: Path) -> list[str]:
 
 
 def _beside(record: Record) -> list[str]:
-    """What says whether the attack learnt, copied or collapsed, and what the release changed."""
+    """Format the additional measurements: whether the attack learned, copied or collapsed, and integrity."""
     out = []
     if record.prompt_chance is not None:
         out.append(f"prompts      a guess {record.prompt_chance:.3f}")
@@ -121,7 +121,7 @@ def _beside(record: Record) -> list[str]:
 
 
 def _pictures(record: Record) -> list[str]:
-    """What cleaning left of the pictures and cost, and what papers on protected pictures report besides."""
+    """Format measurements of purified pictures, and the additional metrics of papers on image protection."""
     out, cleaned = [], record.purified
     if cleaned is not None:
         for side, found in (("clean", cleaned.to_clean), ("protected", cleaned.to_protected)):
@@ -134,7 +134,7 @@ def _pictures(record: Record) -> list[str]:
 
 
 def machine_lines(machine: Machine, verdicts: list[Verdict]) -> list[str]:
-    """A machine for a person: what there is, then every profile with what is in the way."""
+    """Format a machine as text: its properties, then every profile with the reasons why it cannot run."""
     out = [
         f"python   {machine.python} on {machine.platform}",
         f"cores    {machine.cores}",
@@ -144,7 +144,8 @@ def machine_lines(machine: Machine, verdicts: list[Verdict]) -> list[str]:
     out += [f"gpu      {gpu.name}, {gpu.memory_gib:g} GiB" for gpu in machine.gpus] or ["gpu      none"]
     out += [f"library  {name} {version}" for name, version in machine.versions.items() if name != "python"]
     out += [
-        f"base     {name}: {'there' if there else 'its files are missing'}" for name, there in machine.weights.items()
+        f"base     {name}: {'available' if found else 'its files are missing'}"
+        for name, found in machine.weights.items()
     ]
     out += [f"broken   {line}" for line in machine.broken]
     for verdict in verdicts:

@@ -1,4 +1,4 @@
-"""The error a person can act on: wrong use of the suite."""
+"""`UsageError`: the exception for mistakes that the user can correct."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
-def shown(text: str) -> str:
-    """Return text that is safe to print: what controls a terminal or turns its writing round is escaped."""
+def printable(text: str) -> str:
+    """Escape control characters and changes of writing direction, so that text from a file is safe to print."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class UsageError(Exception):
-    """Something that the user wrote is wrong; the command line prints it and exits with 2.
+    """A mistake in a file, option or argument; the command line prints it and exits with status 2.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class UsageError(Exception):
     value
         The wrong value; shown after the message when it is not None.
     choices
-        The valid values; the nearest one is named, or all of them when few and none is near.
+        The valid values; the message names the nearest one, or lists up to eight where none is near.
     """
 
     def __init__(
@@ -46,12 +46,12 @@ class UsageError(Exception):
         self.choices = tuple(sorted(choices))
 
     def __str__(self) -> str:
-        where = "".join(f"{shown(part)}: " for part in (self.file, self.field) if part)
+        where = "".join(f"{printable(part)}: " for part in (self.file, self.field) if part)
         what = self.message if self.value is None else f"{self.message} {self.value!r}"
-        return shown(" ".join(f"{where}{what}{self._hint()}".split()))
+        return printable(" ".join(f"{where}{what}{self._hint()}".split()))
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Exceptions cross process borders by their positional arguments, which do not hold these fields.
+        # Pickling between processes passes positional arguments only, which do not hold these fields.
         return (_rebuild, (self.message, self.file, self.field, self.value, self.choices))
 
     def _hint(self) -> str:
@@ -60,8 +60,8 @@ class UsageError(Exception):
         near = difflib.get_close_matches(str(self.value), self.choices, n=1, cutoff=0.5)
         if near:
             return f" (nearest: {near[0]!r})"
-        shown = ", ".join(self.choices[:8]) + (", ..." if len(self.choices) > 8 else "")
-        return f" (valid: {shown})"
+        listed = ", ".join(self.choices[:8]) + (", ..." if len(self.choices) > 8 else "")
+        return f" (valid: {listed})"
 
 
 def _rebuild(message: str, file: str | None, field: str | None, value: object, choices: tuple[str, ...]) -> UsageError:

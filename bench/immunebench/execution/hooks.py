@@ -159,11 +159,11 @@ def cloaked(entry: Entry, key: Key, clean: Path) -> Pictures:
     name, task, p = entry.id, key["task"], key.get("perceptual_budget")
     if not key["cloaked"]:
         raise StageError("skipped", f"{name}: no pictures of the task {task} were submitted")
-    from immunebench.methods.bound import apart
+    from immunebench.methods.bound import paired_distances
 
     published = Pictures.load(clean)
     protected = read_cloaked(name, entry.folder / task, key["cloaked"], published)
     check_pictures(name, published, protected, key["budget"])
     if p is not None:
-        check_perceptual(name, apart(published, protected, load_distance(key["perceptual"]["id"], "cpu")), p)
+        check_perceptual(name, paired_distances(published, protected, load_distance(key["perceptual"]["id"], "cpu")), p)
     return protected

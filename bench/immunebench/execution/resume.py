@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 #: their own, and the loops `time steps` of simac and `pool` of metacloak, which fill a list; these two run anew before
 #: their last loop is taken up. FSMG is one round, and within a round nothing is kept.
 KNOWN: Mapping[str, tuple[str, ...]] = {
-    "3bb74c474b96b8f6c978b25abdf1572d12c24d32fc7f67efb5231802aa64262e": ("training",),  # lora
-    "183d4974c34a64bdf6a4b7d03d0cbe93f8221d23db9ebe635ea8689b5d1d68f1": ("training",),  # dreambooth
-    "4038a2fa6bb0ccb4cf90125d6b1e389f0fbf5c6f9ba4b22fffd11b4e929a415c": ("training",),  # textual-inversion
-    "d3d9fa08b0c289d468000bd5b0e4b682b23fa45f090a9f5defcd036e2578f270": ("training",),  # imma-lora
-    "a8ea4c6b566ccbe824a6677a9d9da29868f8144d75887acacdd6b9a8b312d42f": ("erasing",),  # esd
-    "f4e50ffa8297f083fe9bff3a1810b0da57fa7dad7cab85936a4ce099bc7ab31c": ("perturbing",),  # mist
-    "d71c4e51e7e82a4c4e4967e633fcfd5e83941aaf1f6ecc09a2f31108fc895427": ("rounds",),  # anti-dreambooth
-    "c59bc0217c6b4fd01bf0607c3dac8a5ecf079b458db8a388dc017d5c707d3f35": ("rounds",),  # simac
-    "930204617b3fd0a78c0ccea94a8c1e284ada6717ea3e79182466e1a9c3c9f027": ("trials",),  # metacloak
+    "65df47ad26877992572cfbc15aea671460235fb2791a3222a7aec0512e139d71": ("training",),  # lora
+    "59c74a4cecb7556b37587fc46d7dff020ff0effce6499710aaa5ca993048e41b": ("training",),  # dreambooth
+    "e06cebe9418c5b7b45042e1ee6bbdc206102e9d273f3b869ccf36f99bf34e802": ("training",),  # textual-inversion
+    "3da2acd6b9c0dab281afcc1916af03f86723e15feb93e5b3173458a309b2f29d": ("training",),  # imma-lora
+    "24698f95897bf01e0d5a86ff5621b3240e8e2a4c85c979a6e02c887ae5aa960e": ("erasing",),  # esd
+    "c1b97527d31ec964eab905c70297ef6b45f7bc152d9fb1c5c31523d7124ff6d8": ("perturbing",),  # mist
+    "f87ef995b7b2ec58b26a2837a2d5e496d8b7fe2ea85f54bc85678730e05b6cb4": ("rounds",),  # anti-dreambooth
+    "5d20c2b032ca852623890483ddf4d7d38514dd12e454668fd1311d079893822a": ("rounds",),  # simac
+    "ae1de7ab26bcc12fe30320caf7e668718b65b86c11cc8121814f7983ecb9e98d": ("trials",),  # metacloak
 }
 
 
@@ -53,15 +53,15 @@ class Kept:
 
     tensors: Mapping[str, Tensor]
 
-    def live(self) -> Mapping[str, Tensor]:
+    def state_tensors(self) -> Mapping[str, Tensor]:
         """Return them."""
         return self.tensors
 
-    def rest(self) -> tuple[Mapping[str, Tensor], Any]:
+    def extra_state(self) -> tuple[Mapping[str, Tensor], Any]:
         """Return nothing: they are all there is."""
         return {}, None
 
-    def take(self, tensors: Mapping[str, Tensor], value: Any) -> None:
+    def load_extra_state(self, tensors: Mapping[str, Tensor], value: Any) -> None:
         """Do nothing."""
 
 
@@ -185,7 +185,7 @@ class Loop:
             return  # `check` will say so
         tensors, values = {"generator": ctx.generator.get_state()}, []
         for i, (_, thing) in enumerate(self._things):
-            rest, value = thing.rest()
+            rest, value = thing.extra_state()
             tensors |= {f"{i}.rest.{name}": tensor for name, tensor in rest.items()}
             values.append(value)
         tensors |= self._live()
@@ -208,7 +208,7 @@ class Loop:
 
     def _live(self) -> dict[str, Tensor]:
         """Name every tensor that is overwritten, once: two optimisers may move the same one."""
-        named = {f"{i}.{n}": t for i, (_, thing) in enumerate(self._things) for n, t in thing.live().items()}
+        named = {f"{i}.{n}": t for i, (_, thing) in enumerate(self._things) for n, t in thing.state_tensors().items()}
         return {name: tensor for name, tensor in {id(t): (n, t) for n, t in named.items()}.values()}
 
     def _outline(self) -> list[Any]:
@@ -228,5 +228,5 @@ class Loop:
         for i, ((_, thing), value) in enumerate(zip(self._things, state["values"], strict=True)):
             start = f"{i}.rest."
             rest = {name.removeprefix(start): t.clone() for name, t in tensors.items() if name.startswith(start)}
-            thing.take(rest, value)
+            thing.load_extra_state(rest, value)
         page.restore(ctx.out)

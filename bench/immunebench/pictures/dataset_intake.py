@@ -322,7 +322,7 @@ def _check_lock(task: Task, lock: Lock, sources: Sequence[Source]) -> None:
 def _side(task: Task, catalog: Catalog) -> int:
     """Return the side of what the task's base draws: from its settings or, where it is not there yet, its shape."""
     spec = catalog.models.bases[task.base]
-    if spec.path is not None or base_folder.there(task.base, spec, catalog.models_path):
+    if spec.path is not None or base_folder.is_available(task.base, spec, catalog.models_path):
         side = base_folder.side(catalog.base_folder(task.base))
         if side is not None:
             return side

@@ -14,7 +14,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from immunebench.bases.hub import why_not
+from immunebench.bases.hub import failure_reason
 from immunebench.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def rows(dataset: TaskDataset, needed: int, folder: Path | None = None) -> list[
     except UsageError:
         raise
     except Exception as error:  # whatever stops the library, the user needs one line
-        raise UsageError(f"could not be read: {why_not(error)}", file=where) from error
+        raise UsageError(f"could not be read: {failure_reason(error)}", file=where) from error
     if len(found) < needed:
         asked = ", ".join(f"{name} = {value!r}" for name, value in dataset.where.items()) or "no condition"
         message = f"holds {len(found)} pictures ({asked}), the splits take {needed}"

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from immunebench.core.errors import UsageError, shown
+from immunebench.core.errors import UsageError, printable
 
 Square = NDArray[np.uint8]
 
@@ -118,9 +118,9 @@ def picture_files(folder: Path, *, most: int = MAX_FILES, field: str = "--images
         if suffix in SUFFIXES and not path.is_dir():
             files.append(path)
         elif path.is_symlink():
-            notes.append(f"{shown(path.name)}: a link, which is not followed")
+            notes.append(f"{printable(path.name)}: a link, which is not followed")
         else:
-            notes.append(f"{shown(path.name)}: {'a folder' if path.is_dir() else 'no picture'}")
+            notes.append(f"{printable(path.name)}: {'a folder' if path.is_dir() else 'no picture'}")
     if not files:
         raise UsageError(f"holds no picture ({', '.join(sorted(SUFFIXES))})", file=folder)
     if len(files) > most:
@@ -278,7 +278,7 @@ def _distinct(photos: list[Photo]) -> tuple[tuple[Photo, ...], list[str]]:
         look = np.asarray(small, dtype=np.int16)
         same = np.flatnonzero(np.abs(looks[: len(kept)] - look).max(axis=(1, 2, 3)) <= _SAME)
         if len(same):
-            notes.append(f"{shown(photo.name)}: the same picture as {shown(kept[same[0]].name)}")
+            notes.append(f"{printable(photo.name)}: the same picture as {printable(kept[same[0]].name)}")
             continue
         looks[len(kept)] = look
         kept.append(photo)
