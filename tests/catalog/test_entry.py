@@ -226,7 +226,7 @@ def test_bases_and_judges_are_found_or_named(root: Path) -> None:
 
 def test_reading_the_catalogue_imports_no_heavy_library() -> None:
     code = (
-        "import sys; from immunebench.catalog.entry import load_catalog; c = load_catalog(); "
+        "import sys; from immunebench.catalog.loading import load_catalog; c = load_catalog(); "
         "print(sorted({'torch', 'pandas', 'diffusers', 'numpy'} & set(sys.modules)), len(c.broken))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
