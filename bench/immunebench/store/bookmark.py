@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 from immunebench.bases.weights import sha256
 from immunebench.core import machine
 from immunebench.core.errors import UsageError
-from immunebench.store.artifacts import files_below, fsync, read_json, versions, write_json
+from immunebench.store.artifacts import versions
+from immunebench.store.files import files_below, fsync, read_json, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
