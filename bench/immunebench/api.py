@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import signal
@@ -11,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -45,6 +45,7 @@ def run(
     workers: int = 1,
     retry_failed: bool = False,
     timeout: float | None = None,
+    replace: bool = False,
     dry_run: bool = False,
 ) -> DataFrame:
     """Measure a suite, or a part of it, and return one row a cell.
@@ -67,6 +68,8 @@ def run(
         Try stages again that failed before.
     timeout
         Seconds that a stage may take before it is stopped; needs at least two workers.
+    replace
+        Let a failure replace a better record of the same cell, which otherwise stays.
     dry_run
         Measure nothing; return the planned cells with the stages planned and reused.
 
@@ -86,7 +89,7 @@ def run(
     if dry_run:
         return pd.DataFrame(planned(plan, kept))
     folder = results_folder(results) / plan.suite.id
-    records = measure(plan, kept, folder, workers=workers, retry_failed=retry_failed, timeout=timeout)
+    records = measure(plan, kept, folder, workers=workers, retry_failed=retry_failed, timeout=timeout, replace=replace)
     rows = [record.model_dump(mode="json") for record in records]
     return pd.json_normalize(rows).rename(columns=lambda name: name.removeprefix("cell."))
 
@@ -153,6 +156,7 @@ def measure(
     workers: int = 1,
     retry_failed: bool = False,
     timeout: float | None = None,
+    replace: bool = False,
     processes: bool | None = None,
     run_stage: RunStage | str | None = None,
     stream: TextIO | None = None,
@@ -173,6 +177,8 @@ def measure(
         Try stages again that failed before.
     timeout
         Seconds that a stage may take; it fails with the status ``timeout`` then. Needs worker processes.
+    replace
+        Let a failure replace a better record of the same cell.
     processes
         Use worker processes; default where there is more than one worker.
     run_stage
@@ -187,11 +193,12 @@ def measure(
     Raises
     ------
     UsageError
-        A folder cannot be written, `workers` is below 1, or `timeout` is no time or has no worker process to stop;
-        before anything is computed.
+        A folder cannot be written or a file of records not be read, `workers` is below 1, or `timeout` is no time or
+        has no worker process to stop; before anything is computed. Or a folder can no longer be written.
     KeyboardInterrupt
         The run was stopped; what was made stays.
     """
+    from immunebench.execution.results import Results
     from immunebench.records.building import build_record
     from immunebench.records.contact_sheet import cell_sheet
 
@@ -208,6 +215,8 @@ def measure(
         for digest, spec in plan.stages.items()
     }
     progress = Progress(stage_names(plan), seconds, stages, outcome, workers=workers, stream=stream)
+    results = Results(folder, store, progress.say, replace=replace)
+    results.check(plan)
     open_cells = {cell.key: cell for cell in plan.cells}
     records: dict[str, Record] = {}
 
@@ -218,9 +227,7 @@ def measure(
         for key in [k for k in open_cells if event.digest in members[k]]:
             if all(map(outcome.settled, stages[key])):
                 cell, graph = open_cells.pop(key), plan.roots[key]
-                sheet = cell_sheet(graph, store, folder)
-                records[key] = build_record(cell, graph, store, sheet=sheet)
-                save(folder, records[key], store)
+                records[key] = results.save(build_record(cell, graph, store), partial(cell_sheet, graph, store, folder))
 
     members = {key: frozenset(of) for key, of in stages.items()}
     with progress, _spoken(progress), _stoppable():
@@ -228,8 +235,11 @@ def measure(
             execute.execute(plan.stages, store, executor, retry_failed=retry_failed, tell=tell, outcome=outcome)
         except KeyboardInterrupt:
             there = len(outcome.present)
-            progress.say(f"stopped: {there} of {len(plan.stages)} stages are in the store; the same command goes on")
+            progress.say(f"stopped: {there} of {len(plan.stages)} stages are in the store; the same command continues")
             raise
+        except OSError as error:
+            why = f"{error.strerror or error}; what was measured stays, the same command continues"
+            raise UsageError(f"the run stopped: {why}", file=error.filename or folder) from error
         progress.say(progress.summary())
     return [records[cell.key] for cell in plan.cells]
 
@@ -307,22 +317,6 @@ def stage_names(plan: Plan) -> dict[str, str]:
         for digest in plan.roots[cell.key].stages:
             names.setdefault(digest, f"{plan.stages[digest].stage} for {cell.task}/{cell.defense}/{cell.chain}")
     return names
-
-
-def record_file(folder: Path, record: Record) -> Path:
-    """Where a record belongs: ``<folder>/<defense>@<version>.jsonl``."""
-    return folder / f"{record.cell.defense}@{record.cell.defense_version}.jsonl"
-
-
-def save(folder: Path, record: Record, store: Store) -> None:
-    """Put a record into its file, in place of an older one of the same cell."""
-    from immunebench.records.files import read_records, write_records
-
-    file = record_file(folder, record)
-    # Another run may be adding other cells to the same file at this moment.
-    with store.lock(f"results-{hashlib.sha256(str(file).encode()).hexdigest()}"):
-        others = [r for r in read_records(file) if r.cell.key != record.cell.key] if file.exists() else []
-        write_records(file, [*others, record])
 
 
 def require_writable(folder: Path, field: str) -> None:
