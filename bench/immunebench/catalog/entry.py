@@ -210,7 +210,10 @@ def digests(folder: Path) -> dict[str, str]:
 
 def inside(folder: Path, path: Path) -> Path | None:
     """Return where a path leads, None where that is outside the folder."""
-    resolved = path.resolve()
+    try:
+        resolved = path.resolve()
+    except (OSError, RuntimeError):  # Links that lead to each other.
+        return None
     return resolved if resolved.is_relative_to(folder.resolve()) else None
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from immunebench.core.errors import UsageError
+from immunebench.declared import schema
 
 PACKAGE = Path(__file__).resolve().parents[1]
 GROUP = "immunebench.entries"
@@ -69,8 +70,8 @@ def checkout(start: Path) -> Path | None:
 @functools.cache
 def _house(folder: Path) -> dict[str, Any] | None:
     try:
-        table = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        table = tomllib.loads(schema.read_text(folder / "pyproject.toml"))
+    except (UsageError, ValueError, RecursionError):
         return None
     found: dict[str, Any] | None = table.get("tool", {}).get("immunebench")
     return found
