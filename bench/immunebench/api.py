@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import signal
 import tempfile
 import threading
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 from immunebench.catalog.catalog import Catalog
 from immunebench.catalog.loading import load_catalog
 from immunebench.core.errors import UsageError
+from immunebench.core.home import expanded, require_cache
 from immunebench.execution import execute
 from immunebench.execution.execute import Event, Executor, Inline, Outcome, RunStage
 from immunebench.execution.progress import Progress
@@ -112,12 +112,12 @@ def plan_suite(
 
 def open_store(folder: Path | str | None = None) -> Store:
     """The store in a folder; default ``$IMMUNEBENCH_STORE``, else ``~/.cache/immunebench/store``."""
-    return Store(folder or os.environ.get("IMMUNEBENCH_STORE") or "~/.cache/immunebench/store")
+    return Store(folder or require_cache("IMMUNEBENCH_STORE", "store"))
 
 
 def results_folder(folder: Path | str | None = None) -> Path:
     """The folder of results; default ``results`` in the current one."""
-    return Path(folder or "results").expanduser().absolute()
+    return expanded(folder or "results")
 
 
 def planned(plan: Plan, store: Store) -> list[dict[str, object]]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from immunebench.core.errors import UsageError
+from immunebench.core.home import expanded
 from immunebench.declared import schema
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -39,7 +40,7 @@ def folders_to_write(out: Path | None = None) -> dict[str, Path]:
         There is none of them.
     """
     given = out or os.environ.get("IMMUNEBENCH_ENTRIES")
-    root = Path(given).expanduser().resolve() if given else checkout(Path.cwd())
+    root = expanded(given).resolve() if given else checkout(Path.cwd())
     if root is None:
         raise UsageError("is needed outside a checkout: the folder that it is written to", field="--out")
     return {"root": root, **folders(root)}
@@ -47,7 +48,7 @@ def folders_to_write(out: Path | None = None) -> dict[str, Path]:
 
 def roots(entries: Path | str | None) -> Iterator[Path]:
     given = entries or os.environ.get("IMMUNEBENCH_ENTRIES")
-    root = None if not given else Path(given).expanduser().resolve()
+    root = None if not given else expanded(given).resolve()
     if root is not None and not root.is_dir():
         name = "--entries" if entries else "IMMUNEBENCH_ENTRIES"
         raise UsageError("no such folder", field=name, value=str(given))

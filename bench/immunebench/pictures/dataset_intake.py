@@ -23,6 +23,7 @@ from filelock import FileLock
 from immunebench.bases import base_folder
 from immunebench.catalog.entry import sha256
 from immunebench.core.errors import UsageError
+from immunebench.core.home import expanded, require_cache
 from immunebench.declared.task import Task, TaskDataset
 from immunebench.pictures.dataset_rows import MAX_BYTES, Source, rows
 from immunebench.pictures.dataset_source import LOCK, Lock, LockedPicture, home, places, read_lock, reference
@@ -100,7 +101,7 @@ def add(task: Task, catalog: Catalog, folder: Path, *, accept_terms: bool = Fals
     from immunebench.pictures.intake import SUFFIXES
 
     dataset = check(task, catalog, accept_terms=accept_terms)
-    folder = folder.expanduser().absolute()
+    folder = expanded(folder)
     if not folder.is_dir():
         raise UsageError("no such folder", file=folder)
     needed = sum(task.pictures.sizes.values())
@@ -226,6 +227,7 @@ def _keep(task: Task, dataset: TaskDataset, catalog: Catalog, sources: Sequence[
                              field="dataset.sha256", value=expected)  # fmt: skip
     side = _side(task, catalog)
     squares = _squares(task, sources, side)
+    require_cache("IMMUNEBENCH_DATA", "data")
     target, origin = home(task.id), reference(task, dataset)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -34,6 +34,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from immunebench.bases.weights import sha256
 from immunebench.core.errors import UsageError, shortened
+from immunebench.core.home import expanded
 from immunebench.store.files import files_below, fsync, read_json, size_of, unique, write_json
 from immunebench.store.manifest import MANIFEST, artifact_fault, read_manifest, sealed
 
@@ -88,7 +89,7 @@ class Store:
     """
 
     def __init__(self, root: Path | str) -> None:
-        self.root = Path(root).expanduser().absolute()
+        self.root = expanded(root)
         self._verified: set[str] = set()
         self._locks: dict[str, BaseFileLock] = {}
 
