@@ -8,7 +8,6 @@ Nothing is fetched here, and nothing outside that folder is read.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -18,6 +17,7 @@ from pydantic import Field, JsonValue, ValidationError
 from immunebench.bases import base_folder
 from immunebench.catalog.entry import sha256
 from immunebench.core.errors import UsageError
+from immunebench.core.home import cache
 from immunebench.core.wording import CONTENT
 from immunebench.declared.schema import Model, PictureFile, Sha256
 from immunebench.declared.task import SPLITS, Split, Task
@@ -69,8 +69,7 @@ class Lock(Model):
 
 def home(task: str) -> Path:
     """Return where a task's pictures are kept: in ``$IMMUNEBENCH_DATA`` or ``~/.cache/immunebench/data``."""
-    root = os.environ.get("IMMUNEBENCH_DATA") or Path.home() / ".cache" / "immunebench" / "data"
-    return Path(root).expanduser().absolute() / task
+    return cache("IMMUNEBENCH_DATA", "data") / task
 
 
 def reference(task: Task, dataset: TaskDataset) -> dict[str, JsonValue]:
@@ -229,14 +228,14 @@ def pictures(
     """
     import numpy as np
 
-    from immunebench.pictures.intake import decode
+    from immunebench.pictures.intake import MAX_SIDE, decode
 
     family, task = concept.split("/")
     squares = []
     # By number: a thousandth picture has a longer name.
     for name, digest in sorted(files.items(), key=lambda item: (len(item[0]), item[0]))[:count]:
         file = _place(task, split, name)
-        pixels = decode(file.read_bytes(), file, formats=("PNG",))
+        pixels = decode(file.read_bytes(), file, formats=("PNG",), most=MAX_SIDE)
         if hashlib.sha256(pixels.tobytes()).hexdigest() != digest:
             # No UsageError: the next run plans anew, and then says what to do.
             raise OSError(f"{file}: changed after the run was planned; start it again")

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from immunebench.declared.task import Task
 
 CAPTIONS = "captions.json"
-MAX_SIDE = 4096
 _NAME = re.compile(r"\d{3}\.png")
 
 
@@ -134,9 +133,6 @@ def _unchanged(path: Path, digest: str) -> bytes:
 
 
 def _decode(path: Path, data: bytes) -> NDArray[np.uint8]:
-    from immunebench.pictures.intake import decode
+    from immunebench.pictures.intake import MAX_SIDE, decode
 
-    pixels = decode(data, path, formats=("PNG",))
-    if max(pixels.shape) > MAX_SIDE:
-        raise UsageError(f"is larger than {MAX_SIDE} pixels", file=path)
-    return pixels
+    return decode(data, path, formats=("PNG",), most=MAX_SIDE)
