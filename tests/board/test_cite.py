@@ -278,7 +278,9 @@ def test_an_entry_that_is_not_here_is_said_to_lack_its_reference(place: Path) ->
 
 
 def test_citing_needs_no_torch() -> None:
-    code = "import sys; from immunebench.cli import main as cli; sys.argv[1:] = ['cite']; cli.app(standalone_mode=False)"
+    code = (
+        "import sys; from immunebench.cli import main as cli; sys.argv[1:] = ['cite']; cli.app(standalone_mode=False)"
+    )
     code += "; sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("% immunebench suite=tiny@1.0 "), done.stderr

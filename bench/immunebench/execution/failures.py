@@ -1,4 +1,4 @@
-"""Tells what an exception of a stage says of the entry from what it says of the machine."""
+"""Classifies the exception of a stage as a failure of the entry or of the machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Conditions of a disk that no entry is to blame for.
+#: Errors of a disk, which are no failure of an entry.
 _DISK = {
     errno.ENOSPC: "is full",
     errno.EDQUOT: "is full: the quota is used up",
@@ -40,15 +40,15 @@ class StageFailure:
 
     @property
     def line(self) -> str:
-        """Return the message with the kind, which says nothing of a failure that is not the entry's."""
+        """Return the message, with the kind in front where the failure is the entry's."""
         return self.message if self.transient else f"{self.kind}: {self.message}"
 
 
 def stage_failure(error: Exception, store: Path) -> StageFailure:
     """Classify the exception that ended a stage.
 
-    A full or read-only disk, a file that cannot be read and a package that is missing say nothing of the entry, also
-    where its code was running when they were met.
+    A full or read-only disk, an unreadable file and a missing package are no failure of the entry. A full disk is none
+    even if it stopped the entry's own code.
     """
     disk = next(_disk_errors(error), None)
     if disk is not None:

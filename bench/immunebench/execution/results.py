@@ -1,6 +1,6 @@
-"""Writes the records of a run into the files of a results folder, and loses nothing that is there.
+"""Writes the records of a run into the files of a results folder without losing what is there.
 
-``<defense>@<version>.jsonl`` holds one record a cell. Beside it may lie two files that no board reads:
+``<defense>@<version>.jsonl`` holds one record a cell. Two more files may be in the folder, which no board reads:
 ``<defense>@<version>.jsonl.damaged`` with lines that were no records, and ``<defense>@<version>.jsonl.worse`` with
 outcomes that did not replace a better record of their cell.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from immunebench.store.artifacts import Store
     from immunebench.store.graph import Plan
 
-#: How much an outcome says of a cell; within one rank the later one is as good.
+#: Ranks of outcomes: one of a lower rank never replaces one of a higher rank.
 _RANK: dict[Status, int] = {"ok": 2, "error": 1, "oom": 1, "over_memory": 1, "timeout": 1}
 _SHOWN = 200
 
@@ -90,8 +90,8 @@ class Results:
             before = there.records.get(record.cell.key)
             if before is not None and not self.replace and _is_worse(record, before):
                 _write_beside(_worse(file), record)
-                kept = f"the record with status {before.status} stays, the new one ({record.status}) is in"
-                self.say(f"{record.cell.key}: {kept} {_worse(file).name} beside it; --replace overwrites")
+                stays = f"the record with status {before.status} stays, the new one ({record.status}) is in"
+                self.say(f"{record.cell.key}: {stays} {_worse(file).name}; --replace overwrites")
                 return record
             whole = record.model_copy(update={"sheet": sheet()})
             write_records(file, (there.records | {record.cell.key: whole}).values())
@@ -102,7 +102,7 @@ class Results:
 
 
 def _is_worse(new: Record, old: Record) -> bool:
-    """Return whether an outcome says less of the same measurement."""
+    """Return whether an outcome ranks below another one of the same measurement."""
     return new.comparability == old.comparability and _standing(new) < _standing(old)
 
 
@@ -127,7 +127,7 @@ def _read(file: Path) -> _Content:
         if all(record == group[0][1] for _, record in group):
             content.records[key] = group[0][1]
         else:
-            # Which of them is right nobody can tell; the board counts none of them either.
+            # It is not known which of them is right, and the board counts none of them either.
             content.broken += [(line, f"disagrees with another line on {key}") for line, _ in group]
     return content
 

@@ -37,7 +37,7 @@ def require_spawnable() -> None:
         return  # `python -m package`: a spawned process imports no main module.
     if spec is None and named is None:
         return  # An interactive session, a notebook or `python -c`: likewise.
-    file = Path(named or getattr(spec, "origin", ""))
+    file = Path(str(named or getattr(spec, "origin", "")))
     if not file.is_file():
         reason = "more than 1 needs a program that is a file, since each worker process imports it; this one is"
         raise UsageError(reason, field="workers", value=str(named))

@@ -1,4 +1,4 @@
-"""Reads the pictures of an artefact: files that a closed tool made of a task's published pictures."""
+"""Reads the pictures of an artefact: files that a closed tool made from a task's published pictures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from immunebench.pictures.intake import decode, picture_size
 
 
 def cloaked(entry: str, folder: Path, rows: Sequence[Mapping[str, Any]], published: Pictures) -> Pictures:
-    """Read the pictures of a task, each held against the published one that it was made from.
+    """Read the pictures of a task and check each against the published one that it was made from.
 
     Parameters
     ----------
@@ -74,6 +74,6 @@ def digest(pixels: NDArray[np.uint8]) -> str:
 def _read(file: Path, sha256: str, where: str) -> bytes:
     data = b"" if file.is_symlink() else file.read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:
-        # No UsageError: the next run plans anew, and says what is wrong if it still is.
+        # An OSError, so that the next run tries again: it plans again and reports the file if it is still wrong.
         raise OSError(f"{where}: changed after the run was planned; start it again")
     return data

@@ -13,11 +13,11 @@ _TWELVE_BITS, _MAX_SAMPLE_VALUE = 4095, 281
 
 
 class Unusable(Exception):
-    """A sound picture that cannot be used; the message says why."""
+    """A picture that is not damaged and cannot be used; the message gives the reason."""
 
 
 def named_white(image: Image.Image) -> int | None:
-    """Return the greatest value that a picture's file says its pixels may have, None where it says none."""
+    """Return the greatest value of a pixel that a picture's file states, None where it states none."""
     named = getattr(image, "tag_v2", {}).get(_MAX_SAMPLE_VALUE)
     return int(named[0]) if isinstance(named, tuple) else named
 
@@ -37,7 +37,7 @@ def to_rgb(image: Image.Image, profile: bytes | None = None, white: int | None =
     Raises
     ------
     Unusable
-        Nobody knows which value of its pixels is white.
+        It is not known which value of its pixels is white.
     """
     profile = profile or image.info.get("icc_profile")
     if image.mode in _SIXTEEN_BITS:

@@ -1,6 +1,6 @@
 """Reads a folder of somebody's photos as RGB squares, or says in one line which file cannot be used.
 
-Nothing here follows a link or writes a file, and a picture's size is known before its pixels are decoded.
+No link is followed, no file is written, and sizes are checked before anything is decoded.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from immunebench.pictures.png_chunks import without_texts
 
 Square = NDArray[np.uint8]
 
-#: Pillow's plug-ins that decode by themselves: none that starts another program, as the one of EPS does.
+#: Pillow's plug-ins that start no other program, as the one of EPS does.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
-#: Pictures of kinds that are not read. Passing over them in silence would lose somebody's photos.
+#: Kinds of pictures that are not read; they are refused, since skipping them would lose somebody's photos.
 UNREAD = frozenset({".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw", ".psd", ".svg", ".eps"})
-#: Names of files that say what a folder's pictures show.
+#: Names of files with captions of a folder's pictures.
 METADATA = ("metadata.jsonl", "metadata.csv")
 MAX_FILES = 1000
 MAX_PIXELS = 100_000_000
-#: Of a file, which is read whole before anything is known of it.
+#: Of a file, which is read whole.
 MAX_BYTES = 500_000_000
-#: A longer picture loses most of itself when it is cut to a square.
+#: Greatest ratio of the sides; a longer picture loses most of its content when it is cut to a square.
 MAX_ASPECT = 4
-#: Of a square that lies beside a task.
+#: Of the squares of a task.
 MAX_SIDE = 4096
 _END_OF_JPEG = b"\xff\xd9"
-#: What a JPEG without its end is decoded with, to see whether a pixel depends on it.
+#: Bytes that a JPEG without its end is decoded with, to see whether a pixel depends on them.
 _FILLERS = (b"", b"\x55\xaa" * 64)
 
 
@@ -67,16 +67,16 @@ class Photo:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Intake:
-    """What a folder held.
+    """The contents of a folder.
 
     Attributes
     ----------
     photos
-        Distinct pictures in the order of their digests, which no file name and no file system decides.
+        Distinct pictures in the order of their digests, which depends on no file name and no file system.
     names
         Names of all pictures, also of those that show the same as another.
     notes
-        One line for every file that was passed over.
+        One line for every file that was skipped.
     """
 
     photos: tuple[Photo, ...]
@@ -88,7 +88,7 @@ def read_folder(folder: Path, side: int) -> Intake:
     """Read the pictures that lie directly in a folder.
 
     Hidden files are ignored. Other files that are no pictures, folders and pictures that show the same as another
-    one are passed over with a note.
+    one are skipped with a note.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def picture_files(folder: Path, *, most: int = MAX_FILES, field: str = "--images
 
 
 def _what(path: Path) -> str:
-    """Say what a file is that is no picture."""
+    """Return a few words on a file that is no picture."""
     if path.is_dir():
         return "a folder"
     if path.suffix.lower() == ".txt" and any(path.with_suffix(suffix).is_file() for suffix in SUFFIXES):
@@ -254,7 +254,7 @@ def _named(file: Path | str, formats: tuple[str, ...]) -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise UsageError(f"has more than {MAX_PIXELS // 10**6} million pixels; make it smaller", file=file) from error
     except Exception as error:
-        # A damaged file can make a decoder raise almost anything; what matters is which file it was.
+        # A decoder may raise any exception on a damaged file.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"is damaged or cut short: {reason}", file=file) from error
 
@@ -296,11 +296,11 @@ def _loaded(image: Image.Image, data: bytes) -> Image.Image:
     except OSError:
         if image.format != "JPEG":
             raise
-        # What stands after the last pixel changes none: if these differ, then pixels are missing.
-        ends = [Image.open(io.BytesIO(data + filler + _END_OF_JPEG), formats=("JPEG",)) for filler in _FILLERS]
-        if not np.array_equal(*map(np.asarray, ends)):
+        # Bytes after the last pixel have no effect: if the two results differ, pixels are missing.
+        one, other = (Image.open(io.BytesIO(data + filler + _END_OF_JPEG), formats=("JPEG",)) for filler in _FILLERS)
+        if not np.array_equal(np.asarray(one), np.asarray(other)):
             raise
-        return ends[0]
+        return one
 
 
 def _require_square(width: int, height: int, side: int) -> None:

@@ -1,4 +1,4 @@
-"""Finds pictures that show the same: a copy in another split would be training on what is scored."""
+"""Finds copies among pictures: with a copy in another split, an attack would train on what is scored."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from PIL import Image
 
 #: Two copies of one picture in two file formats differ by less, a channel of 0 to 255 on a thumbnail of `_THUMBNAIL`.
 _SAME, _THUMBNAIL = 6, 16
-#: Side of the brightness that is correlated, and the correlation that copies of one drawing reach, however faint it is.
+#: Side at which brightness is correlated, and the correlation that copies of a picture reach.
 _DETAIL, _CORRELATION = 64, 0.8
-#: Deviation of a picture's brightness, of 255, below which nothing can be seen on it.
+#: Standard deviation of brightness, of 255, below which a picture counts as blank.
 _BLANK = 0.25
 
 
 class Likeness:
     """Recognises copies among pictures of one size, uint8 (side, side, 3).
 
-    Two pictures are copies where their thumbnails are nearly equal and what can be seen on them lies at the same
-    places. Thumbnails alone would not do: those of two pale pencil drawings are both nearly white.
+    Two pictures are copies if their thumbnails are nearly equal and their brightness is correlated. Thumbnails alone
+    are not enough: those of two pale pencil drawings are both nearly white.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ def _thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.int16]:
 
 
 def _detail(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return the brightness around its mean, with fractions: what is faint is less than one step of 255."""
+    """Return the brightness minus its mean, in fractions of a step of 255."""
     grey = Image.fromarray(pixels.mean(axis=2, dtype=np.float32))
     found = np.asarray(grey.resize((_DETAIL, _DETAIL), Image.Resampling.BOX), dtype=np.float64)
     centred: NDArray[np.float64] = found - found.mean()

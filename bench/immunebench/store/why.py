@@ -10,7 +10,7 @@ from immunebench.store.manifest import artifact_fault, read_manifest
 
 
 def explain(store: Store, digest: str, specs: Mapping[str, Spec] | None = None) -> list[str]:
-    """Say in lines whether an artifact is there and, where it is not, what differs from the nearest one.
+    """Return lines that say whether an artifact is in the store and, if not, how it differs from the nearest one.
 
     Parameters
     ----------
