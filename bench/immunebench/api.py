@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import os
 import signal
 import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from immunebench.catalog.catalog import Catalog
 from immunebench.catalog.loading import load_catalog
 from immunebench.core.errors import UsageError
+from immunebench.core.home import expanded, require_cache
 from immunebench.execution import execute
 from immunebench.execution.execute import Event, Executor, Inline, Outcome, RunStage
 from immunebench.execution.progress import Progress
@@ -45,6 +45,7 @@ def run(
     workers: int = 1,
     retry_failed: bool = False,
     timeout: float | None = None,
+    replace: bool = False,
     dry_run: bool = False,
 ) -> DataFrame:
     """Run a suite, or a part of it, and return one row per cell.
@@ -67,6 +68,8 @@ def run(
         Run failed stages again.
     timeout
         Time limit per stage in seconds; needs at least two workers.
+    replace
+        Let a failure replace a better record of the same cell, which otherwise stays.
     dry_run
         Run nothing; return the planned cells with their numbers of planned and reused stages.
 
@@ -86,7 +89,9 @@ def run(
     if dry_run:
         return pd.DataFrame(planned(plan, artifacts))
     folder = results_folder(results) / plan.suite.id
-    records = measure(plan, artifacts, folder, workers=workers, retry_failed=retry_failed, timeout=timeout)
+    records = measure(
+        plan, artifacts, folder, workers=workers, retry_failed=retry_failed, timeout=timeout, replace=replace
+    )
     rows = [record.model_dump(mode="json") for record in records]
     return pd.json_normalize(rows).rename(columns=lambda name: name.removeprefix("cell."))
 
@@ -109,12 +114,12 @@ def plan_suite(
 
 def open_store(folder: Path | str | None = None) -> Store:
     """Open the store in a folder; default ``$IMMUNEBENCH_STORE``, else ``~/.cache/immunebench/store``."""
-    return Store(folder or os.environ.get("IMMUNEBENCH_STORE") or "~/.cache/immunebench/store")
+    return Store(folder or require_cache("IMMUNEBENCH_STORE", "store"))
 
 
 def results_folder(folder: Path | str | None = None) -> Path:
     """Return the folder of results; default ``results`` in the current one."""
-    return Path(folder or "results").expanduser().absolute()
+    return expanded(folder or "results")
 
 
 def planned(plan: Plan, store: Store) -> list[dict[str, object]]:
@@ -153,6 +158,7 @@ def measure(
     workers: int = 1,
     retry_failed: bool = False,
     timeout: float | None = None,
+    replace: bool = False,
     processes: bool | None = None,
     run_stage: RunStage | str | None = None,
     stream: TextIO | None = None,
@@ -173,6 +179,8 @@ def measure(
         Run failed stages again.
     timeout
         Time limit per stage in seconds, after which it fails with the status ``timeout``. Needs worker processes.
+    replace
+        Let a failure replace a better record of the same cell.
     processes
         Use worker processes; default: with more than one worker.
     run_stage
@@ -187,11 +195,12 @@ def measure(
     Raises
     ------
     UsageError
-        A folder cannot be written, `workers` is below 1, or `timeout` is not positive or there are no worker processes;
-        raised before anything is computed.
+        Before anything is computed: a folder cannot be written, a file of records cannot be read, `workers` is below 1,
+        or `timeout` is not positive or there are no worker processes. Later: a folder can no longer be written.
     KeyboardInterrupt
         The run was interrupted; finished artifacts and records remain.
     """
+    from immunebench.execution.results import Results
     from immunebench.records.building import build_record
     from immunebench.records.contact_sheet import cell_sheet
 
@@ -208,6 +217,8 @@ def measure(
         for digest, spec in plan.stages.items()
     }
     progress = Progress(stage_names(plan), seconds, stages, outcome, workers=workers, stream=stream)
+    results = Results(folder, store, progress.say, replace=replace)
+    results.check(plan)
     open_cells = {cell.key: cell for cell in plan.cells}
     records: dict[str, Record] = {}
 
@@ -218,9 +229,7 @@ def measure(
         for key in [k for k in open_cells if event.digest in members[k]]:
             if all(map(outcome.settled, stages[key])):
                 cell, graph = open_cells.pop(key), plan.roots[key]
-                sheet = cell_sheet(graph, store, folder)
-                records[key] = build_record(cell, graph, store, sheet=sheet)
-                save(folder, records[key], store)
+                records[key] = results.save(build_record(cell, graph, store), partial(cell_sheet, graph, store, folder))
 
     members = {key: frozenset(of) for key, of in stages.items()}
     with progress, _spoken(progress), _stoppable():
@@ -228,8 +237,11 @@ def measure(
             execute.execute(plan.stages, store, executor, retry_failed=retry_failed, tell=tell, outcome=outcome)
         except KeyboardInterrupt:
             there = len(outcome.present)
-            progress.say(f"stopped: {there} of {len(plan.stages)} stages are in the store; the same command goes on")
+            progress.say(f"stopped: {there} of {len(plan.stages)} stages are in the store; the same command continues")
             raise
+        except OSError as error:
+            why = f"{error.strerror or error}; what was measured stays, the same command continues"
+            raise UsageError(f"the run stopped: {why}", file=error.filename or folder) from error
         progress.say(progress.summary())
     return [records[cell.key] for cell in plan.cells]
 
@@ -307,22 +319,6 @@ def stage_names(plan: Plan) -> dict[str, str]:
         for digest in plan.roots[cell.key].stages:
             names.setdefault(digest, f"{plan.stages[digest].stage} for {cell.task}/{cell.defense}/{cell.chain}")
     return names
-
-
-def record_file(folder: Path, record: Record) -> Path:
-    """Return the file of a record: ``<folder>/<defense>@<version>.jsonl``."""
-    return folder / f"{record.cell.defense}@{record.cell.defense_version}.jsonl"
-
-
-def save(folder: Path, record: Record, store: Store) -> None:
-    """Write a record to its file, replacing an older one of the same cell."""
-    from immunebench.records.files import read_records, write_records
-
-    file = record_file(folder, record)
-    # Another run may be writing other cells to the same file concurrently.
-    with store.lock(f"results-{hashlib.sha256(str(file).encode()).hexdigest()}"):
-        others = [r for r in read_records(file) if r.cell.key != record.cell.key] if file.exists() else []
-        write_records(file, [*others, record])
 
 
 def require_writable(folder: Path, field: str) -> None:

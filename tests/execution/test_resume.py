@@ -170,7 +170,7 @@ def test_a_stage_that_is_stopped_in_every_step_comes_to_the_same_bytes(tmp_path:
         assert stopped.reported == [n, n + 1]
     last = attempt(case, tmp_path, "out")
     assert last.reported == [steps]
-    assert last.told == [f"goes on after step {steps - 1} of {steps}"]
+    assert last.told == [f"continues after step {steps - 1} of {steps}"]
     assert last.files == quiet.files
     assert last.earlier.resumed == steps - 1
 

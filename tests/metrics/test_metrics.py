@@ -216,6 +216,12 @@ def naive_ssim(a: Pixels, b: Pixels) -> float:
     return float(np.mean(values))
 
 
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_a_plain_picture_is_exactly_like_itself(value: int) -> None:
+    plain = np.full((1, 64, 64, 3), value, np.uint8)
+    assert ssim(plain, plain).tolist() == [1.0]
+
+
 def test_ssim_agrees_with_the_formula() -> None:
     rng = np.random.default_rng(0)
     a = rng.integers(0, 256, (2, 24, 24, 3)).astype(np.uint8)

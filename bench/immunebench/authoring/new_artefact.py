@@ -115,7 +115,7 @@ def read_cloaked(folder: Path, clean: Pictures) -> Pictures:
     files = _by_number(folder, len(clean))
     pixels = []
     for file, of in zip(files, clean.pixels, strict=True):
-        pixels.append(read_picture(file))
+        pixels.append(read_picture(file, clean=(of.shape[1], of.shape[0])))
         if pixels[-1].shape != of.shape:
             raise UsageError(f"is {cloaked.size(pixels[-1])}, its clean picture {cloaked.size(of)}", file=file)
     found = Pictures(np.stack(pixels), clean.captions)

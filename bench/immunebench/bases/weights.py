@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import pickle
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from immunebench.bases.hub import safetensors_of
 from immunebench.core.errors import UsageError
+from immunebench.core.home import cache, require_cache
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +73,7 @@ class Listed:
 
 def cache_folder() -> Path:
     """Return the folder of downloaded weights: ``$IMMUNEBENCH_WEIGHTS`` or ``~/.cache/immunebench/weights``."""
-    return Path(os.environ.get("IMMUNEBENCH_WEIGHTS") or Path.home() / ".cache" / "immunebench" / "weights")
+    return cache("IMMUNEBENCH_WEIGHTS", "weights")
 
 
 def available() -> list[Listed]:
@@ -175,6 +175,7 @@ def fetch(name: str, log: Callable[[str], None] = print) -> Path:
     """
     if name not in FETCHABLE:
         raise UsageError("unknown weights", value=name, choices=FETCHABLE)
+    require_cache("IMMUNEBENCH_WEIGHTS", "weights")
     file = FETCHABLE[name].file(name)
     if file.is_file():
         return file

@@ -212,7 +212,10 @@ def digests(folder: Path) -> dict[str, str]:
 
 def inside(folder: Path, path: Path) -> Path | None:
     """Resolve a path; None if it points outside the folder."""
-    resolved = path.resolve()
+    try:
+        resolved = path.resolve()
+    except (OSError, RuntimeError):  # Symbolic links that point at each other.
+        return None
     return resolved if resolved.is_relative_to(folder.resolve()) else None
 
 

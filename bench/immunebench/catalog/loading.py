@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from immunebench.catalog.artefact import check_folder
@@ -22,8 +24,26 @@ from immunebench.declared.task import Task
 _COMPILED = frozenset({".pyc", ".pyo", ".so", ".pyd"})
 
 
+@dataclass(frozen=True)
+class _Declared:
+    """An entry whose manifest and folder are sound; its names are not claimed yet."""
+
+    kind: Kind
+    path: Path
+    manifest: DefenseManifest | AttackManifest
+
+    @property
+    def aliases(self) -> list[str]:
+        """Return the further names of the entry and of its variants."""
+        further = [variant.aliases for variant in self.manifest.variants.values()]
+        return [alias for aliases in (self.manifest.aliases, *further) for alias in aliases]
+
+
 def load_catalog(entries: Path | str | None = None, *, models: Path | None = None) -> Catalog:
     """Read every manifest; broken ones are listed with their reason and do not affect the others.
+
+    Where two claim one name, the id of an entry counts before a variant's, and that before an alias; of two equals the
+    one that was read first. The other is broken.
 
     Parameters
     ----------
@@ -36,23 +56,25 @@ def load_catalog(entries: Path | str | None = None, *, models: Path | None = Non
     Raises
     ------
     UsageError
-        The folder does not exist, ``models.toml`` is not valid, or two manifests have the same name (the message has
-        both paths).
+        The folder does not exist, or ``models.toml`` is not valid.
     """
     models = models or PACKAGE / "models.toml"
     catalog = Catalog(schema.load(models, Models), models)
+    declared: list[_Declared] = []
     for root in roots(entries):
         found = folders(root)
         for path in _manifests(found["defenses"], "*/defense.toml"):
-            _add_entry(catalog, "defense", path, DefenseManifest, catalog.defenses)
+            _add_entry(catalog, "defense", path, DefenseManifest, declared)
         for path in _manifests(found["attacks"], "*/attack.toml"):
-            _add_entry(catalog, "attack", path, AttackManifest, catalog.attacks)
+            _add_entry(catalog, "attack", path, AttackManifest, declared)
         for path in _manifests(found["tasks"], "*/*.toml"):
             _add(catalog, "task", path, Task, catalog.tasks)
         for path in _manifests(found["suites"], "*.toml"):
             _add(catalog, "suite", path, Suite, catalog.suites)
         for path in _manifests(found["profiles"], "*.toml"):
             _add(catalog, "profile", path, Profile, catalog.profiles)
+    for entry in _claimed(catalog, declared):
+        _enter(catalog, entry)
     _drop_dangling(catalog)
     return catalog
 
@@ -67,17 +89,26 @@ def _manifests(folder: Path, pattern: str) -> list[Path]:
     return sorted(folder.glob(pattern)) if folder.is_dir() else []
 
 
-def _add(catalog: Catalog, kind: str, path: Path, model: type[schema.M], table: dict[str, schema.M]) -> None:
+@contextmanager
+def _breaking_alone(catalog: Catalog, kind: str, name: str, path: Path) -> Iterator[None]:
+    """List what fails in the block as broken: whatever a stranger's file provokes concerns that file alone."""
     try:
+        yield
+    except UsageError as error:
+        catalog.broken.append(Broken(kind, name, path, str(error)))
+    except Exception as error:
+        reason = UsageError(f"cannot be read: {type(error).__name__}: {error}", file=path)
+        catalog.broken.append(Broken(kind, name, path, str(reason)))
+
+
+def _add(catalog: Catalog, kind: str, path: Path, model: type[schema.M], table: dict[str, schema.M]) -> None:
+    with _breaking_alone(catalog, kind, path.stem, path):
         if inside(path.parent.parent, path) is None:
             raise UsageError("links to a file outside its folder", file=path)
         item = schema.load(path, model)
         _require_name(getattr(item, "id", ""), path.stem, path, "file")
-    except UsageError as error:
-        catalog.broken.append(Broken(kind, path.stem, path, str(error)))
-        return
-    _register_name(catalog, kind, path.stem, path)
-    table[path.stem] = item
+        _register_name(catalog.paths, kind, path.stem, path)
+        table[path.stem] = item
 
 
 def _add_entry(
@@ -85,10 +116,10 @@ def _add_entry(
     kind: Kind,
     path: Path,
     model: type[DefenseManifest] | type[AttackManifest],
-    table: dict[str, Entry],
+    declared: list[_Declared],
 ) -> None:
     folder = path.parent
-    try:
+    with _breaking_alone(catalog, kind, folder.name, path):
         _check_folder(folder)
         manifest = schema.load(path, model)
         _require_name(manifest.id, folder.name, path, "folder")
@@ -96,22 +127,50 @@ def _add_entry(
             check_folder(folder, manifest.artefact)
         else:
             _check_code(folder / f"{kind}.py", manifest)
-    except UsageError as error:
-        catalog.broken.append(Broken(kind, folder.name, path, str(error)))
-        return
+        declared.append(_Declared(kind, path, manifest))
+
+
+def _claimed(catalog: Catalog, declared: list[_Declared]) -> list[_Declared]:
+    """Return the entries whose names are theirs; one that claims another's name is broken as a whole."""
+    taken: dict[tuple[str, str], Path] = {}
+    rounds: tuple[Callable[[_Declared], list[str]], ...] = (
+        lambda entry: [entry.manifest.id],
+        lambda entry: list(entry.manifest.variants),
+        lambda entry: entry.aliases,
+    )
+    for names in rounds:
+        sound = []
+        for entry in declared:
+            before = dict(taken)
+            with _breaking_alone(catalog, entry.kind, entry.manifest.id, entry.path):
+                try:
+                    for name in names(entry):
+                        _register_name(taken, entry.kind, name, entry.path)
+                except UsageError:
+                    taken = {key: path for key, path in before.items() if path != entry.path}
+                    raise
+                sound.append(entry)
+        declared = sound
+    return declared
+
+
+def _enter(catalog: Catalog, declared: _Declared) -> None:
+    """Put an entry and its variants into the catalogue under all their names."""
+    kind, path, manifest = declared.kind, declared.path, declared.manifest
+    table = catalog.defenses if kind == "defense" else catalog.attacks
     for variant in (None, *manifest.variants):
-        entry = Entry(variant or manifest.id, kind, folder, manifest, variant)
+        entry = Entry(variant or manifest.id, kind, path.parent, manifest, variant)
         for name in (entry.id, *entry.aliases):
-            _register_name(catalog, kind, name, path)
+            catalog.paths[kind, name] = path
             catalog.names[kind, name] = entry.id
         table[entry.id] = entry
 
 
-def _register_name(catalog: Catalog, kind: str, name: str, path: Path) -> None:
-    before = catalog.paths.get((kind, name))
+def _register_name(taken: dict[tuple[str, str], Path], kind: str, name: str, path: Path) -> None:
+    before = taken.get((kind, name))
     if before is not None:
         raise UsageError(f"{kind} {name!r} is already defined in {before}", file=path)
-    catalog.paths[kind, name] = path
+    taken[kind, name] = path
 
 
 def _require_name(name: str, expected: str, path: Path, what: str) -> None:
@@ -134,10 +193,12 @@ def _check_code(path: Path, manifest: DefenseManifest | AttackManifest) -> None:
     """Check, without running it, that the code parses and defines every hook."""
     if not manifest.hooks:
         return
+    if not path.exists():
+        raise UsageError("is missing", file=path)
     try:
-        tree = ast.parse(path.read_text("utf-8"))
-    except OSError as error:
-        raise UsageError("is missing", file=path) from error
+        tree = ast.parse(schema.read_text(path))
+    except (RecursionError, MemoryError) as error:
+        raise UsageError("does not parse: an expression is too long or nested too deeply", file=path) from error
     except (SyntaxError, ValueError) as error:
         raise UsageError(f"does not parse: {error}", file=path) from error
     defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from immunebench.core.errors import UsageError
+from immunebench.core.home import expanded
+from immunebench.declared import schema
 
 PACKAGE = Path(__file__).resolve().parents[1]
 GROUP = "immunebench.entries"
@@ -39,7 +41,7 @@ def folders_to_write(out: Path | None = None) -> dict[str, Path]:
         No folder is given and the current folder is not in a checkout.
     """
     given = out or os.environ.get("IMMUNEBENCH_ENTRIES")
-    root = Path(given).expanduser().resolve() if given else checkout(Path.cwd())
+    root = expanded(given).resolve() if given else checkout(Path.cwd())
     if root is None:
         raise UsageError("is required outside a checkout: the folder to write to", field="--out")
     return {"root": root, **folders(root)}
@@ -54,7 +56,7 @@ def roots(entries: Path | str | None) -> Iterator[Path]:
         The given folder does not exist.
     """
     given = entries or os.environ.get("IMMUNEBENCH_ENTRIES")
-    root = None if not given else Path(given).expanduser().resolve()
+    root = None if not given else expanded(given).resolve()
     if root is not None and not root.is_dir():
         name = "--entries" if entries else "IMMUNEBENCH_ENTRIES"
         raise UsageError("no such folder", field=name, value=str(given))
@@ -80,8 +82,8 @@ def checkout(start: Path) -> Path | None:
 def _project_table(folder: Path) -> dict[str, Any] | None:
     """Return the table ``[tool.immunebench]`` of a folder's ``pyproject.toml``, None if there is none."""
     try:
-        table = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        table = tomllib.loads(schema.read_text(folder / "pyproject.toml"))
+    except (UsageError, ValueError, RecursionError):
         return None
     found: dict[str, Any] | None = table.get("tool", {}).get("immunebench")
     return found

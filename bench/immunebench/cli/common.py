@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from immunebench.core.errors import UsageError
+from immunebench.core.errors import UsageError, printable, shortened
 
 if TYPE_CHECKING:
     from immunebench.catalog.catalog import Catalog
     from immunebench.store.graph import Plan
 
+#: Most characters of a value in a column.
+_LONGEST = 500
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 StoreDir = Annotated[
@@ -59,8 +61,8 @@ def print_other_suites(shown: str, others: list[str]) -> None:
 
 
 def print_columns(rows: list[list[Any]]) -> None:
-    """Print a table with aligned columns."""
-    cells = [[str(value) for value in row] for row in rows]
+    """Print a table with aligned columns; control characters are escaped and very long values shortened."""
+    cells = [[printable(shortened(str(value), _LONGEST)) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
         print("  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())

@@ -31,7 +31,7 @@ def new_task(
         str | None, typer.Option("--owner-token", help="The owner's placeholder; default: the base's next free one.")
     ] = None,
     title: Annotated[str | None, typer.Option("--title", help="One line for lists and boards.")] = None,
-    captions: Annotated[Path | None, typer.Option("--captions", help="JSON or CSV: name,caption.")] = None,
+    captions: Annotated[Path | None, typer.Option("--captions", help="JSON or CSV: name,caption; or a folder.")] = None,
     prompts: Annotated[
         Path | None, typer.Option("--prompts", help="Evaluation prompts with {token}, one per line.")
     ] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,6 +45,9 @@ def run(
     timeout: Annotated[
         float | None, typer.Option("--timeout", help="Time limit per stage in seconds; longer ones fail as timeout.")
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Let a failure replace a better record of the same cell.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show cells, stages, time and disk; run nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -58,6 +62,7 @@ def run(
     plan = api.plan_suite(
         suite, catalog=the_catalog(), task=task, defense=defense, attack=attack, seed=seed, profile=profile
     )
+    _say_broken(plan)
     artifacts = api.open_store(store)
     if dry_run:
         _dry_run(plan, api.planned(plan, artifacts), estimate(plan, artifacts), workers, as_json)
@@ -65,7 +70,14 @@ def run(
     folder = api.results_folder(results) / plan.suite.id
     try:
         records = api.measure(
-            plan, artifacts, folder, workers=workers, retry_failed=retry_failed, timeout=timeout, processes=True
+            plan,
+            artifacts,
+            folder,
+            workers=workers,
+            retry_failed=retry_failed,
+            timeout=timeout,
+            replace=replace,
+            processes=True,
         )
     except KeyboardInterrupt:
         raise typer.Exit(1) from None
@@ -173,6 +185,14 @@ def _dry_run(plan: Plan, cells: list[dict[str, object]], estimate: Any, workers:
         f"{len(cells)} cells, {len(plan.stages)} stages, {reused} reused: about {duration(seconds)} "
         f"with {workers} worker{'s' * (workers != 1)}, {size(estimate.bytes)}"
     )
+
+
+def _say_broken(plan: Plan) -> None:
+    """Say which entries and tasks of a plan have a namesake that is broken, and so is not the one that is measured."""
+    names = {name for cell in plan.cells for name in (cell.task, *cell.defense.split("+"), *cell.chain.split("+"))}
+    for broken in the_catalog().broken:
+        if broken.id in names:
+            print(f"not used: {broken.reason}", file=sys.stderr)
 
 
 def _mean(score: Any) -> str:

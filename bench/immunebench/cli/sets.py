@@ -29,7 +29,10 @@ def fid(
     """
     from immunebench.metrics import sets
 
-    ours, theirs = _read(drawn, side, "DRAWN"), _read(reference, side, "REFERENCE")
+    # Reading thousands of pictures takes minutes, so what may be missing is looked at first.
+    found_files = [_files(folder, field) for folder, field in ((drawn, "DRAWN"), (reference, "REFERENCE"))]
+    sets.inception()
+    ours, theirs = (_read(files, side) for files in found_files)
     distance, (mean, deviation) = sets.fid(ours, theirs), sets.kid(ours, theirs)
     counts = f"{len(ours):,} and {len(theirs):,}"
     found = {"fid": distance, "kid": mean, "kid_deviation": deviation, "pictures": [len(ours), len(theirs)]}
@@ -40,9 +43,7 @@ def fid(
     )
 
 
-def _read(folder: Path, side: int, field: str) -> Pixels:
-    import numpy as np
-
+def _files(folder: Path, field: str) -> list[Path]:
     from immunebench.metrics.sets import require_enough
     from immunebench.pictures import intake
 
@@ -50,6 +51,14 @@ def _read(folder: Path, side: int, field: str) -> Pixels:
     for note in notes:
         typer.echo(f"{folder}: {note}", err=True)
     require_enough(field, len(files))
+    return files
+
+
+def _read(files: list[Path], side: int) -> Pixels:
+    import numpy as np
+
+    from immunebench.pictures import intake
+
     pixels = np.empty((len(files), side, side, 3), np.uint8)
     for i, file in enumerate(files):
         pixels[i] = intake.read_picture(file, side)

@@ -6,10 +6,21 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+#: Most characters of an error's line, which may hold a value of any length.
+_LONGEST = 2_000
+
 
 def printable(text: str) -> str:
     """Escape control characters and changes of writing direction, so that text from a file is safe to print."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def shortened(text: str, most: int) -> str:
+    """Return text of at most about `most` characters: the middle of a longer one is left out, and that is said."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]} ... ({len(text) - 2 * half:,} characters left out) ... {text[-half:]}"
 
 
 class UsageError(Exception):
@@ -47,8 +58,8 @@ class UsageError(Exception):
 
     def __str__(self) -> str:
         where = "".join(f"{printable(part)}: " for part in (self.file, self.field) if part)
-        what = self.message if self.value is None else f"{self.message} {self.value!r}"
-        return printable(" ".join(f"{where}{what}{self._hint()}".split()))
+        what = self.message if self.value is None else f"{self.message} {_repr(self.value)}"
+        return printable(" ".join(shortened(f"{where}{what}{self._hint()}", _LONGEST).split()))
 
     def __reduce__(self) -> tuple[object, ...]:
         # Pickling between processes passes positional arguments only, which do not hold these fields.
@@ -57,11 +68,18 @@ class UsageError(Exception):
     def _hint(self) -> str:
         if not self.choices:
             return ""
-        near = difflib.get_close_matches(str(self.value), self.choices, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(_repr(self.value).strip("'"), self.choices, n=1, cutoff=0.5)
         if near:
             return f" (nearest: {near[0]!r})"
         listed = ", ".join(self.choices[:8]) + (", ..." if len(self.choices) > 8 else "")
         return f" (valid: {listed})"
+
+
+def _repr(value: object) -> str:
+    try:
+        return shortened(repr(value), _LONGEST // 4)
+    except ValueError:  # Python writes no integer of more than 4,300 digits.
+        return "an integer of thousands of digits"
 
 
 def _rebuild(message: str, file: str | None, field: str | None, value: object, choices: tuple[str, ...]) -> UsageError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -27,6 +28,8 @@ Repository = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([\w.-]*[\w-])?/[A-Za-z0
 #: A full commit hash; branches and tags may move.
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Values = dict[str, JsonValue]
+#: Of a manifest or of an entry's code.
+MAX_BYTES = 10_000_000
 
 
 class Model(BaseModel):
@@ -47,15 +50,37 @@ def load(path: Path, model: type[M]) -> M:
         The file cannot be read or is not valid: one line with the file, the field, the value and what was expected.
     """
     try:
-        text = json.dumps(tomllib.loads(path.read_text("utf-8")), allow_nan=True, default=str)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f"cannot be read: {reason}", file=path) from error
+        text = json.dumps(tomllib.loads(read_text(path)), allow_nan=True, default=str)
+    except RecursionError as error:
+        raise UsageError("cannot be read: it is nested too deeply", file=path) from error
+    except ValueError as error:  # No TOML, or an integer of thousands of digits.
+        raise UsageError(f"cannot be read: {error}", file=path) from error
     try:
         # In strict mode, only JSON input accepts an array for a tuple.
         return model.model_validate_json(text)
     except ValidationError as error:
         raise usage_error(path, error, model) from error
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a small regular file, without a mark of the byte order.
+
+    Raises
+    ------
+    UsageError
+        It cannot be read, is no regular file (a pipe would be waited for) or no UTF-8 text, or is very large.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UsageError("is no regular file", file=path)
+        if status.st_size > MAX_BYTES:
+            raise UsageError(f"has more than {MAX_BYTES // 10**6} MB", file=path)
+        return path.read_text("utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"cannot be read: {error.strerror}", file=path) from error
+    except UnicodeDecodeError as error:
+        raise UsageError("cannot be read: it is no UTF-8 text", file=path) from error
 
 
 def usage_error(path: Path, error: ValidationError, model: type[BaseModel]) -> UsageError:

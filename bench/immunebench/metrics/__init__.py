@@ -141,7 +141,7 @@ _ROWS = (
     Metric("lpips", 1, "lower", (0, None), _PAIR, f"{_HERE}.perceptual:lpips_alex", ("lpips-alex",)),
     Metric("linf", 1, "lower", (0, 255), _PAIR, f"{_HERE}.pixels:linf"),
     Metric("psnr", 1, "higher", (0, None), _PAIR, f"{_HERE}.pixels:psnr"),
-    Metric("ssim", 1, "higher", (-1, 1), _PAIR, f"{_HERE}.pixels:ssim"),
+    Metric("ssim", 2, "higher", (-1, 1), _PAIR, f"{_HERE}.pixels:ssim"),
     Metric("brisque", 1, "lower", (None, None), ("pixels",), f"{_HERE}.brisque:brisque", ("brisque",)),
     # Similarity as measured in papers: with current preprocessing, and with that of IMMA's published figures.
     *(

@@ -37,7 +37,10 @@ def psnr(a: Pixels, b: Pixels) -> Floats:
 
 
 def ssim(a: Pixels, b: Pixels) -> Floats:
-    """Return the structural similarity (Wang et al. 2004) by torchmetrics, (n,); Gaussian window of sigma 1.5."""
+    """Return the structural similarity (Wang et al. 2004) by torchmetrics, (n,); Gaussian window of sigma 1.5.
+
+    In double precision: in single precision, a white picture is 0.9993 like itself.
+    """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     check_pair(a, b)
@@ -48,4 +51,4 @@ def ssim(a: Pixels, b: Pixels) -> Floats:
 def _tensor(pixels: Pixels) -> Tensor:
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float()
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).double()
