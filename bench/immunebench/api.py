@@ -223,12 +223,12 @@ def measure(
                 save(folder, records[key], store)
 
     members = {key: frozenset(of) for key, of in stages.items()}
-    with progress, _spoken(progress), _stoppable():
+    with progress, _report_corruption(progress), _stoppable():
         try:
             execute.execute(plan.stages, store, executor, retry_failed=retry_failed, tell=tell, outcome=outcome)
         except KeyboardInterrupt:
-            there = len(outcome.present)
-            progress.say(f"stopped: {there} of {len(plan.stages)} stages are in the store; the same command goes on")
+            stored = len(outcome.present)
+            progress.say(f"stopped: {stored} of {len(plan.stages)} stages are in the store; the same command resumes")
             raise
         progress.say(progress.summary())
     return [records[cell.key] for cell in plan.cells]
@@ -342,7 +342,8 @@ def require_writable(folder: Path, field: str) -> None:
 
 
 @contextmanager
-def _spoken(progress: Progress) -> Iterator[None]:
+def _report_corruption(progress: Progress) -> Iterator[None]:
+    """Show warnings about corrupt artifacts in the progress report."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", CorruptArtifact)
         usual = warnings.showwarning
