@@ -232,12 +232,12 @@ def measure(
                 records[key] = results.save(build_record(cell, graph, store), partial(cell_sheet, graph, store, folder))
 
     members = {key: frozenset(of) for key, of in stages.items()}
-    with progress, _spoken(progress), _stoppable():
+    with progress, _report_corruption(progress), _stoppable():
         try:
             execute.execute(plan.stages, store, executor, retry_failed=retry_failed, tell=tell, outcome=outcome)
         except KeyboardInterrupt:
-            there = len(outcome.present)
-            progress.say(f"stopped: {there} of {len(plan.stages)} stages are in the store; the same command continues")
+            stored = len(outcome.present)
+            progress.say(f"stopped: {stored} of {len(plan.stages)} stages are in the store; the same command resumes")
             raise
         except OSError as error:
             why = f"{error.strerror or error}; what was measured stays, the same command continues"
@@ -338,7 +338,8 @@ def require_writable(folder: Path, field: str) -> None:
 
 
 @contextmanager
-def _spoken(progress: Progress) -> Iterator[None]:
+def _report_corruption(progress: Progress) -> Iterator[None]:
+    """Show warnings about corrupt artifacts in the progress report."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", CorruptArtifact)
         usual = warnings.showwarning

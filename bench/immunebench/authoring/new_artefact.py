@@ -71,7 +71,7 @@ def new_artefact(request: ArtefactRequest, catalog: Catalog) -> Created:
     tasks = [catalog.task(name, field="--task") for name in request.tasks]
     clean = [published_pictures(task, catalog) for task in tasks]
     pairs = [read_cloaked(folder.expanduser(), of) for folder, of in zip(request.images, clean, strict=True)]
-    said = [
+    messages = [
         f"task {task.id}: {len(found)} pictures, {_bounded(request, task, found, of, catalog)}"
         for task, found, of in zip(tasks, pairs, clean, strict=True)
     ]
@@ -97,8 +97,8 @@ def new_artefact(request: ArtefactRequest, catalog: Catalog) -> Created:
 
     drafts: dict[Path, Draft] = {suite_file: write_suite, folder: write_entry}
     write_all(drafts)
-    said.append("fill in authors, licence and description in defense.toml, and the tool's paper in cite.bib")
-    return Created(request.id, (folder, suite_file), tuple(said), (command(folders["root"], f"run {request.id}"),))
+    messages.append("fill in authors, licence and description in defense.toml, and the tool's paper in cite.bib")
+    return Created(request.id, (folder, suite_file), tuple(messages), (command(folders["root"], f"run {request.id}"),))
 
 
 def read_cloaked(folder: Path, clean: Pictures) -> Pictures:
@@ -227,7 +227,7 @@ def _manifest(request: ArtefactRequest, tasks: dict[str, list[dict[str, object]]
         "hooks": ["protect_images"],
         "status": "artefact",
         **bound,
-        "description": f"Pictures that {made_by} cloaked, submitted as files; its settings were: say which.",
+        "description": f"Pictures that {made_by} cloaked, submitted as files; its settings were: list them.",
         "threat_model": "The attacker trains on the cloaked pictures and has no clean ones.",
         "artefact": {"tool": request.tool, "tool_version": request.tool_version, "tasks": tasks},
     }

@@ -86,7 +86,7 @@ def _write_boards(results: Path, site: Path, leaderboard: Path) -> None:
             if sheet.problem:
                 print(f"no picture: {key}: the contact sheet {sheet.problem}", file=sys.stderr)
     if not suites:
-        print(f"nothing yet: no folder of {results} has records; the site says so")
+        print(f"nothing yet: no folder of {results} has records")
     print(f"suites: {len(suites)}, files: {len(files)}, site: {site / 'index.html'}")
     if any(scored.refusals or scored.problems for scored in suites):
         raise typer.Exit(1)

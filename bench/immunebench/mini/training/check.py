@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=600)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--sheets", action="store_true", help="draw captions.webp beside each pipeline")
+    parser.add_argument("--sheets", action="store_true", help="write captions.webp next to each pipeline")
     options = parser.parse_args()
     reader = readers.load(options.reader, options.judges)
     columns: dict[str, dict[str, float]] = {}
