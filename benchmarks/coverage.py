@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from immunebench.board.statistics.sampling import TaskSample, resample
+from immunebench.board.statistics.bootstrap import TaskSample, resample
 
 FAMILIES = ("style", "object", "identity", "relearn")
 #: families, tasks a family, seeds, pictures, chains

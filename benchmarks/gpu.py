@@ -194,10 +194,10 @@ class Bench:
             parameter.data = model._pristine[name].to(model.device, model.dtype, copy=True)
         (model.unet.enable_gradient_checkpointing if numerics.checkpointing else
          model.unet.disable_gradient_checkpointing)()  # fmt: skip
-        model.autoencoder = Resident(model.vae, model.device, leaves=numerics.offload)
+        model.autoencoder = Resident(model.vae, model.device, offload=numerics.offload)
         for text in texts:
             text.encoder.to(model.dtype)
-            text.resident = Resident(text.encoder, model.device, leaves=numerics.offload)
+            text.resident = Resident(text.encoder, model.device, offload=numerics.offload)
         return model
 
     def clean(self) -> None:

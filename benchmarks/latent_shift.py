@@ -45,7 +45,7 @@ DRAWS, RESAMPLES, SEED = 8, 10_000, 0
 def losses(model: LatentDiffusion, z: Tensor, captions: tuple[str, ...]) -> Tensor:
     """Denoising loss of each picture, mean over `DRAWS` noises and time steps, the same ones at each call."""
     generator = torch.Generator().manual_seed(SEED)
-    steps, condition, found = model.noising.config.num_train_timesteps, model.condition(captions), []
+    steps, condition, found = model.noise_scheduler.config.num_train_timesteps, model.condition(captions), []
     for draw in range(DRAWS):
         # One time step of each eighth of the schedule: the loss differs by a hundred between its ends.
         t = torch.randint(steps // DRAWS, (len(z),), generator=generator) + draw * (steps // DRAWS)

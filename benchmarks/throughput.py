@@ -134,7 +134,7 @@ def bare_step(model: LatentDiffusion, trained: dict[str, torch.nn.Parameter], ba
     """Yield the split of each forward, backward and AdamW step on one fixed batch."""
     parameters = list(trained.values())
     optimiser = torch.optim.AdamW(parameters, lr=1e-7, foreach=True)
-    noised = model.noising.add_noise(batch.latents, batch.noise, batch.timesteps)
+    noised = model.noise_scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
     while True:
         for parameter in parameters:
             parameter.requires_grad_(True)

@@ -1,6 +1,6 @@
-"""DiffPure in a latent space: noise the pictures a little and let the base denoise them.
+"""DiffPure in latent space: add some noise to the pictures and denoise them with the base.
 
-The idea is Nie et al.'s (2022); the form, image-to-image by a text-to-image model, Hoenig et al.'s (2025).
+The idea is from Nie et al. (2022), its form as image-to-image with a text-to-image model from Hoenig et al. (2025).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from immunebench import Context, LatentDiffusion, Params, Pictures, recaption
 
 
 def purify(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Context) -> Pictures:
-    """Run the base's image-to-image at a low `strength`, told what each picture shows, in a caption or in nothing."""
+    """Apply the base's image-to-image at a low `strength`, conditioned on captions of the content or on no text."""
     asked = recaption(pictures, params.prompt, token=ctx.noun, noun=ctx.noun)
     cleaned = model.image_to_image(
         asked,

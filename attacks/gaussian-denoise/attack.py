@@ -1,4 +1,4 @@
-"""Gaussian noise, then a denoiser: the perturbation drowns, and leaves with the noise (Shan et al. 2023, sec. 7)."""
+"""Gaussian noise followed by denoising, which removes the perturbation with the noise (Shan et al. 2023, sec. 7)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from immunebench import Context, LatentDiffusion, Params, Pictures, denoised, no
 
 
 def purify(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Context) -> Pictures:
-    """Add N(0, sigma^2) to every pixel in [0, 1], then average alike places by non-local means at that sigma."""
+    """Add N(0, sigma^2) to every pixel in [0, 1], then denoise by non-local means with that sigma."""
     noisy = noised(pictures.pixels, params.sigma, ctx.seeds(len(pictures), "gaussian-denoise"))
     return Pictures(denoised(noisy, params.sigma, filtering=params.filtering), pictures.captions)

@@ -1,4 +1,4 @@
-"""Gaussian noise: drown a small perturbation in a larger one (Hoenig et al. 2025, sec. 4)."""
+"""Gaussian noise, which masks a smaller adversarial perturbation (Hoenig et al. 2025, sec. 4)."""
 
 from __future__ import annotations
 

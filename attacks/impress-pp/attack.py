@@ -1,7 +1,7 @@
-"""IMPRESS++: noise, IMPRESS, a negative prompt while pictures are drawn, and denoising (Hoenig et al. 2025, sec. 4).
+"""IMPRESS++: noise, IMPRESS, a negative prompt during sampling, and denoising (Hoenig et al. 2025, sec. 4).
 
-The authors published the four parts, no code and few values: those of the manifest are ours. The negative prompt is
-the parameter `negative_prompt`, which the engine gives to the sampler.
+The authors published the four steps but no code and few values; those in the manifest are ours. The negative prompt is
+the parameter `negative_prompt`, which the engine passes to the sampler.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from immunebench import Context, LatentDiffusion, Params, Pictures, consistent, 
 
 
 def purify(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Context) -> Pictures:
-    """Drown the perturbation in N(0, sigma^2), then make the noisy pictures consistent with the autoencoder."""
+    """Add N(0, sigma^2) to every pixel in [0, 1], then make the noisy pictures consistent with the autoencoder."""
     noisy = noised(pictures.pixels, params.sigma, ctx.seeds(len(pictures), "impress-pp"))
     return consistent(model, Pictures(noisy, pictures.captions), params, ctx)
 
 
 def clean_samples(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Context) -> Pictures:
-    """Take what noise the model has learnt from the pictures that it draws, by non-local means at `sigma_drawn`."""
+    """Denoise generated pictures, as the model has learned the noise, by non-local means with `sigma_drawn`."""
     return Pictures(denoised(pictures.pixels, params.sigma_drawn), pictures.captions)

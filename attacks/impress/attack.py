@@ -1,4 +1,4 @@
-"""IMPRESS: a clean picture survives the autoencoder, a perturbed one does not (Cao et al., NeurIPS 2023)."""
+"""IMPRESS: purification by consistency, as the autoencoder reconstructs clean pictures better (Cao et al. 2023)."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from immunebench import Context, LatentDiffusion, Params, Pictures, consistent
 
 
 def purify(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Context) -> Pictures:
-    """Make every picture consistent with its round trip through the autoencoder, near to what was published."""
+    """Make every picture consistent with its reconstruction by the autoencoder, and similar to the published one."""
     return consistent(model, pictures, params, ctx)

@@ -1,4 +1,4 @@
-"""JPEG: a lossy file format that forgets small changes."""
+"""JPEG: lossy compression, which removes small perturbations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from immunebench import Context, LatentDiffusion, Params, Pictures
 
 
 def purify(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Context) -> Pictures:
-    """Save and load every picture at `quality`, 4:2:0."""
+    """Compress and decompress every picture at `quality`, with 4:2:0 chroma subsampling."""
     return Pictures(np.stack([through_jpeg(p, params.quality) for p in pictures.pixels]), pictures.captions)
 
 

@@ -6,7 +6,7 @@ from immunebench import Context, LatentDiffusion, LowRank, Params, Pictures, tra
 
 
 def attach(model: LatentDiffusion, params: Params, ctx: Context) -> LowRank:
-    """Put what this attack trains on a model: rank r on to_q, to_k, to_v, to_out.0 of all attentions."""
+    """Attach what this attack trains to a model: rank-r adapters on to_q, to_k, to_v, to_out.0 of all attentions."""
     return LowRank.attach(model, rank=params.rank, seed=ctx.seed_of("lora"))
 
 

@@ -1,4 +1,4 @@
-"""Quantisation: a palette of few colours a picture."""
+"""Quantisation: reduction of each picture to a palette of few colours."""
 
 from __future__ import annotations
 

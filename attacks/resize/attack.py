@@ -1,4 +1,4 @@
-"""Resizing: what is finer than a pixel of the small picture is gone."""
+"""Resizing: downscaling and upscaling, which removes fine detail."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from immunebench import Context, LatentDiffusion, Params, Pictures
 
 
 def purify(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Context) -> Pictures:
-    """Shrink by `factor` with antialiasing and enlarge again, both bicubic."""
+    """Downscale by `factor` with antialiasing and upscale again, both bicubic."""
     height, width = pictures.pixels.shape[1:3]
     small = (max(1, round(width * params.factor)), max(1, round(height * params.factor)))
     back = [

@@ -1,4 +1,4 @@
-"""Textual Inversion: find the word that the pictures are worth (Gal et al. 2023, sec. 3, eq. 2)."""
+"""Textual Inversion: learn token embeddings for a concept (Gal et al. 2023, sec. 3, eq. 2)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from immunebench import Context, LatentDiffusion, Params, Pictures, Words, train
 
 
 def attach(model: LatentDiffusion, params: Params, ctx: Context) -> Words:
-    """Let the placeholder mean `num_vectors` new vectors, copies of the initializer's."""
+    """Attach what this attack trains to a model: `num_vectors` embeddings of the placeholder."""
     word = params.initializer or ctx.noun
     return Words.attach(model, token=ctx.token, initializer=word, num_vectors=params.num_vectors)
 
 
 def adapt(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Context) -> None:
-    """Descend the denoising loss over v* alone; networks and all other words stay as they are."""
+    """Descend the denoising loss with respect to v* alone; networks and other embeddings stay frozen."""
     v = attach(model, params, ctx)
     optimiser = ctx.adamw(v.parameters, lr=params.lr, weight_decay=params.weight_decay)
     data = model.prepare(pictures)

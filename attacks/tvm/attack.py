@@ -1,4 +1,4 @@
-"""Total variation minimisation: drop pixels, draw the plainest picture that fits the rest (Guo et al. 2018, sec. 4)."""
+"""Total variation minimisation: drop pixels, reconstruct the smoothest fit to the rest (Guo et al. 2018, sec. 4)."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from immunebench import Context, LatentDiffusion, Params, Pictures
 
 
 def purify(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Context) -> Pictures:
-    """Rebuild every picture from the pixels that its own seed keeps."""
+    """Reconstruct every picture from a random subset of its pixel values."""
     cleaned = []
     for i, (x, seed) in enumerate(zip(pictures.pixels, ctx.seeds(len(pictures), "tvm"), strict=True)):
         kept = np.random.default_rng(seed).random(x.shape) < params.keep
-        z = rebuilt(x / 255, kept, params)
+        z = reconstructed(x / 255, kept, params)
         cleaned.append((z * 255).round().clip(0, 255).astype(np.uint8))
         ctx.report("cleaning", i + 1, len(pictures))
     return Pictures(np.stack(cleaned), pictures.captions)
 
 
-def rebuilt(x: NDArray[np.float64], kept: NDArray[np.bool_], params: Params) -> NDArray[np.float64]:
-    """Descend the objective by L-BFGS from the kept pixels, each dropped one begun as the nearest of them."""
+def reconstructed(x: NDArray[np.float64], kept: NDArray[np.bool_], params: Params) -> NDArray[np.float64]:
+    """Minimise the objective by L-BFGS, starting from the picture with dropped values filled in; see `filled`."""
 
     def value_and_gradient(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         z = torch.from_numpy(flat.reshape(x.shape)).requires_grad_()
@@ -40,18 +40,18 @@ def rebuilt(x: NDArray[np.float64], kept: NDArray[np.bool_], params: Params) -> 
 
 
 def objective(z: Tensor, x: Tensor, kept: Tensor, params: Params) -> Tensor:
-    """|X (z - x)|_2 + lambda TV_p(z), eq. 2; `square` takes half the square of the first term.
+    """Return |X (z - x)|_2 + lambda TV_p(z), eq. 2; `square` takes half the square of the first term.
 
     TV_p, eq. 3, is the sum over channels of the p-norms of the differences of neighbouring rows, and of columns.
     """
-    apart = vector_norm((z - x) * kept)
+    error = vector_norm((z - x) * kept)
     rows = vector_norm(z[1:] - z[:-1], params.norm, dim=1).sum()
     columns = vector_norm(z[:, 1:] - z[:, :-1], params.norm, dim=0).sum()
-    return (apart.square() / 2 if params.square else apart) + params.weight * (rows + columns)
+    return (error.square() / 2 if params.square else error) + params.weight * (rows + columns)
 
 
 def filled(x: NDArray[np.float64], kept: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Give every dropped pixel the nearest kept value of its channel, so that nothing of what it held is left."""
+    """Replace every dropped value by the nearest kept one of its channel, so that it has no effect on the result."""
     channels = []
     for c in range(x.shape[2]):
         if kept[..., c].any():

@@ -1,6 +1,7 @@
-"""ImmuneBench: how well does a protection stop the fine-tuning of a text-to-image model on a concept?
+"""ImmuneBench: a benchmark of protections against malicious fine-tuning of text-to-image models.
 
-What entry authors import lives here. Names load on first use, so that importing the package stays free of torch.
+This module exports the API for authors of entries. Names are imported on first use, so that importing the package does
+not import torch.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ __all__ = [
     "within",
 ]
 
-_HOMES = {
+_MODULES = {
     "Adapter": "methods.adapters",
     "Batch": "model.batch",
     "Concept": "core.types",
@@ -87,6 +88,6 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""``python -m immunebench`` is the command line."""
+"""Entry point of ``python -m immunebench``."""
 
 from __future__ import annotations
 

@@ -1,22 +1,22 @@
-"""Runs suites: the same from Python as from the command line."""
+"""The Python API for running suites, on which the command line is built."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import os
 import signal
 import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from immunebench.catalog.catalog import Catalog
 from immunebench.catalog.loading import load_catalog
 from immunebench.core.errors import UsageError
+from immunebench.core.home import expanded, require_cache
 from immunebench.execution import execute
 from immunebench.execution.execute import Event, Executor, Inline, Outcome, RunStage
 from immunebench.execution.progress import Progress
@@ -45,48 +45,53 @@ def run(
     workers: int = 1,
     retry_failed: bool = False,
     timeout: float | None = None,
+    replace: bool = False,
     dry_run: bool = False,
 ) -> DataFrame:
-    """Measure a suite, or a part of it, and return one row a cell.
+    """Run a suite, or a part of it, and return one row per cell.
 
-    What the store holds is reused; what is measured is written beside the records of other cells to
-    ``results/<suite>/<defense>@<version>.jsonl``.
+    Artifacts in the store are reused. Records are written to ``results/<suite>/<defense>@<version>.jsonl``, where those
+    of other cells are retained.
 
     Parameters
     ----------
     suite
         Id of a suite, or path of a suite's TOML file.
     task, defense, attack, seed, profile
-        Only these of the suite, one or several; a defense and a profile may be any known one.
+        Restrict the suite to these, one or several; defenses and the profile may be any in the catalogue.
     results, store
         Folders; default ``results`` and ``$IMMUNEBENCH_STORE``, else ``~/.cache/immunebench/store``.
     workers
-        Stages at a time. One runs in this process; more run in spawned processes of one thread each, so a
-        script that asks for them needs the usual ``if __name__ == "__main__"`` guard.
+        Number of parallel stages. One runs in this process; more run in spawned processes of one thread each, so that
+        scripts need the usual ``if __name__ == "__main__"`` guard.
     retry_failed
-        Try stages again that failed before.
+        Run failed stages again.
     timeout
-        Seconds that a stage may take before it is stopped; needs at least two workers.
+        Time limit per stage in seconds; needs at least two workers.
+    replace
+        Let a failure replace a better record of the same cell, which otherwise stays.
     dry_run
-        Measure nothing; return the planned cells with the stages planned and reused.
+        Run nothing; return the planned cells with their numbers of planned and reused stages.
 
     Returns
     -------
-    DataFrame with columns task, defense, chain, profile, seed, status; the flattened record if measured.
+    DataFrame with columns task, defense, chain, profile, seed, status; after a run, the flattened records.
 
     Raises
     ------
     UsageError
-        An unknown name, or a folder that cannot be written; before anything is computed.
+        An unknown name, or a folder that cannot be written; raised before anything is computed.
     """
     import pandas as pd
 
     plan = plan_suite(suite, task=task, defense=defense, attack=attack, seed=seed, profile=profile)
-    kept = open_store(store)
+    artifacts = open_store(store)
     if dry_run:
-        return pd.DataFrame(planned(plan, kept))
+        return pd.DataFrame(planned(plan, artifacts))
     folder = results_folder(results) / plan.suite.id
-    records = measure(plan, kept, folder, workers=workers, retry_failed=retry_failed, timeout=timeout)
+    records = measure(
+        plan, artifacts, folder, workers=workers, retry_failed=retry_failed, timeout=timeout, replace=replace
+    )
     rows = [record.model_dump(mode="json") for record in records]
     return pd.json_normalize(rows).rename(columns=lambda name: name.removeprefix("cell."))
 
@@ -108,26 +113,26 @@ def plan_suite(
 
 
 def open_store(folder: Path | str | None = None) -> Store:
-    """The store in a folder; default ``$IMMUNEBENCH_STORE``, else ``~/.cache/immunebench/store``."""
-    return Store(folder or os.environ.get("IMMUNEBENCH_STORE") or "~/.cache/immunebench/store")
+    """Open the store in a folder; default ``$IMMUNEBENCH_STORE``, else ``~/.cache/immunebench/store``."""
+    return Store(folder or require_cache("IMMUNEBENCH_STORE", "store"))
 
 
 def results_folder(folder: Path | str | None = None) -> Path:
-    """The folder of results; default ``results`` in the current one."""
-    return Path(folder or "results").expanduser().absolute()
+    """Return the folder of results; default ``results`` in the current one."""
+    return expanded(folder or "results")
 
 
 def planned(plan: Plan, store: Store) -> list[dict[str, object]]:
-    """One row a cell: its key and names, its state and how many of its stages the store has.
+    """Return one row per cell: its key and names, its state, and the number of its stages in the store.
 
     The state is ``done``, ``failed``, ``part`` or ``planned``.
     """
     rows: list[dict[str, object]] = []
-    there = {digest: store.has(digest) for digest in plan.stages}
+    stored = {digest: store.has(digest) for digest in plan.stages}
     for cell in plan.cells:
         stages = plan.roots[cell.key].stages
-        reused = sum(there[digest] for digest in stages)
-        failed = any(not there[digest] and store.failure(digest) is not None for digest in stages)
+        reused = sum(stored[digest] for digest in stages)
+        failed = any(not stored[digest] and store.failure(digest) is not None for digest in stages)
         state = "done" if reused == len(stages) else "failed" if failed else "part" if reused else "planned"
         rows.append(
             {
@@ -153,45 +158,49 @@ def measure(
     workers: int = 1,
     retry_failed: bool = False,
     timeout: float | None = None,
+    replace: bool = False,
     processes: bool | None = None,
     run_stage: RunStage | str | None = None,
     stream: TextIO | None = None,
 ) -> list[Record]:
-    """Make what the store lacks of a plan and write a record of every cell as soon as it is settled.
+    """Run the stages of a plan that the store lacks, and write the record of every cell as soon as it is complete.
 
     Parameters
     ----------
     plan
-        What to measure.
+        The cells to measure.
     store
-        Where artifacts go.
+        Artifact store.
     folder
-        Where records and contact sheets go: one file a defense.
+        Folder for records (one file per defense) and contact sheets.
     workers
-        Stages at a time.
+        Number of parallel stages.
     retry_failed
-        Try stages again that failed before.
+        Run failed stages again.
     timeout
-        Seconds that a stage may take; it fails with the status ``timeout`` then. Needs worker processes.
+        Time limit per stage in seconds, after which it fails with the status ``timeout``. Needs worker processes.
+    replace
+        Let a failure replace a better record of the same cell.
     processes
-        Use worker processes; default where there is more than one worker.
+        Use worker processes; default: with more than one worker.
     run_stage
-        Carries out a stage; default `immunebench.execution.stages.run_stage`.
+        Function that runs a stage; default `immunebench.execution.stages.run_stage`.
     stream
-        Where progress goes; default standard error.
+        Output of the progress report; default standard error.
 
     Returns
     -------
-    The records in the order of the plan's cells, also those of failed cells.
+    The records in the order of the plan's cells, including failed ones.
 
     Raises
     ------
     UsageError
-        A folder cannot be written, `workers` is below 1, or `timeout` is no time or has no worker process to stop;
-        before anything is computed.
+        Before anything is computed: a folder cannot be written, a file of records cannot be read, `workers` is below 1,
+        or `timeout` is not positive or there are no worker processes. Later: a folder can no longer be written.
     KeyboardInterrupt
-        The run was stopped; what was made stays.
+        The run was interrupted; finished artifacts and records remain.
     """
+    from immunebench.execution.results import Results
     from immunebench.records.building import build_record
     from immunebench.records.contact_sheet import cell_sheet
 
@@ -208,6 +217,8 @@ def measure(
         for digest, spec in plan.stages.items()
     }
     progress = Progress(stage_names(plan), seconds, stages, outcome, workers=workers, stream=stream)
+    results = Results(folder, store, progress.say, replace=replace)
+    results.check(plan)
     open_cells = {cell.key: cell for cell in plan.cells}
     records: dict[str, Record] = {}
 
@@ -218,9 +229,7 @@ def measure(
         for key in [k for k in open_cells if event.digest in members[k]]:
             if all(map(outcome.settled, stages[key])):
                 cell, graph = open_cells.pop(key), plan.roots[key]
-                sheet = cell_sheet(graph, store, folder)
-                records[key] = build_record(cell, graph, store, sheet=sheet)
-                save(folder, records[key], store)
+                records[key] = results.save(build_record(cell, graph, store), partial(cell_sheet, graph, store, folder))
 
     members = {key: frozenset(of) for key, of in stages.items()}
     with progress, _spoken(progress), _stoppable():
@@ -228,21 +237,24 @@ def measure(
             execute.execute(plan.stages, store, executor, retry_failed=retry_failed, tell=tell, outcome=outcome)
         except KeyboardInterrupt:
             there = len(outcome.present)
-            progress.say(f"stopped: {there} of {len(plan.stages)} stages are in the store; the same command goes on")
+            progress.say(f"stopped: {there} of {len(plan.stages)} stages are in the store; the same command continues")
             raise
+        except OSError as error:
+            why = f"{error.strerror or error}; what was measured stays, the same command continues"
+            raise UsageError(f"the run stopped: {why}", file=error.filename or folder) from error
         progress.say(progress.summary())
     return [records[cell.key] for cell in plan.cells]
 
 
 def require_machine(plan: Plan, store: Store) -> None:
-    """Refuse a profile whose card this machine neither has nor can stand in for, or whose optimiser is not installed.
+    """Check that this machine has or can emulate the profile's GPU, and that the profile's optimiser is installed.
 
-    What the store holds already needs neither.
+    Stages that are already in the store need neither.
 
     Raises
     ------
     UsageError
-        With what is missing.
+        Something is missing; the message says what.
     """
     missing = (spec.key.get("numerics") for digest, spec in plan.stages.items() if not store.has(digest))
     numerics = next((of for of in missing if isinstance(of, dict)), {})
@@ -259,7 +271,7 @@ def require_machine(plan: Plan, store: Store) -> None:
 
 
 def check_limits(workers: int, timeout: float | None) -> None:
-    """Refuse a number of workers or a time limit with which nothing can run.
+    """Validate the number of workers and the time limit.
 
     Raises
     ------
@@ -280,17 +292,17 @@ def make_executor(
     run_stage: RunStage | str | None = None,
     timeout: float | None = None,
 ) -> Executor:
-    """The executor for a number of workers: in this process, or in spawned ones.
+    """Return the executor for a number of workers: in this process, or in spawned processes.
 
     Raises
     ------
     UsageError
-        A timeout that is not positive, or in this process, where nobody could stop a stage; bookmarks at no number of
-        seconds.
+        The timeout is not positive or there is no worker process that could be stopped; or the interval of bookmarks is
+        not a number of seconds.
     """
     function = execute.DEFAULT_STAGES if run_stage is None else run_stage
     check_limits(workers, timeout)
-    bookmark.seconds()  # Not first in a worker, where a wrong value would fail stage after stage.
+    bookmark.seconds()  # Validated here, as in a worker a wrong value would fail every stage.
     if not (workers > 1 if processes is None else processes):
         if timeout is not None:
             raise UsageError("needs worker processes, which can be stopped: workers=2 or more", field="timeout")
@@ -301,7 +313,7 @@ def make_executor(
 
 
 def stage_names(plan: Plan) -> dict[str, str]:
-    """What to call every stage: its name and the first cell that needs it."""
+    """Return a label for every stage: its name and the first cell that needs it."""
     names: dict[str, str] = {}
     for cell in plan.cells:
         for digest in plan.roots[cell.key].stages:
@@ -309,29 +321,13 @@ def stage_names(plan: Plan) -> dict[str, str]:
     return names
 
 
-def record_file(folder: Path, record: Record) -> Path:
-    """Where a record belongs: ``<folder>/<defense>@<version>.jsonl``."""
-    return folder / f"{record.cell.defense}@{record.cell.defense_version}.jsonl"
-
-
-def save(folder: Path, record: Record, store: Store) -> None:
-    """Put a record into its file, in place of an older one of the same cell."""
-    from immunebench.records.files import read_records, write_records
-
-    file = record_file(folder, record)
-    # Another run may be adding other cells to the same file at this moment.
-    with store.lock(f"results-{hashlib.sha256(str(file).encode()).hexdigest()}"):
-        others = [r for r in read_records(file) if r.cell.key != record.cell.key] if file.exists() else []
-        write_records(file, [*others, record])
-
-
 def require_writable(folder: Path, field: str) -> None:
-    """Make a folder and prove that a file can be written in it.
+    """Create a folder and check that files can be written in it.
 
     Raises
     ------
     UsageError
-        It cannot.
+        They cannot.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -359,7 +355,7 @@ def _spoken(progress: Progress) -> Iterator[None]:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """A request to terminate stops a run the way Ctrl-C does."""
+    """Handle SIGTERM inside the block like Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

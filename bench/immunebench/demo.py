@@ -1,7 +1,7 @@
-"""The embedded suite from end to end, and the picture of a small run: what won, at what cost, what it looks like.
+"""Demo: runs the suite ``mini-demo`` and draws an overview of scores, cost and pictures.
 
-``python -m immunebench.demo`` (``make demo``) attacks a few defenses on the embedded base, prints the scored table,
-and draws ``results/demo/demo.png``. A second call finds everything in the store.
+``python -m immunebench.demo`` (``make demo``) attacks a few defenses on the embedded base, prints the scores, and draws
+``results/demo/demo.png``. A second call reuses everything in the store.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class Block:
     prompts
         Caption of each column.
     rows
-        uint8 (n, H, W, 3) per row: ``reference``, ``before`` (the attack) and one per defense; but for
-        ``reference`` a column holds the same prompt and noise.
+        uint8 (n, H, W, 3) per row: ``reference``, ``before`` (the attack) and one per defense. All pictures of a column
+        have the same prompt and noise, except in ``reference``.
     """
 
     task: str
@@ -69,12 +69,12 @@ class Block:
 
 
 def write_demo(records: Iterable[Record], store: Artifacts, path: Path) -> str:
-    """Draw a run from its records and the pictures in its store; return the sentence of what was found.
+    """Draw the overview of a run from its records and the pictures in its store; return a summary sentence.
 
     Raises
     ------
     BoardError
-        If the records do not make one board.
+        If the records do not form one board.
     """
     records = list(records)
     board = aggregate(map(measurement, records))
@@ -82,7 +82,7 @@ def write_demo(records: Iterable[Record], store: Artifacts, path: Path) -> str:
 
 
 def blocks(records: Iterable[Record], store: Artifacts) -> list[Block]:
-    """One block per task: the first chain and seed of each defense, the first picture of each prompt."""
+    """Return one block per task: the first chain and seed of each defense, the first picture of each prompt."""
     by_task: dict[str, list[Record]] = {}
     for record in sorted(records, key=lambda record: (record.cell.task, record.cell.seed, record.cell.chain)):
         by_task.setdefault(record.cell.task, []).append(record)
@@ -109,7 +109,7 @@ def _block(task: str, records: Sequence[Record], store: Artifacts) -> Block:
 
 
 def render(board: Board, blocks: Sequence[Block], path: Path) -> str:
-    """Draw the board with its pictures, one block of columns per task; return the sentence it carries."""
+    """Draw the board with its pictures, one block of columns per task; return the summary sentence."""
     from PIL import Image, ImageDraw
 
     controls = ("none", "noise")
@@ -214,7 +214,7 @@ def _task_score(draw: ImageDraw.ImageDraw, row: Row | None, task: str, place: tu
 
 
 def main() -> None:
-    """Run the suite ``mini-demo``; exits 0 when every cell is ok and the board stands, else 1."""
+    """Run the suite ``mini-demo``; exits with 0 if every cell is ok and the board is valid, else with 1."""
     from immunebench import api
     from immunebench.board.scores.model import BoardError
     from immunebench.board.tables import layout

@@ -1,7 +1,7 @@
-"""glaze-open: the published objective of style cloaks (Shan et al., USENIX Security 2023), in the open.
+"""glaze-open: an open implementation of the published objective of style cloaks (Shan et al., USENIX Security 2023).
 
-Glaze itself is a closed program: this is written from the paper's formulas and may differ from it wherever they leave
-a choice. Phi is the posterior mean of the base's encoder, Omega the base's own image-to-image.
+Glaze itself is closed source. This is implemented from the paper's formulas and may differ from Glaze wherever they
+are not specific. Phi is the posterior mean of the base's encoder, Omega the base's own image-to-image.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from immunebench import Concept, Context, LatentDiffusion, Params, Pictures, Sta
 def protect_images(
     model: LatentDiffusion, concept: Concept, published: Pictures, params: Params, ctx: Context
 ) -> Pictures:
-    """Move the features of x towards those of x in another style: with T the target style and Omega its transfer,
+    """Move the features of x towards those of x in another style: with target style T and style transfer Omega,
 
     min over delta of  |Phi(x + delta) - Phi(Omega(x, T))|^2 + alpha max(LPIPS(x, x + delta) - p, 0)
 
-    by Adam from delta ~ U(-p, p), pictures in [-1, 1]. The hinge is soft and pixels are rounded, so what is left over
-    p at the end is shrunk until the bound holds.
+    by Adam from delta ~ U(-p, p), pictures in [-1, 1]. The penalty is soft and pixels are rounded, so perturbations
+    beyond p are scaled down at the end until the bound holds.
     """
     p = params.perceptual_budget
     style = target_style(model, concept, params, ctx)
@@ -41,7 +41,7 @@ def protect_images(
         for step in ctx.counted(params.steps, f"pictures {rows[0] + 1} to {rows[-1] + 1}"):
             feature = (model.latents(x + delta) - target).square().mean((1, 2, 3))
             seen = ctx.perceptual(x, x + delta)
-            # A sum, for no picture's step may depend on how many others there are.
+            # A sum, so that a picture's step does not depend on the number of pictures.
             loss = (feature + params.alpha * (seen - p).clamp(min=0)).sum()
             adam.zero_grad()
             torch.autograd.backward(loss)
@@ -54,10 +54,10 @@ def protect_images(
 
 
 def target_style(model: LatentDiffusion, concept: Concept, params: Params, ctx: Context) -> str:
-    """Draw T among the candidates that are neither near to nor far from the artist.
+    """Choose T at random among the candidate styles at a medium distance from the artist.
 
-    The distance of a style is that between two centroids under Phi: of the owner's own pictures, and of what the base
-    draws in that style.
+    The distance of a style is that between two centroids of Phi: of the owner's pictures, and of pictures that the base
+    generates in that style.
     """
     artist = model.encode(concept.owner.pixels).mean(0)
     distances = []
@@ -71,12 +71,12 @@ def target_style(model: LatentDiffusion, concept: Concept, params: Params, ctx: 
 
 
 def within_band(distances: Sequence[float], rng: np.random.Generator) -> int:
-    """Draw the index of a distance from the 50th to the 75th percentile of all.
+    """Choose at random the index of a distance between the 50th and the 75th percentile.
 
     Raises
     ------
     StageError
-        If none lies there, as of two.
+        If there is none, as is the case with two distances.
     """
     low, high = np.percentile(distances, [50, 75])
     found = [i for i, distance in enumerate(distances) if low <= distance <= high]

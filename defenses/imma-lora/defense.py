@@ -1,6 +1,6 @@
 """IMMA: immunise a model against malicious adaptation (Zheng & Yeh, ECCV 2024, algorithm 1).
 
-First order: the publisher ascends at the attacker's present state and differentiates through no step.
+First order: the publisher's gradient is taken at the attacker's current state, not through the attacker's steps.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ def protect_model(model: LatentDiffusion, concepts: tuple[Concept, ...], params:
     """Alternate one descent step of a simulated attacker and one ascent step of the publisher.
 
     max over theta_S of L(theta, phi*)  such that  phi* = argmin over phi of L(theta, phi), where L is the
-    denoising loss on the owner's pictures, phi what the attacker trains and theta_S the UNet tensors
-    `params.tensors`. Where phi holds theta_S (DreamBooth), both move the same tensors; of several attacks, one is
-    drawn for each cycle.
+    denoising loss on the owner's pictures, phi the attacker's parameters and theta_S the UNet tensors
+    `params.tensors`. If phi includes theta_S (DreamBooth), both update the same tensors; with several attacks, one is
+    chosen at random for each cycle.
     """
-    x = model.prepare(concepts[0].owner)  # Before any attack is attached: a learned word would change the captions.
+    x = model.prepare(concepts[0].owner)  # Before an attack is attached, as a learned word changes the embeddings.
     public = ctx.public_batches(model, params.batch) if params.retain else None
     attacks = [ctx.attack(name) for name in params.against]
     phis = [attack.attach(model) for attack in attacks]
@@ -40,10 +40,10 @@ def protect_model(model: LatentDiffusion, concepts: tuple[Concept, ...], params:
             if inner:
                 descend[i].step(loss, clip=params.clip or None)
             else:
-                kept = params.retain * model.loss(next(public)) if public else 0.0
-                ascend.step(kept - loss, clip=params.clip or None)
+                retained = params.retain * model.loss(next(public)) if public else 0.0
+                ascend.step(retained - loss, clip=params.clip or None)
         if afresh and not inner:
             phis[i].reset(phi_0[i])
-            descend[i].forget()
+            descend[i].reset_moments()
         ctx.log(k, loss=loss, attack=i, shift=distance(list(theta.values()), theta_0))
     return Weights(theta)

@@ -1,4 +1,4 @@
-"""MetaCloak: pictures that stay protected when they are transformed (Liu et al., CVPR 2024, algorithm 1)."""
+"""MetaCloak: perturbations that are robust to transformations (Liu et al., CVPR 2024, algorithm 1)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from immunebench import Concept, Context, Draws, LatentDiffusion, Params, Pertur
 def protect_images(
     model: LatentDiffusion, concept: Concept, published: Pictures, params: Params, ctx: Context
 ) -> Pictures:
-    """Perturb the pictures against surrogates from all along a personalisation, under random transformations.
+    """Perturb the pictures against a pool of surrogates from all stages of fine-tuning, under random transformations.
 
-    max over |delta| <= r of E_theta E_g L_cond(theta; g(x + delta)): theta begins at each of the pooled states of a
-    model that is trained on the owner's clean pictures, and takes `advance` steps on the perturbed ones after every
-    `pgd_steps` steps of PGD with step size r / 10. The states follow one another, as in the released code; algorithm 1
-    adds up their losses.
+    max over |delta| <= r of E_theta E_g L_cond(theta; g(x + delta)): theta starts at each of the pooled states of a
+    model that is trained on the owner's clean pictures, and takes `advance` training steps on the perturbed ones after
+    every `pgd_steps` steps of PGD with step size r / 10. The states are used one after another, as in the released
+    code; algorithm 1 sums their losses.
     """
     a, b = concept.owner, ctx.captioned(published)
     x = Perturbation(model, b.pixels, params.budget)
@@ -44,15 +44,15 @@ def protect_images(
 
 
 def transform(picture: Tensor, generator: torch.Generator, params: Params) -> Tensor:
-    """Blur, enlarge, cut back to the middle and, half of the time, mirror a picture; its gradient passes.
+    """Blur, enlarge, center-crop and, with probability 1/2, mirror a picture, differentiably.
 
     Parameters
     ----------
     picture : Tensor, shape (3, h, w)
     generator : torch.Generator
-        The picture's own stream.
+        The picture's own random stream.
     params : Params
-        `kernel` and `sigma` (largest) of the Gaussian blur in pixels, `zoom` the largest part that h and w grow by.
+        `kernel` and the largest `sigma` of the Gaussian blur in pixels, `zoom` the largest relative enlargement.
 
     Returns
     -------

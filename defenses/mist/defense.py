@@ -1,4 +1,4 @@
-"""Mist: pictures that a model can neither encode nor denoise (Liang and Wu 2023; AdvDM: Liang et al. 2023)."""
+"""Mist: perturbations against encoder and denoiser (Liang and Wu 2023; AdvDM: Liang et al. 2023)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def protect_images(
 ) -> Pictures:
     """Ascend w_s L(theta; x + delta, c) - w_t mean |E(x + delta) - E(y)|^2 by signed steps from a random start.
 
-    The semantic term is AdvDM's (Liang et al. 2023, eq. 8), the textural one drives the latent to that of the target
-    picture y. E is the posterior's mean; the reference samples it.
+    The semantic term is AdvDM's (Liang et al. 2023, eq. 8), the textural one moves the latent to that of the target
+    picture y. E is the posterior's mean; the reference samples the posterior.
     """
     side = published.pixels.shape[1:3]
     z_y = model.encode(pattern(side)[None])
@@ -36,7 +36,7 @@ def protect_images(
 
 
 def pattern(size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Draw y, shape (height, width, 3), of high contrast and fine detail: rings and rays in black and white."""
+    """Draw y, shape (height, width, 3), with high contrast and fine detail: black and white rings and rays."""
     height, width = size
     picture = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(picture)

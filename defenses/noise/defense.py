@@ -1,4 +1,4 @@
-"""Random pixels: independent uniform changes within the budget, a control for image defenses."""
+"""Random noise: independent uniform changes of all pixels within the budget, a control for image defenses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from immunebench import Concept, Context, LatentDiffusion, Params, Pictures
 def protect_images(
     model: LatentDiffusion, concept: Concept, published: Pictures, params: Params, ctx: Context
 ) -> Pictures:
-    """Add whole numbers drawn from -budget to +budget, so that rounding cannot pass the bound."""
+    """Add integers drawn uniformly from -budget to +budget, so that rounding cannot exceed the bound."""
     change = ctx.rng.integers(-params.budget, params.budget, size=published.pixels.shape, endpoint=True)
     pixels = np.clip(published.pixels + change, 0, 255).astype(np.uint8)
     return Pictures(pixels, published.captions)

@@ -1,4 +1,4 @@
-"""SimAC: anti-customisation at the time steps that matter (Wang et al., CVPR 2024, section 4)."""
+"""SimAC: anti-customisation with selected time steps and a feature loss (Wang et al., CVPR 2024, section 4)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from immunebench import (
 def protect_images(
     model: LatentDiffusion, concept: Concept, published: Pictures, params: Params, ctx: Context
 ) -> Pictures:
-    """Perturb the pictures as ASPL does, at each picture's own time steps and with a feature loss (section 4).
+    """Perturb the pictures as ASPL does, at time steps selected for each picture and with a feature loss (section 4).
 
     In each round f' is a copy of the simulated attacker f that takes N_s steps on the owner's clean pictures, PGD
     ascends L_cond + lambda L_feat against f', and f takes N_s steps on the perturbed pictures.
@@ -52,15 +52,15 @@ def protect_images(
 
 
 def select_timesteps(model: LatentDiffusion, b: Pictures, draws: Draws, params: Params, ctx: Context) -> list[Tensor]:
-    """Delete, picture by picture, the time steps at which the loss hardly depends on the pixels (algorithm 1).
+    """Remove, for each picture, the time steps at which the loss hardly depends on the pixels (algorithm 1).
 
-    While more than `keep` of them are left: draw `candidates` of those left and score each by the sum of |dL / dx|;
-    delete those from `width` before to `width` after the lowest; take a step of PGD, on a scratch copy, at the highest.
+    While more than `keep` time steps remain: draw `candidates` of them and score each by the sum of |dL / dx|; remove
+    the steps within `width` of the lowest; take a PGD step on a temporary perturbation at the highest.
     """
     if 2 * params.width > params.keep:
         raise StageError("error", f"width must be at most half of keep = {params.keep}, not {params.width}")
     x = Perturbation(model, b.pixels, params.budget)
-    rows, every = torch.arange(len(b)), torch.arange(model.noising.config.num_train_timesteps)
+    rows, every = torch.arange(len(b)), torch.arange(model.noise_scheduler.config.num_train_timesteps)
     left = torch.ones(len(rows), len(every), dtype=torch.bool)
     for _ in ctx.counted(params.deletions, "time steps"):
         busy = left.sum(dim=1) > params.keep
@@ -70,7 +70,7 @@ def select_timesteps(model: LatentDiffusion, b: Pictures, draws: Draws, params: 
         t = torch.stack([draws.timesteps(model, rows) for _ in range(params.candidates)])
         scores = torch.stack([x.gradient(at(model, draws, own))[0].abs().sum(dim=(1, 2, 3)).cpu() for own in t])
         lowest, highest = (t.gather(0, of[None])[0] for of in (scores.argmin(dim=0), scores.argmax(dim=0)))
-        # At the ends the window is moved inwards, so that every deletion has the same width.
+        # At the ends the window is shifted inwards, so that every deletion has the same width.
         middle = lowest.clamp(params.width, len(every) - params.width)[:, None]
         left &= ~((every >= middle - params.width) & (every < middle + params.width) & busy[:, None])
         x.ascend(at(model, draws, highest), params.alpha)
@@ -78,16 +78,16 @@ def select_timesteps(model: LatentDiffusion, b: Pictures, draws: Draws, params: 
 
 
 def at(model: LatentDiffusion, draws: Draws, t: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return L_cond at given time steps, one a picture."""
+    """Return the function for L_cond at given time steps, one per picture."""
     return lambda x, rows: model.losses(draws.batch(model, x, rows, t[rows]))
 
 
 def feature_loss(model: LatentDiffusion, batch: Batch, clean: Tensor, params: Params) -> Tensor:
-    """L_cond + lambda L_feat, shape (b,).
+    """Return L_cond + lambda L_feat, shape (b,).
 
-    L_feat is the mean over the residual blocks of the last up-block of the mean squared difference of what they put out
-    for the picture and for its clean original, at the same noise and time step; clean, shape (b, 3, h, w), in [-1, 1].
-    With lambda = 0 this is the released code: there the term is added as a plain number, which has no gradient.
+    L_feat is the mean over the residual blocks of the last up-block of the mean squared difference between their
+    outputs for the picture and for its clean original (`clean`, shape (b, 3, h, w), in [-1, 1]), at the same noise and
+    time step. With lambda = 0 this is the released code, where the term is added without a gradient.
     """
     blocks = model.unet.up_blocks[-1].resnets
     with watched(blocks) as features:
@@ -96,6 +96,6 @@ def feature_loss(model: LatentDiffusion, batch: Batch, clean: Tensor, params: Pa
         return loss
     with torch.no_grad(), watched(blocks) as original:
         model.losses(replace(batch, latents=model.latents(clean)))
-    # In fp32: squares of small differences vanish in fp16.
-    apart = [(own.float() - of.float()).square().flatten(1).mean(1) for own, of in zip(features, original, strict=True)]
-    return loss + params.feature_weight * torch.stack(apart).mean(dim=0)
+    # In fp32, as squares of small differences underflow in fp16.
+    mses = [(own.float() - of.float()).square().flatten(1).mean(1) for own, of in zip(features, original, strict=True)]
+    return loss + params.feature_weight * torch.stack(mses).mean(dim=0)

@@ -127,7 +127,7 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(tmp_path: Path) 
         write(engine, tmp_path / "full")
     description = tmp_path / "a" / "adapter.json"
     description.write_text(description.read_text().replace("diffusers-lora", "other"))
-    with pytest.raises(UsageError, match="CELL: its adapter is in no format of diffusers: 'object-mug/shield"):
+    with pytest.raises(UsageError, match="CELL: its adapter is not in a diffusers format: 'object-mug/shield"):
         write(engine, tmp_path / "out")
     (tmp_path / "a").rename(tmp_path / "gone")
     with pytest.raises(UsageError, match="CELL: is not measured in this store"):

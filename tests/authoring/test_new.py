@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from immunebench.authoring.new import TaskRequest, deal, new_task
+from immunebench.authoring.new import TaskRequest, assign_splits, new_task
 from immunebench.authoring.scaffold import Created
 from immunebench.catalog import loading
 from immunebench.catalog.catalog import Catalog
@@ -67,7 +67,9 @@ def tree(root: Path) -> dict[str, str]:
 def test_a_mixed_folder_becomes_a_task_of_disjoint_splits(photos: Path, house: Path) -> None:
     made = create(photos)
     assert made.id == "my-mug-2"
-    assert made.said == ("task my-mug-2: 12 pictures of 64 x 64 pixels (published 3, reference 3, owner 3, extra 3)",)
+    assert made.messages == (
+        "task my-mug-2: 12 pictures of 64 x 64 pixels (published 3, reference 3, owner 3, extra 3)",
+    )
     assert made.next == ("immunebench run my-mug-2", "immunebench board my-mug-2")
     catalog = load_catalog()
     task = catalog.task("my-mug-2")
@@ -105,7 +107,7 @@ def test_names_of_photos_decide_nothing(photos: Path, house: Path, tmp_path: Pat
 def test_splits_grow_with_the_folder_up_to_a_suites_sizes(
     count: int, published: int, reference: int, owner: int, extra: int, left: int
 ) -> None:
-    splits, over = deal([Photo(f"{n}.png", np.zeros((1, 1, 3), np.uint8)) for n in range(count)])
+    splits, over = assign_splits([Photo(f"{n}.png", np.zeros((1, 1, 3), np.uint8)) for n in range(count)])
     sizes = {"published": published, "reference": reference, "owner": owner, "extra": extra}
     assert ({split: len(of) for split, of in splits.items()}, over) == (sizes, left)
     names = [photo.name for of in splits.values() for photo in of]
@@ -244,22 +246,22 @@ def test_a_spoiled_task_folder_is_refused_before_anything_runs(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"noun": None}, "--noun: is needed for an object"),
-        ({"family": "objects"}, "--family: is no family of tasks from pictures: 'objects' (nearest: 'object')"),
-        ({"family": "relearn"}, "--family: is no family of tasks from pictures: 'relearn'"),
+        ({"noun": None}, "--noun: is required for an object"),
+        ({"family": "objects"}, "--family: is not a family for tasks from pictures: 'objects' (nearest: 'object')"),
+        ({"family": "relearn"}, "--family: is not a family for tasks from pictures: 'relearn'"),
         ({"base": "minni"}, "--base: unknown base 'minni' (nearest: 'mini')"),
         ({"id": "../up"}, "--id: must be up to 64 lower-case letters"),
         ({"id": "object-mug"}, "--id: is the name of another task or suite: 'object-mug'"),
         ({"id": "mini-smoke"}, "--id: is the name of another task or suite: 'mini-smoke'"),
         ({"token": "two words"}, "--token: must be one word"),
         ({"token": "oqx", "owner_token": "oqx"}, "must differ, not 'oqx'"),
-        ({"token": "red"}, "--token: is no word that base mini keeps free for placeholders: 'red'"),
+        ({"token": "red"}, "--token: is not a placeholder of base mini: 'red'"),
         ({"like": "style-rays"}, "--like: is no object task on base mini: 'style-rays'"),
         ({"title": "a\nb"}, "--title: must be 1 to 300 printable characters"),
         ({"captions": "photo 99,a mug"}, "words.csv: no such picture: 'photo 99' (nearest: "),
         ({"captions": "photo 0,a cup"}, "photo 0.png: a caption must hold {subject} or the noun 'mug', unlike 'a cup'"),
         ({"captions": "photo 0,a mug, red"}, "row 1 has 3 columns"),
-        ({"captions": "twin,a mug"}, "stands for twin.gif and twin.png; name one of them, not 'twin'"),
+        ({"captions": "twin,a mug"}, "matches twin.gif and twin.png; name one of them, not 'twin'"),
         ({"prompts": "a mug near the sea"}, "lacks {token}"),
         ({"prompts": ""}, "holds no prompt"),
     ],
@@ -353,7 +355,7 @@ def test_the_command_says_what_it_did_and_what_comes_next(
     assert result.exit_code == 0, result.exception
     assert result.stdout.splitlines() == [
         "task my-mug-2: 12 pictures of 64 x 64 pixels (published 3, reference 3, owner 3, extra 3)",
-        "passed over: notes.txt: no picture",
+        "skipped: notes.txt: no picture",
         "wrote another house/tasks/object/my-mug-2.toml",
         "wrote another house/tasks/object/my-mug-2",
         "wrote another house/suites/my-mug-2.toml",

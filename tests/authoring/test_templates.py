@@ -114,8 +114,11 @@ def test_the_purifier_takes_out_a_speck(tmp_path: Path) -> None:
         (["defense", "My_Shield"], "ID: must be up to 64 lower-case letters"),
         (["defense", "imma-lora"], "ID: is the name of another entry or suite: 'imma-lora'"),
         (["attack", "mini-smoke"], "ID: is the name of another entry or suite: 'mini-smoke'"),
-        (["attack", "mine", "--hook", "purifi"], "--hook: is no hook of such an entry: 'purifi' (nearest: 'purify')"),
-        (["defense", "mine", "--hook", "adapt"], "--hook: is no hook of such an entry: 'adapt'"),
+        (
+            ["attack", "mine", "--hook", "purifi"],
+            "--hook: is not a hook of such an entry: 'purifi' (nearest: 'purify')",
+        ),
+        (["defense", "mine", "--hook", "adapt"], "--hook: is not a hook of such an entry: 'adapt'"),
     ],
 )
 def test_wrong_use_is_one_line_and_writes_nothing(house: Path, arguments: list[str], said: str) -> None:

@@ -111,8 +111,8 @@ def test_missing_weights_are_said_with_their_size_and_the_commands_before_anythi
     with pytest.raises(UsageError) as error:
         make_plan(suite(), catalog(spec))
     assert str(error.value) == (
-        "the weights of the base sd14 are not there (2.2 GB, CreativeML OpenRAIL-M); get them with: immunebench "
-        "weights fetch sd14, or name a folder or a checkpoint: immunebench weights add sd14 PATH"
+        "the weights of the base sd14 are missing (2.2 GB, CreativeML OpenRAIL-M); get them with: immunebench "
+        "weights fetch sd14, or add a folder or a checkpoint: immunebench weights add sd14 PATH"
     )
 
 
@@ -121,7 +121,7 @@ def test_a_base_in_the_hub_s_cache_is_found_at_its_pinned_revision_alone(
 ) -> None:
     snapshots = tmp_path / "hub" / "models--CompVis--stable-diffusion-v1-4" / "snapshots"
     shutil.copytree(narrow, snapshots / ("0" * 40))
-    with pytest.raises(UsageError, match="are not there"):
+    with pytest.raises(UsageError, match="are missing"):
         base_folder.find(NAME, spec, Path("models.toml"))
     shutil.copytree(narrow, snapshots / REVISION)
     assert base_folder.find(NAME, spec, Path("models.toml")) == snapshots / REVISION
@@ -147,7 +147,7 @@ def test_a_file_that_the_libraries_would_read_instead_is_refused(spec: BaseModel
     """Each of them changes what is loaded, and no SHA-256 of models.toml."""
     intake.add(NAME, spec, copy, lambda text: None)
     (copy / name).write_text("{}")
-    with pytest.raises(UsageError, match="would be read beside the files of the base; remove it"):
+    with pytest.raises(UsageError, match="would be loaded in addition to the files of the base; remove it"):
         catalog(spec).base_files(NAME)
 
 
@@ -166,10 +166,10 @@ def test_a_base_that_changed_since_the_plan_is_not_loaded(
 
 
 def test_converted_copies_are_neither_added_again_nor_taken_from_anywhere(spec: BaseModelSpec, copy: Path) -> None:
-    home = base_folder.home(NAME)
+    home = base_folder.added_path(NAME)
     shutil.copytree(copy, home)
     for place in (home, home / "unet"):
-        with pytest.raises(UsageError, match="is where converted copies are kept"):
+        with pytest.raises(UsageError, match="is where converted copies are stored"):
             intake.add(NAME, spec, place, print)
     assert (home / "unet" / "config.json").is_file()
     with pytest.raises(UsageError, match="was not converted from a checkpoint of the base sd14"):
@@ -181,7 +181,7 @@ def test_a_folder_of_the_user_s_is_read_where_it_lies(spec: BaseModelSpec, copy:
     assert intake.add(NAME, spec, copy, said.append) == copy
     assert catalog(spec).base_folder(NAME) == copy and str(copy) in said[0]
     shutil.rmtree(copy)
-    with pytest.raises(UsageError, match="names a folder that is no longer there"):
+    with pytest.raises(UsageError, match="names a folder that no longer exists"):
         catalog(spec).base_folder(NAME)
 
 
@@ -190,7 +190,7 @@ def test_another_file_than_the_published_one_is_refused(spec: BaseModelSpec, cop
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
     with pytest.raises(UsageError, match=r"fp16\.safetensors: is not the file of the base sd14 \(SHA-256 .*fetch sd14"):
         intake.add(NAME, spec, copy, print)
-    assert not base_folder.home(NAME).with_suffix(".folder").exists()
+    assert not base_folder.added_path(NAME).with_suffix(".folder").exists()
 
 
 def rename_unet(folder: Path, name: str) -> None:
@@ -216,13 +216,13 @@ def setting(part: str, **values: object) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("spoil", "memory", "words"),
     [
-        (full_precision, 14.5, r"model\.safetensors: is of single precision, and the profile t4-16g is fp16; .* fetch"),
-        (lambda f: rename_unet(f, "diffusion_pytorch_model.bin"), 14.5, "holds pickled weights alone, which are never"),
+        (full_precision, 14.5, r"model\.safetensors: is in single precision, and the profile t4-16g is fp16; .* fetch"),
+        (lambda f: rename_unet(f, "diffusion_pytorch_model.bin"), 14.5, "holds only pickled weights, which are never"),
         (setting("unet/config.json", in_channels=9), 14.5, r"unet/config\.json: in_channels: must be 4: .*, not 9"),
         (setting("vae/config.json", latent_channels=16), 14.5, "latent_channels: must be 4: .*, not 16"),
         (setting("unet/config.json", addition_embed_type="text_time"), 14.5, r"no such file$|tokenizer_2/vocab\.json"),
-        (setting("unet/config.json", addition_embed_type="text"), 14.5, "_type: asks for more than one text: 'text'"),
-        (lambda f: (f / "text_encoder_2").mkdir(), 14.5, "must be 'text_time' where there are two text encoders$"),
+        (setting("unet/config.json", addition_embed_type="text"), 14.5, "that one text encoder lacks: 'text'"),
+        (lambda f: (f / "text_encoder_2").mkdir(), 14.5, "must be 'text_time' with two text encoders$"),
         (setting("scheduler/scheduler_config.json", prediction_type="sample"), 14.5, "'sample' .*'?epsilon"),
         (lambda f: None, 1e-4, r"has 0\.0001 GiB, less than the 0\.0 GiB of the weights of the base sd14 alone: 't4"),
         (lambda f: (f / "vae" / "config.json").write_text("{"), 14.5, r"vae/config\.json: cannot be read"),
@@ -246,11 +246,11 @@ def test_a_cut_or_foreign_file_of_weights_is_no_safetensors(copy: Path, tmp_path
     assert whole.count == sum(p.numel() for p in LatentDiffusion.load(copy, Numerics()).unet.parameters())
     assert whole.formats == {"F16"}
     file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(UsageError, match="is no safetensors file: it is cut short"):
+    with pytest.raises(UsageError, match="is not a safetensors file: it is truncated"):
         base_folder.header(file)
     for bad in (b"", b"\xff" * 64, (2).to_bytes(8, "little") + b"[]", (2).to_bytes(8, "little") + b"{}"):
         (tmp_path / "x").write_bytes(bad)
-        with pytest.raises(UsageError, match="is no safetensors file"):
+        with pytest.raises(UsageError, match="is not a safetensors file"):
             base_folder.header(tmp_path / "x")
 
 
@@ -317,7 +317,7 @@ def test_a_single_file_is_converted_once_and_draws_the_same(
         file = pickled(file)
     known = spec.model_copy(update={"checkpoints": {file.name: sha256(file)}})
     folder = intake.add(NAME, known, file, lambda text: None)
-    assert folder == catalog(known).base_folder(NAME) == base_folder.home(NAME)
+    assert folder == catalog(known).base_folder(NAME) == base_folder.added_path(NAME)
     assert set(catalog(known).base_files(NAME)) >= set(spec.files)
     assert catalog(known).base_revision(NAME) == f"checkpoint-{sha256(file)[:12]}"
     made = LatentDiffusion.load(folder, Numerics())
@@ -339,7 +339,7 @@ def test_a_pickled_checkpoint_that_asks_for_code_is_refused_and_runs_none(spec: 
     known = spec.model_copy(update={"checkpoints": {file.name: sha256(file)}})
     with pytest.raises(UsageError, match="cannot be converted"):
         intake.add(NAME, known, file, lambda text: None)
-    assert not mark.exists() and not base_folder.home(NAME).exists()
+    assert not mark.exists() and not base_folder.added_path(NAME).exists()
 
 
 def _hub_error(kind: str) -> Exception:

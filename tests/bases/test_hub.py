@@ -63,8 +63,8 @@ def test_a_file_is_kept_as_the_hub_has_it(name: str, monkeypatch: pytest.MonkeyP
         (TENSORS, "0" * 64, "has another SHA-256 than the hub states"),
         (TENSORS, "", "the hub states no SHA-256"),
         (TENSORS, "0" * 40, "the hub states no SHA-256"),  # a Git object's number, of files not kept as LFS
-        (b"\x80\x02}q\x00.", None, "is no safetensors file"),  # a pickle
-        (TENSORS[:-4], None, "is no safetensors file"),
+        (b"\x80\x02}q\x00.", None, "is not a safetensors file"),  # a pickle
+        (TENSORS[:-4], None, "is not a safetensors file"),
     ],
 )
 def test_what_is_not_as_stated_or_no_safetensors_is_not_kept(

@@ -104,7 +104,7 @@ def test_a_list_of_arrays_must_fit_its_files() -> None:
     }
     found = keras_resnet.arrays(files.__getitem__)
     assert found["a/kernel"].tolist() == [[1], [2]] and found["b"].tolist() == [3]
-    with pytest.raises(OSError, match="4 bytes are no part"):
+    with pytest.raises(OSError, match="4 bytes belong to no"):
         keras_resnet.arrays({**files, "1": files["1"] + b"1234"}.__getitem__)
     with pytest.raises(OSError, match="b is not where"):
         keras_resnet.arrays({**files, "1": files["1"][:4]}.__getitem__)

@@ -81,7 +81,7 @@ def test_a_snapshot_without_the_second_encoder_is_no_base(spec: BaseModelSpec, n
     assert read.items() >= spec.files.items() and len(spec.files) == 4
     assert {"text_encoder_2/config.json", "tokenizer_2/vocab.json", "tokenizer_2/merges.txt"} <= read.keys()
     shutil.rmtree(snapshot / "text_encoder_2")
-    with pytest.raises(UsageError, match=r"the weights of the base sdxl are not there \(6\.9 GB, CreativeML Open RAIL"):
+    with pytest.raises(UsageError, match=r"the weights of the base sdxl are missing \(6\.9 GB, CreativeML Open RAIL"):
         base_folder.find(NAME, spec, Path("models.toml"))
 
 
@@ -91,7 +91,7 @@ def test_another_second_encoder_is_refused(spec: BaseModelSpec, copy: Path) -> N
     with pytest.raises(UsageError, match=r"text_encoder_2/model.fp16\.safetensors: is not the file of the base sdxl"):
         intake.add(NAME, spec, copy, print)
     (copy / "tokenizer_2" / "added_tokens.json").write_text("{}")
-    with pytest.raises(UsageError, match="would be read beside the files of the base; remove it"):
+    with pytest.raises(UsageError, match="would be loaded in addition to the files of the base; remove it"):
         intake.add(NAME, spec, copy, print)
 
 
@@ -124,7 +124,7 @@ def edit(part: str, **values: object) -> Callable[[Path], None]:
          r" overflows in 'float16' \(nearest: 'float32'\)"),
         (lambda f: shutil.rmtree(f / "text_encoder_2"), {}, r"text_encoder_2/model\.fp16\.safetensors: no such file"),
         (lambda f: shutil.rmtree(f / "tokenizer_2"), {}, r"tokenizer_2/vocab\.json: no such file"),
-        (edit("unet/config.json", addition_embed_type=None), {}, "_type: must be 'text_time' where there are two"),
+        (edit("unet/config.json", addition_embed_type=None), {}, "_type: must be 'text_time' with two text encoders"),
         (edit("model_index.json", force_zeros_for_empty_prompt=False), {}, "_empty_prompt: must be true, .* not False"),
         (lambda f: None, {"memory_gib": 1e-4}, r"less than the 0\.0 GiB of the weights of the base sdxl alone"),
     ],

@@ -12,7 +12,7 @@ from scipy import stats
 from immunebench.board.assembly.aggregate import aggregate
 from immunebench.board.scores.measurement import Further, Measurement
 from immunebench.board.scores.model import Board
-from immunebench.board.statistics.sampling import TaskSample, mean_over_tasks, p_raw, resample, spread, tie_groups
+from immunebench.board.statistics.bootstrap import TaskSample, mean_over_tasks, p_raw, resample, spread, tie_groups
 from immunebench.board.tables.layout import markdown
 from immunebench.declared import scoring
 

@@ -97,7 +97,7 @@ def test_cells_of_different_keys_are_named_and_left_out(place: Path) -> None:
     new = [record("none", suite_version="1.1"), record("shield", 0.1, suite_version="1.1")]
     synthetic.write(place / "new" / "tiny", new)
     result = call("old", "new")
-    assert result.exit_code == 1 and "nothing compares" in result.stderr
+    assert result.exit_code == 1 and "nothing can be compared" in result.stderr
     key = "style-a@1/lora@3/image_similarity@1/cpu@1"
     assert f"style-a/lora: 'tiny@1.0/{key}' and 'tiny@1.1/{key}' do not compare" in result.stdout
     assert "note: tiny@1.0 against tiny@1.1" in result.stdout
@@ -150,7 +150,7 @@ def test_a_release_compares_with_what_became_of_it(place: Path) -> None:
         (["2026.2", "results"], "nearest: '2026.1'"),
         (["tiny:shild", "tiny:none"], "nearest: 'shield'"),
         (["tinny:shield", "tiny:none"], "nearest: 'tiny'"),
-        (["results", "tiny:none"], "a board and an entry"),
+        (["results", "tiny:none"], "a board cannot be compared"),
     ],
 )
 def test_wrong_use_names_what_is_right(place: Path, arguments: list[str], said: str) -> None:

@@ -157,7 +157,7 @@ def test_presets_of_another_base_are_taken_where_models_toml_says_so_only(root: 
     attack.write_text(attack.read_text() + "[presets.other]\nsteps = 5\nsaves = [5]\n")
     assert steps(plan(root, moved)) == 5, "its own come first"
     models.write_text(text.replace("[bases.other]", '[bases.other]\nlike = "tinny"'))
-    with pytest.raises(UsageError, match=r"bases\.other\.like is no other base: 'tinny'"):
+    with pytest.raises(UsageError, match=r"bases\.other\.like must name another base, not 'tinny'"):
         plan(root, moved)
 
 

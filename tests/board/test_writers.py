@@ -16,8 +16,8 @@ from rich.console import Console
 
 import made_up
 from immunebench.board.scores.model import Board, BoardError, Power, Row, TaskScore, TaskUtility
-from immunebench.board.tables.document import BoardDocument, json_schema, schema_text
 from immunebench.board.tables.finding import finding
+from immunebench.board.tables.json_document import BoardDocument, json_schema, schema_text
 from immunebench.board.tables.layout import markdown, terminal
 from immunebench.board.tables.writers import to_csv, to_json, to_latex, write_files
 from immunebench.board.text import latex, latex_escape, shorten, slug, visible
@@ -191,7 +191,7 @@ def test_json_follows_the_published_schema() -> None:
 
 
 def test_published_schema_is_the_one_of_the_code() -> None:
-    # To renew it: python -c "from immunebench.board.tables.document import schema_text; print(schema_text(), end='')"
+    # To renew it: print what immunebench.board.tables.json_document.schema_text() returns, without a line end.
     assert (ROOT / "leaderboard" / "board.schema.json").read_text("utf-8") == schema_text()
     assert set(json_schema()["properties"]) >= {"rows", "power", "finding", "keys"}
 

@@ -129,7 +129,7 @@ def test_what_the_tool_made_is_what_the_attacker_trains_on(
     cloaked: Path, exported: Path, house: Path, tmp_path: Path
 ) -> None:
     made = create(cloaked)
-    assert made.said[0] == f"task {TASK}: 16 pictures, changed by up to 8 of 255"
+    assert made.messages[0] == f"task {TASK}: 16 pictures, changed by up to 8 of 255"
     assert made.next == ("immunebench run closed",)
     protected = protect(plan(), tmp_path)
     for number, own in enumerate(protected.pixels):
@@ -177,19 +177,19 @@ def _link(folder: Path, to: str) -> None:
         (lambda folder: (folder / "003.png").unlink(), "cloaked: lacks the published picture 003.png"),
         (
             lambda folder: Image.open(folder / "003.png").save(folder / "003.jpg"),
-            "cloaked: 003.jpg and 003.png both begin with 003; leave one",
+            "cloaked: 003.jpg and 003.png both begin with 003; remove one",
         ),
         (
             lambda folder: shutil.copy(folder / "003.png", folder / "003.PNG"),
-            "cloaked: 003.PNG and 003.png both begin with 003; leave one",
+            "cloaked: 003.PNG and 003.png both begin with 003; remove one",
         ),
         (
             lambda folder: shutil.copy(folder / "003.png", folder / "cover.png"),
-            "cover.png: begins with the number of no published picture, 000 to 015",
+            "cover.png: does not begin with a published picture's number, 000 to 015",
         ),
         (
             lambda folder: shutil.copy(folder / "003.png", folder / f"{'9' * 100}.png"),
-            "9.png: begins with the number of no published picture, 000 to 015",
+            "9.png: does not begin with a published picture's number, 000 to 015",
         ),
         (_swap, "003.png: shows the published picture 004.png, not 003.png"),
         (_resized, "005.png: is 128 x 96, its clean picture 64 x 64"),
@@ -214,18 +214,21 @@ def test_a_wrong_picture_is_named_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"budget": None}, "--budget: is needed, or --perceptual: the pictures of task style-okafor change by up to 8"),
+        (
+            {"budget": None},
+            "--budget: or --perceptual is required: the pictures of task style-okafor change by up to 8",
+        ),
         ({"budget": 7}, "changes by 8 of 255, more than the declared 7"),
         ({"budget": 0}, "--budget: must be from 1 to 255, not 0"),
         ({"budget": 256}, "--budget: must be from 1 to 255, not 256"),
-        ({"perceptual": 0.1}, "--perceptual: stands in the place of --budget"),
+        ({"perceptual": 0.1}, "--perceptual: replaces --budget"),
         ({"budget": None, "perceptual": 0.0}, "--perceptual: must be above 0 and at most 1, not 0.0"),
         ({"tasks": ("style-okafo",)}, "--task: unknown task 'style-okafo' (nearest: 'style-okafor')"),
-        ({"tasks": ("relearn-cat",)}, "shows what a base drew already, which nobody protects: 'relearn-cat'"),
+        ({"tasks": ("relearn-cat",)}, "is of the family relearn, whose pictures cannot be protected: 'relearn-cat'"),
         ({"tasks": (TASK, "object-umbrella")}, "there are 2 --task and 1 --images"),
         ({"id": "noise"}, "ID: is the name of another entry or suite: 'noise'"),
         ({"id": "../x"}, "ID: must be up to 64 lower-case letters"),
-        ({"tool": "Cl\u202eoak"}, r"--tool: must be printable words, not 'Cl\u202eoak'"),
+        ({"tool": "Cl\u202eoak"}, r"--tool: must be printable text, not 'Cl\u202eoak'"),
         ({"images": (Path("nowhere"),)}, "--images: no such folder 'nowhere'"),
     ],
 )
@@ -311,15 +314,21 @@ def test_changed_files_are_noticed_before_and_after_planning(cloaked: Path, hous
         (lambda house: edit(house, '"000.png"', '"001.png"'), "style-okafor names a file twice"),
         (lambda house: edit(house, "index = 0", "index = 1"), "must hold every published picture once"),
         (lambda house: edit(house, TASK, "style-okafar"), "is none of the listed pictures"),
-        (lambda house: edit(house, '"artefact"', '"data"'), "kind 'artefact' and the table [artefact] belong together"),
+        (
+            lambda house: edit(house, '"artefact"', '"data"'),
+            "and the table [artefact] require each other",
+        ),
         (lambda house: edit(house, "protect_images", "protect_model"), "hooks of an artefact are"),
-        (lambda house: edit(house, "budget = 8", "params = { lr = 1.0 }\nbudget = 8"), "params means nothing"),
+        (lambda house: edit(house, "budget = 8", "params = { lr = 1.0 }\nbudget = 8"), "params does not apply"),
         (lambda house: edit(house, "budget = 8", ""), "budget is missing"),
         (
             lambda house: (house / "defenses/closed/defense.py").write_text("import os"),
             "defense.py: is none of the listed pictures",
         ),
-        (lambda house: (house / f"defenses/closed/{TASK}/004.png").unlink(), "004.png: is listed and missing"),
+        (
+            lambda house: (house / f"defenses/closed/{TASK}/004.png").unlink(),
+            "in the manifest but missing",
+        ),
         (
             lambda house: _link(house / "defenses/closed" / TASK, "006.png"),
             "007.png: is a link; put the file itself there",
@@ -370,7 +379,7 @@ def test_pictures_of_a_further_task_leave_the_key_of_the_first(cloaked: Path, ho
 def test_a_perceptual_bound_is_measured_when_it_is_declared_and_when_it_is_run(
     cloaked: Path, house: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match=r"lies 0\.\d{4} from its clean one, further than the declared 0\.0001"):
+    with pytest.raises(UsageError, match=r"is 0\.\d{4} from its clean one, more than the declared 0\.0001"):
         create(cloaked, budget=None, perceptual=0.0001)
     create(cloaked, budget=None, perceptual=0.5)
     assert len(protect(plan(), tmp_path)) == 16

@@ -79,8 +79,8 @@ def test_an_unknown_attack_breaks_the_defense_with_the_nearest(root: Path) -> No
 @pytest.mark.parametrize(
     ("against", "said"),
     [
-        ('"jpeg"', "cleans pictures, it trains nothing to defend against: 'jpeg'"),
-        ('["lora", "jpeg"]', "cleans pictures, it trains nothing to defend against: 'jpeg'"),
+        ('"jpeg"', "is a purifier, which trains nothing that a defense could simulate: 'jpeg'"),
+        ('["lora", "jpeg"]', "is a purifier, which trains nothing that a defense could simulate: 'jpeg'"),
         ("[]", "names no attack"),
         ('["lora", "lora"]', "holds a value twice"),
     ],
@@ -150,15 +150,16 @@ def test_links_out_of_the_folder_are_refused(root: Path, tmp_path: Path) -> None
     assert "links to a folder outside" in reason(read(root), "far")
 
 
-def test_two_entries_of_one_name_are_an_error_with_both_paths(
+def test_of_two_entries_of_one_name_the_second_is_broken_with_both_paths(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     house.defense(tmp_path / "mine", "shield", None)
     monkeypatch.chdir(root)
-    with pytest.raises(UsageError) as caught:
-        read(root, tmp_path / "mine")
-    assert str(tmp_path / "mine/defenses/shield/defense.toml") in str(caught.value)
-    assert str(root / "defenses/shield/defense.toml") in str(caught.value)
+    catalog = read(root, tmp_path / "mine")
+    (broken,) = catalog.broken
+    assert broken.reason.startswith(str(tmp_path / "mine/defenses/shield/defense.toml"))
+    assert str(root / "defenses/shield/defense.toml") in broken.reason
+    assert catalog.defenses["shield"].folder == root / "defenses/shield"
 
 
 def test_a_given_folder_adds_to_the_checkout_and_goes_before_the_variable(
@@ -226,7 +227,7 @@ def test_bases_and_judges_are_found_or_named(root: Path) -> None:
 
 def test_reading_the_catalogue_imports_no_heavy_library() -> None:
     code = (
-        "import sys; from immunebench.catalog.entry import load_catalog; c = load_catalog(); "
+        "import sys; from immunebench.catalog.loading import load_catalog; c = load_catalog(); "
         "print(sorted({'torch', 'pandas', 'diffusers', 'numpy'} & set(sys.modules)), len(c.broken))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -132,7 +132,7 @@ def test_a_cell_of_several_suites_is_chosen_by_suite(world: Path) -> None:
     other.write_text(line.replace('"suite":"mini-smoke"', '"suite":"another"'))
     said = call("show", CELL)
     assert f"{CELL}  (another " in said.stdout
-    assert said.stderr.strip() == "of another; the cell is in mini-smoke too (--suite chooses)"
+    assert said.stderr.strip() == "from another; the cell is also in mini-smoke (choose with --suite)"
     chosen = call("show", CELL, "--suite", "mini-smoke")
     assert f"{CELL}  (mini-smoke " in chosen.stdout and chosen.stderr == ""
     wrong = call("show", CELL, "--suite", "mini-smok")

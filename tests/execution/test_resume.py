@@ -170,7 +170,7 @@ def test_a_stage_that_is_stopped_in_every_step_comes_to_the_same_bytes(tmp_path:
         assert stopped.reported == [n, n + 1]
     last = attempt(case, tmp_path, "out")
     assert last.reported == [steps]
-    assert last.told == [f"goes on after step {steps - 1} of {steps}"]
+    assert last.told == [f"continues after step {steps - 1} of {steps}"]
     assert last.files == quiet.files
     assert last.earlier.resumed == steps - 1
 
@@ -393,9 +393,9 @@ def test_the_loss_scale_of_half_precision_is_kept(tmp_path: Path) -> None:
         adam._scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
     for _ in range(3):
         one.step(w.sum())
-    one.set_rate(0.5)
-    tensors, value = one.rest()
-    other.take(tensors, json.loads(json.dumps(value)))
+    one.set_lr_factor(0.5)
+    tensors, value = one.extra_state()
+    other.load_extra_state(tensors, json.loads(json.dumps(value)))
     assert other._scaler.get_scale() == 16 and other._scaler.state_dict() == one._scaler.state_dict()
     assert other._adamw.param_groups[0]["lr"] == 0.05
     assert other._adamw.state[w]["step"] == 3

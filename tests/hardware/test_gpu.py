@@ -151,9 +151,9 @@ def test_networks_come_back_untouched_and_as_each_profile_has_them(tmp_path: Pat
     GPU.stage(bench, "dreambooth", GPU.SPEED, steps=1)
     assert any(not torch.equal(p, before[name]) for name, p in model.unet_tensors("all").items())
     half = bench.model(GPU.dataclasses.replace(bench.numerics(GPU.SPEED), checkpointing=True, offload=True))
-    assert half is model and half.unet.is_gradient_checkpointing and not half.autoencoder.here
+    assert half is model and half.unet.is_gradient_checkpointing and not half.autoencoder.on_device
     again = bench.model(bench.numerics(GPU.SPEED))
-    assert not again.unet.is_gradient_checkpointing and again.autoencoder.here and again.text.resident.here
+    assert not again.unet.is_gradient_checkpointing and again.autoencoder.on_device and again.text.resident.on_device
     assert all(torch.equal(p, before[name]) for name, p in again.unet_tensors("all").items())
     assert all(p.data_ptr() != again._pristine[name].data_ptr() for name, p in again.unet_tensors("all").items())
 

@@ -140,8 +140,8 @@ def test_files_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None:
     model = tiny_model()
     name = next(iter(model.unet_tensors("all")))
     cases = {
-        "diffusers-dense": ({"unet.nowhere": torch.zeros(1)}, "no tensor of the base"),
-        "diffusers-textual-inversion": ({"<q>": torch.full((1, 16), float("nan"))}, "holds no vectors"),
+        "diffusers-dense": ({"unet.nowhere": torch.zeros(1)}, "not a tensor of the base"),
+        "diffusers-textual-inversion": ({"<q>": torch.full((1, 16), float("nan"))}, "must hold finite"),
         "pickle": ({name: torch.zeros(1)}, "unknown format 'pickle'; one of"),
     }
     for kind, (tensors, message) in cases.items():
@@ -170,6 +170,6 @@ def test_a_word_of_no_vectors_or_of_several_tokens_to_begin_with_is_refused() ->
         Words.attach(model, token="q", initializer="m", num_vectors=0)
     with pytest.raises(StageError, match="initializer 'mug' is 3 tokens, not one"):
         Words.attach(model, token="q", initializer="mug")
-    with pytest.raises(StageError, match="carries a low-rank adapter already"):
+    with pytest.raises(StageError, match="already has a low-rank adapter"):
         for seed in (0, 1):
             LowRank.attach(model, rank=1, seed=seed)

@@ -115,7 +115,7 @@ def test_textual_inversion_trains_its_rows_alone(tmp_path: Path, num_vectors: in
     unet, encoder = copied(model.unet.state_dict()), copied(model.text.encoder.state_dict())
     ctx = attack("textual-inversion", model, {**INVERSION, "num_vectors": num_vectors}, tmp_path)
     assert ctx.saved == [2]
-    (rows,) = (rows for _, rows in model.text._taught.values())
+    (rows,) = (rows for _, rows in model.text._learned.values())
     assert rows.shape == (num_vectors, 16)
     (m,) = model.text.tokens(["m"])[0, 1:2].tolist()
     assert not torch.isclose(rows.detach(), table[m].expand_as(rows)).all(dim=1).any()

@@ -157,9 +157,9 @@ def test_keys_of_chains_without_such_options_have_no_new_field(root: Path) -> No
     [
         ('["clean_samples"]', "", 'hooks must be ["adapt"], ["purify"] or ["purify", "clean_samples"]'),
         ('["adapt", "purify"]', "", "hooks must be"),
-        ('["purify"]', "[params]\nnegative_prompt = 3\n", "params.negative_prompt must be words, not 3"),
-        ('["adapt"]', '[params]\nnegative_prompt = "b"\n', "params.negative_prompt belongs to a purifier"),
-        ('["purify", "clean_samples"]', "", "lacks the function 'clean_samples'"),
+        ('["purify"]', "[params]\nnegative_prompt = 3\n", "params.negative_prompt must be a string, not 3"),
+        ('["adapt"]', '[params]\nnegative_prompt = "b"\n', "params.negative_prompt applies to a purifier only"),
+        ('["purify", "clean_samples"]', "", "does not define the function 'clean_samples'"),
         ('["purify"]', 'needs = ["upscale"]\n', "needs"),
     ],
 )
@@ -247,13 +247,13 @@ def test_an_upscaler_that_is_not_there_is_named_before_anything_runs(
 ) -> None:
     purifier(root, "larger", 'needs = ["upscaler"]\n')
     monkeypatch.setenv("IMMUNEBENCH_WEIGHTS", str(tmp_path / "cache"))
-    with pytest.raises(UsageError, match="asks for an upscaler, which the base 'tiny' does not name"):
+    with pytest.raises(UsageError, match="needs an upscaler, which the base 'tiny' does not provide"):
         plan(root, "larger+lora")
     models = root / "models.toml"
     named = models.read_text().replace('judge = "toy"', 'judge = "toy"\nupscaler = "sd-x4"')
     named += f'[upscalers.sd-x4]\nloader = "immunebench.model.upscale:load"\nfolder = "{upscale.FOLDER}"\n'
     models.write_text(named)
-    with pytest.raises(UsageError, match=f"weights {upscale.FOLDER} are not there; put their diffusers folder at"):
+    with pytest.raises(UsageError, match=f"weights {upscale.FOLDER} are missing; put their diffusers folder at"):
         plan(root, "larger+lora")
     house.write(tmp_path / "cache" / upscale.FOLDER / "model_index.json", "{}")
     made = plan(root, "larger+lora", defense="none")

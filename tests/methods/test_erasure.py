@@ -27,7 +27,7 @@ TIMES = [751, 501, 251, 1]
 
 def ddim(model: Exact, weights: dict[str, Tensor], noise: Tensor, c: Tensor, taken: int) -> Tensor:
     """Song et al. 2021, eq. 12 with sigma = 0, and classifier-free guidance."""
-    z, alphas = noise.double(), model.noising.alphas_cumprod
+    z, alphas = noise.double(), model.noise_scheduler.alphas_cumprod
     nothing = model.condition([""]).expand_as(c)
     for i in range(taken):
         t, before = TIMES[i], TIMES[i + 1]
@@ -47,7 +47,7 @@ def predict(model: Exact, weights: dict[str, Tensor], z: Tensor, t: int, c: Tens
 def test_part_way_ends_at_the_time_step_that_it_names(left: int) -> None:
     model = exact_model()
     c = model.condition(["a m", "a q"])
-    z, t = model.part_way(c, left, torch.Generator().manual_seed(0), steps=STEPS, guidance=GUIDANCE)
+    z, t = model.sample_partially(c, left, torch.Generator().manual_seed(0), steps=STEPS, guidance=GUIDANCE)
     noise = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(0))
     assert t == TIMES[STEPS - 1 - left]
     with torch.no_grad():

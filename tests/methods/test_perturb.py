@@ -80,7 +80,7 @@ def test_gradients_of_the_denoising_loss_are_the_slope_of_it() -> None:
 
     def value(step: float) -> Tensor:
         moved = z + step * direction
-        noised = model.noising.add_noise(moved, batch.noise, batch.timesteps)
+        noised = model.noise_scheduler.add_noise(moved, batch.noise, batch.timesteps)
         return (model.unet(noised, batch.timesteps, batch.condition).sample - batch.noise).square().mean()
 
     model.predict = lambda noised, t, c: model.unet(noised, t, c).sample  # type: ignore[method-assign]

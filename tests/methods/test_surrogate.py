@@ -45,7 +45,7 @@ def _double_model() -> Exact:
 def double_model() -> Exact:
     """Return the model in double precision in its untouched state."""
     model = _double_model()
-    model.noising.register_to_config(prediction_type="epsilon")
+    model.noise_scheduler.register_to_config(prediction_type="epsilon")
     model.restore()
     return model
 
@@ -199,7 +199,7 @@ def test_the_targeted_loss_is_diffusers_step_towards_the_target(
     monkeypatch: pytest.MonkeyPatch, prediction_type: str
 ) -> None:
     model = double_model()
-    model.noising.register_to_config(prediction_type=prediction_type)
+    model.noise_scheduler.register_to_config(prediction_type=prediction_type)
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(1, 4, 8, 8, generator=generator).double()
     x = torch.rand(3, 3, 32, 32, generator=generator).double() * 2 - 1
@@ -212,9 +212,9 @@ def test_the_targeted_loss_is_diffusers_step_towards_the_target(
     monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda shape, **_: torch.zeros(shape))
     for i, t in enumerate([0, 1, 700]):
         one = [side[i : i + 1] for side in (batch.latents, batch.noise, batch.condition)]
-        z_t = model.noising.add_noise(one[0], one[1], torch.tensor([t]))
-        before = model.noising.step(model.predict(z_t, torch.tensor([t]), one[2]), t, z_t).prev_sample
-        wanted = model.noising.add_noise(z, one[1], torch.tensor([t - 1])) if t else z
+        z_t = model.noise_scheduler.add_noise(one[0], one[1], torch.tensor([t]))
+        before = model.noise_scheduler.step(model.predict(z_t, torch.tensor([t]), one[2]), t, z_t).prev_sample
+        wanted = model.noise_scheduler.add_noise(z, one[1], torch.tensor([t - 1])) if t else z
         torch.testing.assert_close(plain[i] - found[i], ((before - wanted) ** 2).mean(), rtol=1e-4, atol=1e-6)
 
 
@@ -313,6 +313,6 @@ def test_what_modules_put_out_is_watched_while_the_block_runs_only() -> None:
     with watched([model.unet.conv_out]) as seen:
         model.loss(batch)
     model.loss(batch)
-    noised = model.noising.add_noise(batch.latents, batch.noise, batch.timesteps)
+    noised = model.noise_scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
     (found,) = seen
     torch.testing.assert_close(found, model.predict(noised, batch.timesteps, batch.condition))

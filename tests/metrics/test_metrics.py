@@ -180,7 +180,7 @@ def test_an_unknown_metric_names_the_nearest() -> None:
 
 def test_missing_weights_are_named_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("IMMUNEBENCH_WEIGHTS", str(tmp_path))
-    with pytest.raises(UsageError, match=r"metric lpips: weights lpips-alex are not there.*weights fetch lpips-alex"):
+    with pytest.raises(UsageError, match=r"metric lpips: weights lpips-alex are missing.*weights fetch lpips-alex"):
         score(["linf", "lpips"], None, flat(RED), flat(RED))
 
 
@@ -214,6 +214,12 @@ def naive_ssim(a: Pixels, b: Pixels) -> float:
                 cov = (window * u * v).sum() - mu * mv
                 values.append((2 * mu * mv + c1) * (2 * cov + c2) / ((mu**2 + mv**2 + c1) * (var_u + var_v + c2)))
     return float(np.mean(values))
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_a_plain_picture_is_exactly_like_itself(value: int) -> None:
+    plain = np.full((1, 64, 64, 3), value, np.uint8)
+    assert ssim(plain, plain).tolist() == [1.0]
 
 
 def test_ssim_agrees_with_the_formula() -> None:

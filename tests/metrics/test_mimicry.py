@@ -132,7 +132,7 @@ def test_a_judge_without_its_weights_says_so_by_name(monkeypatch: pytest.MonkeyP
     from immunebench.catalog.loading import default_catalog
 
     monkeypatch.setenv("IMMUNEBENCH_WEIGHTS", str(tmp_path))
-    expected = r"judge faces: weights yunet are not there; get them with: immunebench weights fetch yunet"
+    expected = r"judge faces: weights yunet are missing; get them with: immunebench weights fetch yunet"
     with pytest.raises(UsageError, match=expected):
         load_judge("faces")
     with pytest.raises(UsageError, match=expected):

@@ -104,8 +104,11 @@ def test_what_a_distance_reads_must_be_there_before_anything_runs(tmp_path: Path
     ("more", "wrong"),
     [
         ("", "budget is missing.*or perceptual_budget"),
-        ("budget = 8\nperceptual_budget = 0.05\n", "in the place of budget, never beside it"),
-        ("budget = 8\n[variants.a]\nperceptual_budget = 0.05\n", "in the place of budget, never beside it"),
+        ("budget = 8\nperceptual_budget = 0.05\n", "perceptual_budget replaces budget"),
+        (
+            "budget = 8\n[variants.a]\nperceptual_budget = 0.05\n",
+            "perceptual_budget replaces budget",
+        ),
         ("perceptual_budget = 0.0\n", "perceptual_budget"),
         ("perceptual_budget = 1.5\n", "perceptual_budget"),
         ('budget = 8\nneeds = ["perception"]\n', "perceptual"),

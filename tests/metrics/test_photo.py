@@ -288,9 +288,7 @@ def test_only_the_networks_that_are_asked_are_read(
     monkeypatch.setenv("IMMUNEBENCH_WEIGHTS", str(tmp_path))
     judge = PhotoJudge()
     assert judge.embed_images(pixels(1)).shape == (1, 16)
-    with pytest.raises(
-        UsageError, match=r"judge photo: weights resnet50-imagenet are not there.*weights fetch resnet50"
-    ):
+    with pytest.raises(UsageError, match=r"judge photo: weights resnet50-imagenet are missing.*weights fetch resnet50"):
         judge.concept_probability(pixels(1), "church")
 
 
@@ -306,9 +304,7 @@ def test_the_judge_in_models_toml_needs_all_its_weights_and_knows_genres(
     assert set(spec.weights) <= FETCHABLE.keys()
     assert len(set(spec.genres)) == len(spec.genres) > TOP_GENRES
     monkeypatch.setenv("IMMUNEBENCH_WEIGHTS", str(tmp_path))
-    with pytest.raises(
-        UsageError, match=r"judge photo: weights clip-vit-b32 are not there.*weights fetch clip-vit-b32$"
-    ):
+    with pytest.raises(UsageError, match=r"judge photo: weights clip-vit-b32 are missing.*weights fetch clip-vit-b32$"):
         load_judge("photo")
     for name in spec.weights:
         FETCHABLE[name].file(name).write_bytes(b"")

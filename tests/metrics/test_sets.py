@@ -111,7 +111,7 @@ def test_small_sets_are_refused_in_one_line_before_any_network_is_asked(metric: 
 
 def test_missing_inception_is_one_line_with_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("IMMUNEBENCH_WEIGHTS", str(tmp_path))
-    with pytest.raises(UsageError, match=r"fid: weights inception-fid are not there.*weights fetch inception-fid"):
+    with pytest.raises(UsageError, match=r"fid: weights inception-fid are missing.*weights fetch inception-fid"):
         fid(pictures(0), pictures(1))
 
 
@@ -123,7 +123,7 @@ def test_missing_torch_fidelity_is_one_line_with_the_command(monkeypatch: pytest
     monkeypatch.setattr(library, "_TORCH_FIDELITY_AVAILABLE", False)
     save_file({"a": torch.zeros(1)}, tmp_path / "inception-fid.safetensors")
     sets.inception.cache_clear()
-    with pytest.raises(UsageError, match=r"fid: torch-fidelity is not there.*pip install 'immunebench\[fid\]'"):
+    with pytest.raises(UsageError, match=r"fid: torch-fidelity is not installed.*pip install 'immunebench\[fid\]'"):
         sets.inception()
 
 
@@ -174,3 +174,17 @@ def test_the_command_refuses_small_sets_before_it_reads_any_picture(tmp_path: Pa
     result = CliRunner().invoke(app, ["fid", str(tmp_path), str(tmp_path)])
     assert result.exit_code != 0
     assert str(result.exception) == "DRAWN: needs at least 1,000 pictures in each set, not 1"
+
+
+def test_what_is_missing_is_said_before_a_picture_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMMUNEBENCH_WEIGHTS", str(tmp_path / "weights"))
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(sets.LEAST):
+            (tmp_path / name / f"{number}.png").write_bytes(b"no picture, which reading it would say")
+    sets.inception.cache_clear()
+    found = CliRunner().invoke(app, ["fid", str(tmp_path / "a"), str(tmp_path / "b")]).exception
+    assert isinstance(found, UsageError) and "weights inception-fid are not there" in str(found)
+    (tmp_path / "b" / "0.png").unlink()
+    found = CliRunner().invoke(app, ["fid", str(tmp_path / "a"), str(tmp_path / "b")]).exception
+    assert "REFERENCE: needs at least 1,000 pictures in each set, not 999" in str(found)

@@ -180,9 +180,9 @@ def test_perceptual_distance_is_zero_for_equals_symmetric_and_differentiable(bui
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
     blank = np.zeros((1, 64, 64, 3), np.uint8)
-    with pytest.raises(UsageError, match=r"second\.safetensors: the reader's weights are not there"):
+    with pytest.raises(UsageError, match=r"second\.safetensors: the reader's weights are missing"):
         MiniJudge(tmp_path).perceptual(blank, blank)
-    with pytest.raises(UsageError, match=r"public\.safetensors: the judge's weights are not there"):
+    with pytest.raises(UsageError, match=r"public\.safetensors: the judge's weights are missing"):
         judges.load_public(tmp_path)
 
 

@@ -172,7 +172,7 @@ def test_descent_is_adamw_with_clipped_gradients_and_decay_of_matrices_alone() -
     factors, moments = (0.5, 1.0, 0.25), [np.zeros_like(w0), np.zeros_like(b0)]
     squares = [np.zeros_like(w0), np.zeros_like(b0)]
     for t, factor in enumerate(factors, 1):
-        descent.set_rate(factor)
+        descent.set_lr_factor(factor)
         assert descent().item() == pytest.approx(1.5 * np.square(w0).sum() + b0.sum(), rel=1e-5)
         slopes = [3 * w0, np.ones_like(b0)]
         norm = np.sqrt(sum(np.square(slope).sum() for slope in slopes))

@@ -68,7 +68,7 @@ def test_the_loss_follows_the_prediction_type(tmp_path: Path) -> None:
         folder = tiny_base(tmp_path / prediction_type, prediction_type=prediction_type)
         model = LatentDiffusion.load(folder, Numerics(resolution=32))
         batch = model.draw(model.prepare(tiny_pictures(2)), [0, 1], torch.Generator().manual_seed(0))
-        alpha = model.noising.alphas_cumprod[batch.timesteps].view(-1, 1, 1, 1)
+        alpha = model.noise_scheduler.alphas_cumprod[batch.timesteps].view(-1, 1, 1, 1)
         noised = alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * batch.noise
         with torch.no_grad():
             prediction = model.unet(noised, batch.timesteps, batch.condition).sample
@@ -192,7 +192,7 @@ def test_a_plain_pipeline_reads_the_adapter(tmp_path: Path) -> None:
     batch = model.draw(model.prepare(tiny_pictures(2)), [0, 1], torch.Generator().manual_seed(0))
     pipe = StableDiffusionPipeline.from_pretrained(tiny_folder(), safety_checker=None)
     pipe.load_lora_weights(tmp_path, weight_name=file.name)
-    noised = model.noising.add_noise(batch.latents, batch.noise, batch.timesteps)
+    noised = model.noise_scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
     with torch.no_grad():
         expected = model.predict(noised, batch.timesteps, batch.condition)
         found = pipe.unet(noised, batch.timesteps, batch.condition).sample

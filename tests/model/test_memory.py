@@ -47,15 +47,15 @@ class Network(nn.Module):
 
 def test_a_network_comes_when_needed_and_leaves_once() -> None:
     network = Network()
-    resident = Resident(network, torch.device("cuda"), leaves=True)
+    resident = Resident(network, torch.device("cuda"), offload=True)
     assert network.sent == ["cpu"]
-    with torch.no_grad(), resident.needed(), resident.needed():
+    with torch.no_grad(), resident.loaded(), resident.loaded():
         assert network.sent == ["cpu", "cuda"]
     assert network.sent == ["cpu", "cuda", "cpu"]
-    with resident.needed():
+    with resident.loaded():
         pass
     assert network.sent[3:] == ["cuda"]  # gradients were recorded: the backward pass is to come
-    with torch.no_grad(), resident.needed():
+    with torch.no_grad(), resident.loaded():
         pass
     assert network.sent[3:] == ["cuda"]
     resident.release()
@@ -64,8 +64,8 @@ def test_a_network_comes_when_needed_and_leaves_once() -> None:
 
 def test_a_network_that_does_not_leave_is_sent_once() -> None:
     network = Network()
-    resident = Resident(network, torch.device("cuda"), leaves=False)
-    with resident.needed():
+    resident = Resident(network, torch.device("cuda"), offload=False)
+    with resident.loaded():
         resident.release()
     assert network.sent == ["cuda"]
 
@@ -77,7 +77,7 @@ def watched(numerics: Numerics) -> LatentDiffusion:
 
     def check(resident: Resident) -> Any:
         def present(*_: object) -> None:
-            assert resident.here, "the network is away"
+            assert resident.on_device, "the network is away"
 
         return present
 
@@ -113,25 +113,25 @@ TRAINED = {
 def test_offloading_changes_no_number_and_parts_are_there_when_used(tmp_path: Path) -> None:
     numerics = Numerics(resolution=32, sampling_steps=2, batch=2)
     here, leaving = watched(numerics), watched(Numerics(resolution=32, sampling_steps=2, batch=2, offload=True))
-    assert not leaving.autoencoder.here and not leaving.text.resident.here
+    assert not leaving.autoencoder.on_device and not leaving.text.resident.on_device
     for name, attach in TRAINED.items():
         assert losses(here, attach, tmp_path) == losses(leaving, attach, tmp_path), name
-        assert not leaving.autoencoder.here, name
-        assert leaving.text.resident.here == (name in ("networks with text", "words")), name
+        assert not leaving.autoencoder.on_device, name
+        assert leaving.text.resident.on_device == (name in ("networks with text", "words")), name
         one, other = (model.sample(["a picture of sks"], [3]) for model in (here, leaving))
         assert (one.pixels == other.pixels).all(), name
         here.restore()
         leaving.restore()
-        assert not leaving.text.resident.here, name
+        assert not leaving.text.resident.on_device, name
     x = torch.zeros(1, 3, 32, 32, requires_grad=True)
     z = leaving.latents(x)
     leaving.encode(tiny_pictures(1).pixels)
-    assert leaving.autoencoder.here  # between z and its gradient
+    assert leaving.autoencoder.on_device  # between z and its gradient
     torch.autograd.backward(z.sum())
     assert x.grad is not None
     assert x.grad.abs().sum() > 0
     leaving.restore()
-    assert not leaving.autoencoder.here
+    assert not leaving.autoencoder.on_device
 
 
 def test_micro_batches_have_the_gradient_of_the_whole_batch() -> None:
@@ -202,7 +202,7 @@ def test_older_cards_go_without_flash_attention_and_the_next_profile_has_it_agai
 def test_bfloat16_on_an_older_card_is_refused_when_the_profile_is_read(tmp_path: Path) -> None:
     text = (PROFILES / "t4-16g.toml").read_text().replace('frozen_dtype = "float16"', 'frozen_dtype = "bfloat16"')
     (tmp_path / "t4.toml").write_text(text)
-    with pytest.raises(UsageError, match=r"frozen_dtype: a card of compute_capability 7.5 has no bfloat16") as caught:
+    with pytest.raises(UsageError, match=r"frozen_dtype: a GPU of compute_capability 7.5 has no bfloat16") as caught:
         load(tmp_path / "t4.toml", Profile)
     assert "\n" not in str(caught.value)
 

@@ -145,7 +145,7 @@ def test_overflow_of_everything_is_an_error_after_some_steps() -> None:
     optimiser = ReleasedAdamW({"a": a}, 0.1, 0.0, RELEASED)
     for _ in range(optim.PATIENCE - 1):
         optimiser.step((a * float("inf")).sum())
-    with pytest.raises(StageError, match="no gradient was finite in 20 steps in a row"):
+    with pytest.raises(StageError, match="no gradient was finite in 20 consecutive steps"):
         optimiser.step((a * float("inf")).sum())
 
 
@@ -174,12 +174,12 @@ def test_half_precision_gives_up_after_20_steps_in_a_row(good: int, bad: int, ra
             ends = good <= step < good + bad
             optimiser.step((float("inf") if ends else 1.0) * a.sum())
             if stopped:
-                kept = optimiser.rest()
+                kept = optimiser.extra_state()
                 optimiser = adamw({"a": a}, 1e-3, 0.0, numerics, lambda figures: None)
-                optimiser.take(*kept)
+                optimiser.load_extra_state(*kept)
 
     if raises:
-        with pytest.raises(StageError, match="no gradient was finite in 20 steps in a row"):
+        with pytest.raises(StageError, match="no gradient was finite in 20 consecutive steps"):
             run()
     else:
         run()
@@ -226,10 +226,10 @@ def test_two_optimisers_of_one_tensor_take_turns() -> None:
 def test_rates_and_forgetting_reach_every_tensor() -> None:
     a, b = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
     optimiser = ReleasedAdamW({"a": a, "b": b}, 0.5, 0.0, RELEASED)
-    optimiser.set_rate(0.5)
+    optimiser.set_lr_factor(0.5)
     optimiser.step(a.sum() - b.sum(), None)
     torch.testing.assert_close([a.item(), b.item()], [0.75, 1.25])
-    optimiser.forget()
+    optimiser.reset_moments()
     assert optimiser.norm == 0 and not any(o.state for o in optimiser._each.values())
 
 
@@ -317,7 +317,7 @@ def test_eight_bit_moments_are_those_of_the_library_without_its_waits(monkeypatc
 
 
 def test_missing_or_unknown_moments_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(StageError, match="'4bit' is not offered; float32 or 8bit"):
+    with pytest.raises(StageError, match="'4bit' is not supported; float32 or 8bit"):
         of(Numerics(optimiser_state="4bit"))(network())
     monkeypatch.setattr(optim.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(StageError, match=r"needs bitsandbytes: pip install 'immunebench\[low-memory\]'"):
@@ -335,28 +335,28 @@ def test_an_optimiser_goes_on_from_what_a_bookmark_keeps(numerics: Numerics) -> 
     straight = network(width=width)
     whole = make(straight)
     for step in range(6):
-        whole.set_rate(1 - step / 10)
+        whole.set_lr_factor(1 - step / 10)
         whole.step(regression(straight, step))
 
     stopped = network(width=width)
     first = make(stopped)
     for step in range(3):
-        first.set_rate(1 - step / 10)
+        first.set_lr_factor(1 - step / 10)
         first.step(regression(stopped, step))
-    tensors, value = first.rest()
+    tensors, value = first.extra_state()
     again = network(seed=1, width=width)
     second = make(again)
     with torch.no_grad():
-        for name, p in second.live().items():
-            p.copy_(first.live()[name])
-    second.take({name: t.clone() for name, t in tensors.items()}, json.loads(json.dumps(value)))
+        for name, p in second.state_tensors().items():
+            p.copy_(first.state_tensors()[name])
+    second.load_extra_state({name: t.clone() for name, t in tensors.items()}, json.loads(json.dumps(value)))
     second.step(regression(again, 3))
     # At the rate of the step before, which is part of what is kept.
     first.step(regression(stopped, 3))
     assert torch.equal(values(again), values(stopped))
     for step in (4, 5):
         for optimiser, net in ((first, stopped), (second, again)):
-            optimiser.set_rate(1 - step / 10)
+            optimiser.set_lr_factor(1 - step / 10)
             optimiser.step(regression(net, step))
     assert torch.equal(values(again), values(stopped))
     assert not torch.equal(values(straight), values(stopped)), "the fourth step had another rate"

@@ -56,13 +56,13 @@ def test_conditions_are_those_of_the_pipeline(pipeline: Any) -> None:
     words, nothing, pooled, none = pipeline.encode_prompt(PROMPTS, device="cpu", do_classifier_free_guidance=True)
     found = model.condition(PROMPTS)
     assert found.shape == (3, LENGTH + 1, sum(WIDTHS))
-    ours, vector = model.text.apart(found)
+    ours, vector = model.text.split(found)
     torch.testing.assert_close(ours, words, rtol=0, atol=1e-5)
     torch.testing.assert_close(vector, pooled, rtol=0, atol=1e-5)
     assert not torch.equal(ours[0], ours[1]) and ours.abs().max() > 0.1
     assert not found[:, -1, PROJECTION:].any()
     # No prompt at all is zeros, and diffusers' too.
-    ours, vector = model.text.apart(model.condition(["", "a"]))
+    ours, vector = model.text.split(model.condition(["", "a"]))
     assert not nothing.any() and not none.any()
     assert not ours[0].any() and vector is not None and not vector[0].any() and vector[1].any()
 
@@ -166,7 +166,7 @@ def test_a_word_is_taught_to_both_encoders_and_the_text_still_ends_where_it_did(
     text: Any = model.text
     rows = torch.arange(80.0).reshape(2, 40) / 80
     plain = model.condition(["a m"])
-    parameter = text.teach("q", rows)
+    parameter = text.add_word("q", rows)
     for side, columns in ((text, slice(16)), (text.second, slice(16, None))):
         ids = side.tokens(["a q m"])
         assert torch.equal(side.encoder.get_input_embeddings()(ids)[0, 2:4], rows[:, columns])
@@ -177,13 +177,13 @@ def test_a_word_is_taught_to_both_encoders_and_the_text_still_ends_where_it_did(
     assert ids[0].argmax() != end
     hidden = text.second.encoder.text_model(ids).last_hidden_state
     pooled = text.second.encoder.text_projection(hidden[0, end])
-    _, vector = text.apart(model.condition(["a q m"]))
+    _, vector = text.split(model.condition(["a q m"]))
     torch.testing.assert_close(vector[0], pooled, rtol=1e-5, atol=1e-6)
     assert torch.equal(model.condition(["a m"]), plain)
     parameter.requires_grad_(True)
     text.embed(["a q m"]).square().sum().backward()
     assert (parameter.grad[:, :16].abs().sum() > 0) and (parameter.grad[:, 16:].abs().sum() > 0)
-    text.listen(False)
+    text.use_learned(False)
     assert text.second.tokens(["a q"]).max() == 55 and text.tokens(["a q"]).max() == 55
     assert text.vectors("m").shape == (1, 40)
     model.restore()
@@ -312,7 +312,7 @@ def test_micro_batches_and_offloading_change_no_number(tmp_path: Path) -> None:
     sparing = LatentDiffusion.load(tiny_xl_folder(), numerics)
     second: Any = sparing.text
     second = second.second
-    assert not second.resident.here
+    assert not second.resident.on_device
     for attach in (
         lambda m: LowRank.attach(m, rank=2, seed=0),
         lambda m: Dense.attach(m, text=True),
@@ -332,7 +332,7 @@ def test_micro_batches_and_offloading_change_no_number(tmp_path: Path) -> None:
         assert found[0][1].keys() == found[1][1].keys() and found[0][1]
         for name, gradient in found[0][1].items():
             torch.testing.assert_close(gradient, found[1][1][name], rtol=1e-3, atol=1e-6)
-        assert not second.resident.here
+        assert not second.resident.on_device
 
 
 def test_a_pipeline_without_its_second_tokenizer_is_refused(tmp_path: Path) -> None:

@@ -512,10 +512,10 @@ def test_no_more_is_read_than_ten_times_what_the_task_says(root: Path, tmp_path:
         (f', "{FILES[7]}"', "", "dataset.files lists 7 pictures, the splits take 8"),
         ("size_mb = 1.5", f'size_mb = 1.5\nsha256 = ["{"0" * 64}"]', "dataset.sha256 lists 1 pictures, the splits"),
         ("size_mb = 1.5", 'size_mb = 1.5\nterms = "http://x.org/"', "dataset.terms: string should match pattern"),
-        ("size_mb = 1.5", 'size_mb = 1.5\nimage = "x"', "dataset: image means nothing on the host 'github'"),
-        ('name = "object/mug-x"', 'name = "object/mug"', "concept.name of a data set's task must be 'object/mug-x'"),
-        ('source = "dataset"', 'source = "mini"', "concept.source 'dataset' and the table [dataset] belong together"),
-        ('[anchors]\nsource = "mini"', "[anchors]", "anchors.source is needed: the data set holds the task's own"),
+        ("size_mb = 1.5", 'size_mb = 1.5\nimage = "x"', "dataset: image does not apply to the host 'github'"),
+        ('name = "object/mug-x"', 'name = "object/mug"', "name of a task with [dataset] must be 'object/mug-x'"),
+        ('source = "dataset"', 'source = "mini"', "and the table [dataset] require each other"),
+        ('[anchors]\nsource = "mini"', "[anchors]", "anchors.source is required: the data set holds only"),
     ],
 )  # fmt: skip
 def test_a_wrong_reference_breaks_its_task_in_one_line(root: Path, old: str, new: str, expected: str) -> None:
@@ -526,7 +526,7 @@ def test_a_table_of_rows_needs_its_columns(root: Path) -> None:
     said = refused(root, 'image = "picture"\n', "", ROWS)
     assert said == "dataset: image is required on the host 'huggingface'"
     assert refused(root, 'split = "train"', f'split = "train"\nfiles = ["{FILES[0]}"]', ROWS) == (
-        "dataset: files means nothing on the host 'huggingface'"
+        "dataset: files does not apply to the host 'huggingface'"
     )
 
 
@@ -991,7 +991,7 @@ def test_a_source_names_what_says_which_files_a_split_has(root: Path, monkeypatc
     specs = Specs(suite("object-mug"), catalog, None)
     spec = specs.stages[specs.pictures(catalog.task("object-mug"), "object/mug", "owner", 2, "third")]
     assert spec.key["files"] == {"object-mug-owner-2.png": "0" * 64}
-    with pytest.raises(ValidationError, match="loader or drawn"):
+    with pytest.raises(ValidationError, match="loader and drawn"):
         SourceSpec(drawn=True, version=1, files="third_source:split_files")
 
 

@@ -319,7 +319,7 @@ def test_missing_metric_weights_are_named_before_anything_runs(
     monkeypatch.setenv("IMMUNEBENCH_WEIGHTS", str(tmp_path / "empty"))
     suite = root / "suites" / "tiny.toml"
     suite.write_text(suite.read_text() + 'metrics = ["lpips"]\n')
-    with pytest.raises(UsageError, match="metric lpips: weights lpips-alex are not there"):
+    with pytest.raises(UsageError, match="metric lpips: weights lpips-alex are missing"):
         plan(root)
 
 

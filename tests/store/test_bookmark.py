@@ -59,7 +59,7 @@ def test_an_interrupted_stage_goes_on_in_the_next_run_and_its_bookmark_goes(tmp_
     with pytest.raises(KeyboardInterrupt):
         run(store, spec)
     assert store.bookmark(spec.digest).is_dir() and store.size()["bookmarks"][0] == 1
-    assert notes(run(store, spec)) == [f"goes on after step {STEPS // 2} of {STEPS}"]
+    assert notes(run(store, spec)) == [f"continues after step {STEPS // 2} of {STEPS}"]
     assert files(store, spec) == undisturbed(tmp_path)
     assert not store.bookmark(spec.digest).exists() and "bookmarks" not in store.size()
     # What the first attempt took, which said 1000 s, counts in the manifest.

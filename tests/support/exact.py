@@ -46,7 +46,7 @@ def exact_model(kind: type[Exact] = Exact) -> Exact:
 
 def denoising_loss(model: LatentDiffusion, tensors: Mapping[str, Tensor], batch: Batch, c: Tensor) -> Tensor:
     """L(theta; x, c): mean of (epsilon_theta(z_t, t, c) - epsilon)^2 with the UNet's tensors given by name."""
-    alpha = model.noising.alphas_cumprod.double()[batch.timesteps].view(-1, 1, 1, 1)
+    alpha = model.noise_scheduler.alphas_cumprod.double()[batch.timesteps].view(-1, 1, 1, 1)
     z_t = alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * batch.noise
     prediction = functional_call(model.unet, dict(tensors), (z_t, batch.timesteps, c.double())).sample
     return ((prediction - batch.noise) ** 2).mean()

@@ -1,1 +1,1 @@
-"""Writes what somebody adds: new tasks, entries, artefacts, and exported models and pictures."""
+"""Creation of new tasks, entries and artefacts, and export of models and pictures."""

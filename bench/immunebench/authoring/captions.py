@@ -1,53 +1,79 @@
-"""Files that say in words what pictures show: captions by name of picture, prompts line by line."""
+"""Reading of users' files with captions (by picture name) and evaluation prompts (one per line)."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from immunebench.core.errors import UsageError
+from immunebench.pictures.intake import METADATA, SUFFIXES
 
+#: Columns of a CSV and fields of a line of JSON, as data sets of the Hugging Face hub call them.
+HEADING = ("file_name", "text")
 SUBJECT = "{subject}"
-MAX_WORDS = 300
+MAX_CHARACTERS = 300
 
 
 def read_captions(file: Path, pictures: Sequence[str]) -> dict[str, str]:
-    """Read captions from JSON, ``{"name": "caption"}``, or from CSV, ``name,caption`` with or without that heading.
+    """Read captions in the forms in which they are usually kept.
+
+    JSON: ``{"name": "caption"}``. JSON lines: ``{"file_name": "name", "text": "caption"}``. CSV, with commas,
+    semicolons or tabs: ``name,caption``, with or without that heading or ``file_name,text``. Text: ``name.txt`` beside
+    the picture.
 
     Parameters
     ----------
     file
-        Its suffix decides.
+        JSON or CSV, by its suffix. A folder holds texts beside its pictures, or ``metadata.jsonl`` or ``metadata.csv``.
     pictures
-        Names of all pictures, with suffix. A caption may leave the suffix out where that is unambiguous.
+        File names of all pictures. The captions may omit their suffix where that is unambiguous, and write a name in
+        another case or with its accents composed in another way.
 
     Returns
     -------
-    Caption by full name of picture; pictures without one are left out.
+    Caption by file name; pictures without one are left out.
 
     Raises
     ------
     UsageError
-        The file cannot be read, a name stands for no picture or for two, or a caption is empty or too long.
+        The file cannot be read, a name matches no picture or two, or a caption is empty or too long.
     """
     found: dict[str, str] = {}
     for name, caption in _rows(file):
-        matches = [p for p in pictures if p == name] or [p for p in pictures if Path(p).stem == name]
+        matches = _matches(name, pictures)
         if not matches:
             raise UsageError("no such picture:", file=file, value=name, choices=pictures)
         if len(matches) > 1:
-            raise UsageError(f"stands for {' and '.join(matches)}; name one of them, not", file=file, value=name)
+            raise UsageError(f"matches {' and '.join(matches)}; name one of them, not", file=file, value=name)
         if matches[0] in found:
             raise UsageError("has two captions:", file=file, value=name)
         found[matches[0]] = checked(caption, file, name)
     return found
 
 
+def _matches(name: str, pictures: Sequence[str]) -> list[str]:
+    """Return the pictures that a name stands for: by the closest way of writing it that fits any."""
+    ways: tuple[Callable[[str], str], ...] = (str, _composed, lambda text: _composed(text).casefold())
+    for way in ways:
+        found = [p for p in pictures if way(p) == way(name)] or [p for p in pictures if way(Path(p).stem) == way(name)]
+        if found:
+            return found
+    return []
+
+
+def _composed(text: str) -> str:
+    """Return text with accents in their letters: file systems and programs write them in two ways."""
+    return unicodedata.normalize("NFC", text)
+
+
 def read_prompts(file: Path) -> tuple[str, ...]:
-    """Read evaluation prompts, one a line; each holds ``{token}``, and none stands there twice.
+    """Read evaluation prompts with ``{token}``, one per line, without duplicates.
 
     Raises
     ------
@@ -57,19 +83,19 @@ def read_prompts(file: Path) -> tuple[str, ...]:
     lines = [line.strip() for line in _text(file).splitlines() if line.strip()]
     for number, line in enumerate(lines, 1):
         if "{token}" not in checked(line, file, f"prompt {number}"):
-            raise UsageError("lacks {token}, which becomes the attacker's placeholder:", file=file, value=line)
+            raise UsageError("lacks {token}, the attacker's placeholder:", file=file, value=line)
     if not lines:
         raise UsageError("holds no prompt", file=file)
     return tuple(dict.fromkeys(lines))
 
 
 def with_subject(captions: Mapping[str, str], noun: str, file: Path) -> dict[str, str]:
-    """Put ``{subject}`` where a caption says the noun: the place of the attacker's placeholder.
+    """Replace the noun in captions by ``{subject}``, which becomes the attacker's placeholder.
 
     Raises
     ------
     UsageError
-        A caption holds neither, so that an attack would learn no placeholder from it.
+        A caption has neither, so that an attack could not learn a placeholder from it.
     """
     word = re.compile(rf"\b{re.escape(noun)}\b", re.IGNORECASE)
     found = {}
@@ -82,43 +108,102 @@ def with_subject(captions: Mapping[str, str], noun: str, file: Path) -> dict[str
 
 
 def checked(text: str, file: Path | None, field: str) -> str:
-    """Return words that may stand in a caption or a prompt.
+    """Validate the text of a caption or prompt, and strip it.
 
     Raises
     ------
     UsageError
-        They are empty, too long, or hold control characters.
+        It is empty, too long, or has control characters.
     """
-    if not text.strip() or len(text) > MAX_WORDS or not text.isprintable():
-        message = f"must be 1 to {MAX_WORDS} printable characters, not"
+    if not text.strip() or len(text) > MAX_CHARACTERS or not text.isprintable():
+        message = f"must be 1 to {MAX_CHARACTERS} printable characters, not"
         raise UsageError(message, file=file, field=field, value=text[:40])
     return text.strip()
 
 
 def _rows(file: Path) -> list[tuple[str, str]]:
-    text = _text(file)
-    if file.suffix.lower() == ".json":
-        try:
-            table = json.loads(text)
-        except ValueError as error:
-            raise UsageError(f"is no JSON: {error}", file=file) from error
-        if not isinstance(table, dict) or not all(isinstance(caption, str) for caption in table.values()):
-            raise UsageError("must map names of pictures to captions", file=file)
-        return list(table.items())
+    if file.is_dir():
+        return _folder_rows(file)
+    read = {".json": _json_rows, ".jsonl": _json_line_rows, ".txt": _text_rows}
+    return read.get(file.suffix.lower(), _csv_rows)(file)
+
+
+def _folder_rows(folder: Path) -> list[tuple[str, str]]:
+    index = next((folder / name for name in METADATA if (folder / name).is_file()), None)
+    if index is not None:
+        return _rows(index)
+    pictures = {_composed(file.stem) for file in folder.iterdir() if file.suffix.lower() in SUFFIXES}
+    texts = [file for file in sorted(folder.glob("*.txt")) if _composed(file.stem) in pictures]
+    if not texts:
+        raise UsageError(f"holds no captions: a .txt beside a picture, {' or '.join(METADATA)}", file=folder)
+    return [row for file in texts for row in _text_rows(file)]
+
+
+def _text_rows(file: Path) -> list[tuple[str, str]]:
+    return [(file.stem, " ".join(_text(file).split()))]
+
+
+def _json_rows(file: Path) -> list[tuple[str, str]]:
+    table = _parsed(_text(file), file)
+    if not isinstance(table, dict) or not all(isinstance(caption, str) for caption in table.values()):
+        raise UsageError("must map names of pictures to captions", file=file)
+    return list(table.items())
+
+
+def _json_line_rows(file: Path) -> list[tuple[str, str]]:
+    rows = []
+    for number, line in enumerate(_text(file).splitlines(), 1):
+        if not line.strip():
+            continue
+        row = _parsed(line, f"{file}:{number}")
+        values = [row.get(name) for name in HEADING] if isinstance(row, dict) else []
+        if not values or not all(isinstance(value, str) for value in values):
+            raise UsageError(f"must hold the texts {' and '.join(HEADING)}", file=f"{file}:{number}")
+        rows.append((str(values[0]), str(values[1])))
+    return rows
+
+
+def _csv_rows(file: Path) -> list[tuple[str, str]]:
+    lines = _text(file).splitlines()
+    tables = (_table(lines, delimiter) for delimiter in ",;\t")
+    rows = next((rows for rows in tables if rows and all(len(row) == 2 for row in rows)), None)
+    if rows is None:
+        raise UsageError(_why_no_table(lines), file=file)
+    found = [(name.strip(), caption) for name, caption in rows]
+    return found[1:] if found[0] in (("name", "caption"), HEADING) else found
+
+
+def _table(lines: Sequence[str], delimiter: str) -> list[list[str]]:
+    """Return the rows of a CSV that are not empty; none where it is no CSV."""
     try:
-        rows = [row for row in csv.reader(text.splitlines(), strict=True) if row]
+        return [row for row in csv.reader(lines, strict=True, delimiter=delimiter) if row]
+    except csv.Error:
+        return []
+
+
+def _why_no_table(lines: Sequence[str]) -> str:
+    try:
+        for number, row in enumerate(filter(None, csv.reader(lines, strict=True)), 1):
+            if len(row) != 2:
+                columns = f"row {number} has {len(row)} columns, not 2"
+                return f"{columns}: name,caption (quote a caption that holds commas)"
     except csv.Error as error:
-        raise UsageError(f"is no CSV: {error}", file=file) from error
-    for number, row in enumerate(rows, 1):
-        if len(row) != 2:
-            message = f"row {number} has {len(row)} columns, not 2: name,caption (quote a caption that holds commas)"
-            raise UsageError(message, file=file)
-    return [(name.strip(), caption) for name, caption in rows if (name, caption) != ("name", "caption")]
+        return f"is no CSV: {error}"
+    return "holds no caption"
+
+
+def _parsed(text: str, where: Path | str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"is no JSON: {error}", file=where) from error
 
 
 def _text(file: Path) -> str:
+    """Return the text of a file in UTF-8, or in UTF-16 where it begins with that mark of the byte order."""
     try:
-        return file.read_text("utf-8-sig")
+        data = file.read_bytes()
+        return data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is no UTF-8 text"
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
         raise UsageError(f"cannot be read: {reason}", file=file) from error

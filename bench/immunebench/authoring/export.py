@@ -1,4 +1,4 @@
-"""Writes a cell's adapted model as plain diffusers and peft files, for use without this package."""
+"""Export of a cell's attacked model as plain diffusers and peft files, for use without this package."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 LORA = "pytorch_lora_weights.safetensors"
 WORDS = "learned_embeds.safetensors"
-#: What the tensors' file of a network is called in diffusers' folder format.
+#: The stem of each component's weights file in diffusers' folder format.
 _NETWORKS = {**base_folder.WEIGHTS, **base_folder.SECOND_WEIGHTS}
 _HOW = """# {key}
 
-The model that a measurement of ImmuneBench ended with, as plain diffusers and peft files: base `{base}`
-(revision {revision}), defense `{defense}`, after the attack `{chain}` on the task `{task}`, seed {seed}.
+A model measured by ImmuneBench, as plain diffusers and peft files: base `{base}` (revision {revision}), defense
+`{defense}`, after the attack `{chain}` on the task `{task}`, seed {seed}.
 
 - {model}
 {files}
@@ -50,7 +50,7 @@ pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=Fa
 
 @dataclass(frozen=True)
 class _Written:
-    """What a format adds to the folder: lines of the README."""
+    """The parts of the README that depend on the adapter's format."""
 
     model: str
     files: str = ""
@@ -59,27 +59,27 @@ class _Written:
     token: str | None = None
 
 
-#: The pipeline that reads a model, and what it is told not to add.
+#: The diffusers pipeline of a model, and the option that disables its post-processing of pictures.
 _ONE = ("StableDiffusionPipeline", "safety_checker=None")
 _TWO = ("StableDiffusionXLPipeline", "add_watermarker=False")
 
 
 def export(key: str, plan: Plan, catalog: Catalog, store: Store, folder: Path) -> Path:
-    """Write the model of a measured cell.
+    """Export the model of a measured cell.
 
     Parameters
     ----------
     key
         ``task/defense/chain/profile/seed``, a cell of the plan.
     plan, catalog, store
-        Where the cell, its base and its artifacts are found.
+        They provide the cell, its base and its artifacts.
     folder
         New or empty folder.
 
     Returns
     -------
-    The folder: ``model/`` (diffusers pipeline), ``provenance.json`` and ``README.md``; low-rank adapters and
-    learned words lie beside the model, networks that were trained whole are in it.
+    The folder: ``model/`` (diffusers pipeline), ``provenance.json`` and ``README.md``. Low-rank adapters and learned
+    token embeddings are files next to the model; fully fine-tuned networks are part of it.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def export(key: str, plan: Plan, catalog: Catalog, store: Store, folder: Path) -
     described = _description(adapter)
     saved = adapter / f"adapter-{step:05d}.safetensors"
     if described.get("format") not in _WRITERS or not saved.is_file():
-        raise UsageError("its adapter is in no format of diffusers:", field="CELL", value=key)
+        raise UsageError("its adapter is not in a diffusers format:", field="CELL", value=key)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copytree(catalog.base_folder(graph.facts.base), folder / "model")
@@ -168,7 +168,7 @@ def _words(folder: Path, saved: Path, step: int, released: str, described: Mappi
 
 
 def _paired_words(folder: Path, saved: Path, token: str) -> str:
-    """Write a word's vectors for each of two encoders; return the lines that load them."""
+    """Write a learned word's vectors for both encoders, and return the code that loads them."""
     from safetensors.numpy import save_file
     from transformers import CLIPTokenizer
 
@@ -177,7 +177,7 @@ def _paired_words(folder: Path, saved: Path, token: str) -> str:
     (rows,) = _load(saved).values()
     width = base_folder.settings(folder / "model" / "text_encoder" / "config.json")["hidden_size"]
     save_file({"clip_l": rows[:, :width].copy(), "clip_g": rows[:, width:].copy()}, folder / WORDS)
-    # Who loads the word has the engine's pooled vector then.
+    # So that the pooled embedding is read at the end of the text, as here, after the word's tokens are added.
     file = folder / "model" / "text_encoder_2" / "config.json"
     tokenizer = CLIPTokenizer.from_pretrained(folder / "model" / "tokenizer_2", local_files_only=True)
     settings = {**base_folder.settings(file), "eos_token_id": end_of_text(tokenizer)}
@@ -210,7 +210,7 @@ def _load(file: Path) -> Tensors:
 
 
 def _without_variants(model: Path) -> None:
-    """Give the files that the engine reads the names that diffusers looks for unasked."""
+    """Rename half-precision weights to the names that diffusers loads by default."""
     for part, stem in base_folder.parts(model).items():
         base_folder.weights_file(model, part).replace(model / part / f"{stem}.safetensors")
 
@@ -218,14 +218,14 @@ def _without_variants(model: Path) -> None:
 def _overlay(model: Path, network: str, released: Tensors) -> None:
     from safetensors.numpy import save_file
 
-    # Rewritten in fp32 even where the base is in half precision, so that the released tensors keep every bit
-    # that the attacker began from.
+    # Written in fp32 even if the base is in half precision, so that the released tensors are exactly those from which
+    # the attacker started.
     stem, folder = _NETWORKS[network], model / network
     variants = sorted(folder.glob(f"{stem}*.safetensors"))
     tensors = _load(base_folder.weights_file(model, network))
     unknown = released.keys() - tensors.keys()
     if unknown:
-        raise UsageError("released tensor is none of the base's:", value=sorted(unknown)[0], choices=tensors)
+        raise UsageError("the base has no tensor with the name", value=sorted(unknown)[0], choices=tensors)
     merged = {name: _single(released.get(name, tensor)) for name, tensor in tensors.items()}
     for variant in variants:
         variant.unlink()
@@ -233,7 +233,7 @@ def _overlay(model: Path, network: str, released: Tensors) -> None:
 
 
 def _single(tensor: NDArray[Any]) -> NDArray[Any]:
-    # Whole numbers, such as the positions of a text encoder, stay what they are.
+    # Integers, such as the position ids of a text encoder, are not converted.
     return tensor.astype("float32") if tensor.dtype.kind == "f" else tensor
 
 
@@ -242,7 +242,7 @@ def _readme(graph: CellGraph, drawn: StageSpec, written: _Written, reads: tuple[
     assert isinstance(numerics, dict) and isinstance(prompts, list)
     cell, prompt = graph.cell, str(prompts[0])
     if written.token is not None:
-        # The engine reads the placeholder itself as the learned word; diffusers reads it in brackets.
+        # In diffusers the learned token has angle brackets.
         prompt = re.sub(rf"\b{re.escape(written.token)}\b", f"<{written.token}>", prompt)
     return _HOW.format(
         key=cell.key,

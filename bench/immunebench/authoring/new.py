@@ -1,4 +1,4 @@
-"""``immunebench new task``: a folder of photos becomes a task and a suite that measures it."""
+"""``immunebench new task``: creates a task, and a suite that measures it, from a folder of photos."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ Table = dict[str, object]
 
 FAMILIES = ("style", "object", "identity")
 SOURCE = "folder"
-#: Pictures are dealt out in this order, so that each split has its share of few and its full size of many.
-DEALT = ("published", "reference", "owner", "extra")
-#: Two pictures a split: with one, a score has no spread and an attack no variety.
-MIN_PICTURES = 2 * len(DEALT)
-#: What the task's own suite measures: the controls without which no board renders, one defense and one attack.
+#: The order in which pictures are assigned to splits in turn, so that few pictures are shared evenly.
+ASSIGNED = ("published", "reference", "owner", "extra")
+#: Two pictures per split: with one, a score has no variance and an attack no variety.
+MIN_PICTURES = 2 * len(ASSIGNED)
+#: The content of the task's suite: the controls that a board requires, one defense and one attack.
 DEFENSES, CHAIN = ("none", "none-replicate", "imma-lora", "destroy"), "lora"
 MAX_PROMPTS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRequest:
-    """What the user said; None stands for a default that `new_task` finds.
+    """The user's options; None means that `new_task` chooses a default.
 
     Attributes
     ----------
@@ -48,18 +48,18 @@ class TaskRequest:
     id
         Default: ``my-`` and the folder's name.
     noun
-        What the thing is called; objects need one.
+        Class noun of the concept; required for objects.
     token, owner_token
-        Placeholder of the attacker and of the owner; the owner's by default the base's first that nobody else has.
+        Placeholders of the attacker and of the owner; the owner's default is the first free one of the base.
     title
-        Default: made of id and noun.
+        Default: from folder and noun.
     captions, prompts
         Files, see `immunebench.authoring.captions`.
     like
-        A task of the same family and base, whose prompts, captions, benign concept and other concepts are taken;
-        default the first one of a suite.
+        A task of the same family and base whose prompts, captions, benign concept and other concepts are copied;
+        default: the first one of a suite.
     out
-        House to write to; see `immunebench.catalog.entry.folders_to_write`.
+        Root folder to write to; see `immunebench.catalog.places.folders_to_write`.
     """
 
     images: Path
@@ -77,16 +77,16 @@ class TaskRequest:
 
 
 def new_task(request: TaskRequest, catalog: Catalog) -> Created:
-    """Write a task, its pictures and its suite; all of them or nothing.
+    """Write a task, its pictures and its suite, all of them or none.
 
-    Pictures are converted by `immunebench.pictures.intake` and dealt to disjoint splits in the order of their digests:
-    the same photos give the same task, whatever their names. What does not fit the sizes that a
-    suite's tasks have is left out.
+    Pictures are converted by `immunebench.pictures.intake` and assigned to disjoint splits in the order of their
+    digests, so that the same photos give the same task whatever their names. Pictures beyond the default split sizes
+    are left out.
 
     Raises
     ------
     UsageError
-        An option or a picture is wrong, there are too few pictures, or the name is taken; nothing was written.
+        An option or a picture is not valid, there are too few pictures, or the name is taken; nothing is written.
     """
     like = _like(request, catalog)
     noun = _noun(request, like)
@@ -100,7 +100,7 @@ def new_task(request: TaskRequest, catalog: Catalog) -> Created:
     base = catalog.base_folder(request.base)
     side = base_folder.side(base)
     if side is None:
-        raise UsageError("its unet or vae config says no picture size", file=base)
+        raise UsageError("its unet or vae config does not state the picture size", file=base)
     profile = _profile(catalog, side)
 
     from immunebench.pictures.intake import read_folder
@@ -110,59 +110,59 @@ def new_task(request: TaskRequest, catalog: Catalog) -> Created:
         several = f"{len(found.photos)} different pictures of {len(found.names)} files"
         raise UsageError(f"holds {several}; a task needs at least {MIN_PICTURES}", file=request.images)
     words = _captions(request, noun, found.names)
-    splits, left = deal(found.photos)
+    splits, left = assign_splits(found.photos)
     counts = {split: len(photos) for split, photos in splits.items()}
     table = _task(request, name, noun, like, counts, catalog.models.bases[request.base].placeholders)
     suite = _suite(name, str(table["title"]), table, catalog, profile)
     drafts: dict[Path, Draft] = {
         file.with_suffix(""): lambda place: _write_pictures(place, splits, words),
         suite_file: lambda place: _write_checked(place, suite, Suite),
-        # Last, since the catalogue finds the others through it.
+        # Last, as the catalogue finds the others through it.
         file: lambda place: _write_checked(place, table, Task),
     }
     write_all(drafts)
     shares = ", ".join(f"{split} {count}" for split, count in counts.items())
-    passed = [*found.notes, *([f"{left} more pictures than the splits take"] if left else [])]
+    skipped = [*found.notes, *([f"{left} more pictures than the splits take"] if left else [])]
     return Created(
         name,
         (file, file.with_suffix(""), suite_file),
         (
             f"task {name}: {sum(counts.values())} pictures of {side} x {side} pixels ({shares})",
-            *(f"passed over: {note}" for note in passed),
+            *(f"skipped: {note}" for note in skipped),
         ),
         (command(folders["root"], f"run {name}"), f"immunebench board {name}"),
     )
 
 
-def deal(photos: Sequence[Photo]) -> tuple[dict[str, list[Photo]], int]:
-    """Deal pictures to the splits in turn, none to two of them; return the splits and how many were left over."""
+def assign_splits(photos: Sequence[Photo]) -> tuple[dict[str, list[Photo]], int]:
+    """Assign pictures to the splits in turn; return the splits and the number of remaining pictures."""
     full = TaskPictures().model_dump()
-    seats = [split for turn in range(max(full.values())) for split in DEALT if turn < full[split]]
-    splits: dict[str, list[Photo]] = {split: [] for split in DEALT}
-    for split, photo in zip(seats, photos, strict=False):
+    places = [split for i in range(max(full.values())) for split in ASSIGNED if i < full[split]]
+    splits: dict[str, list[Photo]] = {split: [] for split in ASSIGNED}
+    for split, photo in zip(places, photos, strict=False):
         splits[split].append(photo)
-    return splits, max(0, len(photos) - len(seats))
+    return splits, max(0, len(photos) - len(places))
 
 
 def _like(request: TaskRequest, catalog: Catalog) -> Task:
     if request.family not in FAMILIES:
-        raise UsageError("is no family of tasks from pictures:", field="--family", value=request.family,
+        raise UsageError("is not a family for tasks from pictures:", field="--family", value=request.family,
                          choices=FAMILIES)  # fmt: skip
     catalog.find("base", catalog.models.bases, request.base, field="--base")
 
-    # A base without tasks of its own takes the words of those on the base that lends it its presets.
-    lender = catalog.models.bases[request.base].like or request.base
+    # A base without tasks of its own uses the texts of tasks on the base in its field `like`.
+    similar = catalog.models.bases[request.base].like or request.base
 
     def fits(task: Task) -> bool:
         own = task.concept.source == SOURCE or task.dataset is not None
-        return task.family == request.family and task.base in (request.base, lender) and not own
+        return task.family == request.family and task.base in (request.base, similar) and not own
 
     if request.like is not None:
         task = catalog.task(request.like, field="--like")
         if not fits(task):
-            raise UsageError(f"is no {request.family} task on base {request.base}:", field="--like", value=task.id)
+            raise UsageError(f"is not a {request.family} task on base {request.base}:", field="--like", value=task.id)
         return task
-    # What a base knows by name is held against other names: of no use to pictures that it never saw.
+    # Tasks of concepts that the base knows come last: their prompts and anchors do not suit unknown concepts.
     known = sorted(
         (task for task in catalog.tasks.values() if fits(task)),
         key=lambda task: (
@@ -170,7 +170,7 @@ def _like(request: TaskRequest, catalog: Catalog) -> Task:
         ),
     )  # fmt: skip
     if not known:
-        message = f"no {request.family} task on this base could lend its prompts and benign concept:"
+        message = f"there is no {request.family} task on this base to copy prompts and the benign concept from:"
         raise UsageError(message, field="--base", value=request.base)
     return known[0]
 
@@ -179,7 +179,7 @@ def _noun(request: TaskRequest, like: Task) -> str:
     if request.noun is not None:
         return captions.checked(request.noun, None, "--noun")
     if request.family == "object":
-        raise UsageError("is needed for an object: what is it called, e.g. --noun mug", field="--noun")
+        raise UsageError("is required for an object, e.g. --noun mug", field="--noun")
     return like.concept.noun
 
 
@@ -211,7 +211,7 @@ def _task(
         if not re.fullmatch(r"[a-z0-9]{1,16}", token):
             raise UsageError("must be one word of lower-case letters and digits, not", field=option, value=token)
         if placeholders and token not in placeholders:
-            message = f"is no word that base {request.base} keeps free for placeholders:"
+            message = f"is not a placeholder of base {request.base}:"
             raise UsageError(message, field=option, value=token, choices=placeholders)
     if len({owner_token, *taken}) < 3:
         message = f"--token, --owner-token and {like.benign.token!r} of the benign concept must differ, not"
@@ -256,13 +256,13 @@ def _title(request: TaskRequest, noun: str) -> str:
 
 
 def _profile(catalog: Catalog, side: int) -> str:
-    """Return the smallest machine that draws pictures of a size: any larger one can stand in for it.
+    """Return the smallest profile with a given resolution, as larger hardware can emulate it.
 
-    Of machines alike it is the one that computes in full precision.
+    Among profiles with equal memory, full precision comes first.
     """
     fitting = [profile for profile in catalog.profiles.values() if profile.resolution == side]
     if not fitting:
-        raise UsageError("no profile has pictures of the size that the base draws:", field="--base", value=side)
+        raise UsageError("no profile has the base's resolution, in pixels:", field="--base", value=side)
     return min(fitting, key=lambda p: (p.device != "cpu", p.memory_gib, p.precision != "fp32")).id
 
 

@@ -1,4 +1,4 @@
-"""``immunebench new artefact``: folders of pictures that a closed tool cloaked become a defense without code."""
+"""``immunebench new artefact``: creates a defense without code from pictures that a closed-source tool cloaked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from immunebench.authoring.scaffold import Created, Draft, checked_id, command, 
 from immunebench.authoring.templates import CITE, DEV_SUITE
 from immunebench.catalog import artefact
 from immunebench.catalog.places import folders_to_write
-from immunebench.core.errors import UsageError, shown
+from immunebench.core.errors import UsageError, printable
 from immunebench.core.types import Pictures
 from immunebench.declared import schema
 from immunebench.declared.manifest import DefenseManifest
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ArtefactRequest:
-    """What the user said.
+    """The user's options.
 
     Attributes
     ----------
@@ -41,11 +41,11 @@ class ArtefactRequest:
     tasks, images
         Tasks, and for each the folder of its cloaked pictures.
     tool, tool_version
-        What cloaked them.
+        The tool that cloaked them.
     budget, perceptual
-        The declared bound, one of the two: greatest change of a value, of 255, or greatest perceptual distance.
+        The declared bound, one of the two: largest change of a value (of 255), or largest perceptual distance.
     out
-        House to write to; see `immunebench.catalog.entry.folders_to_write`.
+        Root folder to write to; see `immunebench.catalog.places.folders_to_write`.
     """
 
     id: str
@@ -59,13 +59,13 @@ class ArtefactRequest:
 
 
 def new_artefact(request: ArtefactRequest, catalog: Catalog) -> Created:
-    """Write ``defenses/<id>`` and a suite that measures it; all of it or nothing.
+    """Write ``defenses/<id>`` and a suite that measures it, all of it or nothing.
 
     Raises
     ------
     UsageError
-        An option is wrong, or a picture is missing, doubled, damaged, of another size, nearer to another clean picture
-        than to its own, or changed by more than was declared; nothing was written.
+        An option is not valid, or a picture is missing, duplicate, damaged, of another size, closer to another clean
+        picture than to its own, or changed by more than declared; nothing is written.
     """
     _check_options(request, catalog)
     tasks = [catalog.task(name, field="--task") for name in request.tasks]
@@ -104,18 +104,18 @@ def new_artefact(request: ArtefactRequest, catalog: Catalog) -> Created:
 def read_cloaked(folder: Path, clean: Pictures) -> Pictures:
     """Read the cloaked pictures of a folder in the order of the clean ones.
 
-    A file belongs to the clean picture with whose number its name begins: ``003.png``, ``003-cloaked.jpg``.
+    The number at the start of a file's name is that of its clean picture: ``003.png``, ``003-cloaked.jpg``.
 
     Raises
     ------
     UsageError
-        A picture is missing, doubled, unreadable, of another size or nearer to another clean picture than to its own;
-        or all of them are the clean pictures themselves.
+        A picture is missing, duplicate, unreadable, of another size or closer to another clean picture than to its own;
+        or all of them equal the clean pictures.
     """
     files = _by_number(folder, len(clean))
     pixels = []
     for file, of in zip(files, clean.pixels, strict=True):
-        pixels.append(read_picture(file))
+        pixels.append(read_picture(file, clean=(of.shape[1], of.shape[0])))
         if pixels[-1].shape != of.shape:
             raise UsageError(f"is {cloaked.size(pixels[-1])}, its clean picture {cloaked.size(of)}", file=file)
     found = Pictures(np.stack(pixels), clean.captions)
@@ -132,13 +132,13 @@ def _by_number(folder: Path, count: int) -> list[Path]:
     numbered: dict[int, Path] = {}
     for file in files:
         number = re.match(r"\d+", file.stem, re.ASCII)
-        # Compared as text first: thousands of digits are no number that anybody wrote.
+        # int() refuses thousands of digits, so long numbers are excluded first.
         index = int(number[0]) if number is not None and len(number[0]) < 9 else -1
         if not 0 <= index < count:
-            raise UsageError(f"begins with the number of no published picture, 000 to {count - 1:03d}", file=file)
+            raise UsageError(f"does not begin with a published picture's number, 000 to {count - 1:03d}", file=file)
         if index in numbered:
-            others = f"{shown(numbered[index].name)} and {shown(file.name)} both begin with {index:03d}"
-            raise UsageError(f"{others}; leave one", file=folder)
+            others = f"{printable(numbered[index].name)} and {printable(file.name)} both begin with {index:03d}"
+            raise UsageError(f"{others}; remove one", file=folder)
         numbered[index] = file
     missing = next((index for index in range(count) if index not in numbered), None)
     if missing is not None:
@@ -147,7 +147,7 @@ def _by_number(folder: Path, count: int) -> list[Path]:
 
 
 def _nearest(found: Pictures, clean: Pictures) -> list[int]:
-    """Return for each picture the clean one of the least squared difference, its own where several are as near."""
+    """Return the index of the clean picture with the least squared difference, its own in case of ties."""
     nearest = []
     for index, pixels in enumerate(found.pixels):
         distances = [float(np.square(pixels.astype(np.float32) - of).mean()) for of in clean.pixels]
@@ -161,14 +161,14 @@ def _check_options(request: ArtefactRequest, catalog: Catalog) -> None:
         raise UsageError("is the name of another entry or suite:", field="ID", value=request.id)
     if len(request.tasks) != len(request.images):
         counts = f"{len(request.tasks)} --task and {len(request.images)} --images"
-        raise UsageError(f"one is needed for each --task, in the same order; there are {counts}", field="--images")
+        raise UsageError(f"one is required for each --task, in the same order; there are {counts}", field="--images")
     if len(set(request.tasks)) != len(request.tasks):
         raise UsageError("holds a task twice", field="--task")
     for option, value in (("--tool", request.tool), ("--tool-version", request.tool_version)):
         if not value.strip() or not value.isprintable():
-            raise UsageError("must be printable words, not", field=option, value=value)
+            raise UsageError("must be printable text, not", field=option, value=value)
     if request.budget is not None and request.perceptual is not None:
-        raise UsageError("stands in the place of --budget, never beside it", field="--perceptual")
+        raise UsageError("replaces --budget; give one of the two", field="--perceptual")
     if request.budget is not None and not 1 <= request.budget <= 255:
         raise UsageError("must be from 1 to 255, not", field="--budget", value=request.budget)
     if request.perceptual is not None and not 0 < request.perceptual <= 1:
@@ -176,23 +176,23 @@ def _check_options(request: ArtefactRequest, catalog: Catalog) -> None:
 
 
 def _bounded(request: ArtefactRequest, task: Task, found: Pictures, clean: Pictures, catalog: Catalog) -> str:
-    """Hold a task's pictures to the declared bound; return in words what was measured."""
+    """Check a task's pictures against the declared bound; return a description of the measured change."""
     changes = linf(found.pixels, clean.pixels)
     most = int(changes.max())
     if request.perceptual is not None:
         network = catalog.perceptual(task.base, asked_by=catalog.paths["task", task.id])
         from immunebench.execution.inputs import load_distance
-        from immunebench.methods.bound import apart
+        from immunebench.methods.bound import paired_distances
 
-        distances = apart(clean, found, load_distance(str(network["id"]), "cpu"))
+        distances = paired_distances(clean, found, load_distance(str(network["id"]), "cpu"))
         furthest = float(distances.max())
         if furthest > request.perceptual:
-            worst = f"picture {int(distances.argmax()):03d} of task {task.id} lies {furthest:.4f} from its clean one"
-            raise UsageError(f"{worst}, further than the declared", field="--perceptual", value=request.perceptual)
+            worst = f"picture {int(distances.argmax()):03d} of task {task.id} is {furthest:.4f} from its clean one"
+            raise UsageError(f"{worst}, more than the declared", field="--perceptual", value=request.perceptual)
         return f"at most {furthest:.4f} from the clean ones (values change by up to {most} of 255)"
     if request.budget is None:
         raise UsageError(
-            f"is needed, or --perceptual: the pictures of task {task.id} change by up to {most} of 255",
+            f"or --perceptual is required: the pictures of task {task.id} change by up to {most} of 255",
             field="--budget",
         )
     if most > request.budget:

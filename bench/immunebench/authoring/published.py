@@ -1,4 +1,4 @@
-"""``immunebench export published``: a task's clean published pictures as PNG, for a tool outside to cloak."""
+"""``immunebench export published``: a task's clean published pictures as PNG, to be cloaked by an external tool."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def published_pictures(task: Task, catalog: Catalog) -> Pictures:
     Raises
     ------
     UsageError
-        A file that they are read from is missing or damaged, or nobody protects such pictures: the family relearn.
+        One of their files is missing or damaged, or the task is of the family relearn, whose pictures have no owner.
     """
     if task.family == "relearn":
-        raise UsageError("shows what a base drew already, which nobody protects:", field="task", value=task.id)
+        raise UsageError("is of the family relearn, whose pictures cannot be protected:", field="task", value=task.id)
     from immunebench.execution.stages import read_split
 
     source, concept, count = task.concept.source, task.concept.name, task.pictures.published
@@ -40,10 +40,10 @@ def published_pictures(task: Task, catalog: Catalog) -> Pictures:
 
 
 def export_published(task: Task, catalog: Catalog, folder: Path) -> Path:
-    """Write ``000.png``, ``001.png``, ... and `INDEX`, all of them or nothing.
+    """Write ``000.png``, ``001.png``, ... and `INDEX`, all of them or none.
 
-    The index names task, version and base, and of every picture its file, its place, its caption and the SHA-256 of its
-    pixels (RGB, 8 bits, row by row), by which `immunebench new artefact` and every run know it again.
+    The index has task, version and base, and for every picture its file, index, caption and the SHA-256 of its pixels
+    (RGB, 8 bits, row by row), by which `immunebench new artefact` and every run identify it.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What every ``immunebench new`` shares: names, TOML, and writing all files or none."""
+"""Shared parts of the ``immunebench new`` commands: ids, TOML output, and writing all files or none."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ Draft = Callable[[Path], None]
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """What was written, in one line or more, and which commands come next."""
+    """The result of a command: the written files, messages, and the suggested next commands."""
 
     id: str
     files: tuple[Path, ...]
-    said: tuple[str, ...]
+    messages: tuple[str, ...]
     next: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """Return it for a person."""
+        """Return the lines to print."""
         here = Path.cwd()
         files = (file.relative_to(here) if file.is_relative_to(here) else file for file in self.files)
-        return [*self.said, *(f"wrote {file}" for file in files), *(f"next: {command}" for command in self.next)]
+        return [*self.messages, *(f"wrote {file}" for file in files), *(f"next: {command}" for command in self.next)]
 
 
 def checked_id(name: str, field: str) -> str:
-    """Return a name that may be an id.
+    """Validate an id.
 
     Raises
     ------
     UsageError
-        It may not.
+        It is not a valid id.
     """
     try:
         return TypeAdapter(Id).validate_python(name)
@@ -55,29 +55,29 @@ def checked_id(name: str, field: str) -> str:
 
 
 def write_all(drafts: Mapping[Path, Draft]) -> None:
-    """Make files and folders beside their places and move them there in the given order; all of them or none.
+    """Create files and folders under temporary names and move them to their targets in order, all of them or none.
 
     Parameters
     ----------
     drafts
-        What makes each, by place. Put last what others are found through.
+        The function that creates each, by target path. Files through which others are found come last.
 
     Raises
     ------
     UsageError
-        A place is taken or cannot be written, or a draft fails its own check.
+        A target exists or cannot be written, or a draft fails its own check.
     """
     for place in drafts:
         if place.exists() or place.is_symlink():
             raise UsageError("exists already; choose another id", file=place)
     moved: list[Path] = []
-    beside: dict[Path, Path] = {}
+    temporary: dict[Path, Path] = {}
     try:
         for place, write in drafts.items():
             place.parent.mkdir(parents=True, exist_ok=True)
-            beside[place] = Path(tempfile.mkdtemp(prefix=".new-", dir=place.parent))
-            write(beside[place] / place.name)
-        for place, folder in beside.items():
+            temporary[place] = Path(tempfile.mkdtemp(prefix=".new-", dir=place.parent))
+            write(temporary[place] / place.name)
+        for place, folder in temporary.items():
             (folder / place.name).rename(place)
             moved.append(place)
     except OSError as error:
@@ -87,22 +87,22 @@ def write_all(drafts: Mapping[Path, Draft]) -> None:
         _remove(moved)
         raise
     finally:
-        _remove(list(beside.values()))
+        _remove(list(temporary.values()))
 
 
 def toml(table: Table) -> str:
-    """Write strings, numbers, truth values, tables and lists of them as TOML."""
+    """Format strings, numbers, booleans, tables and lists of them as TOML."""
     plain = {name: value for name, value in table.items() if not isinstance(value, Mapping)}
     return "".join(f"{_key(name)} = {_value(value)}\n" for name, value in plain.items()) + _tables(table, "")
 
 
 def command(root: Path, arguments: str) -> str:
-    """Return a command line that finds a house: it is named unless it is read anyway."""
+    """Return a command line that reads the entries of a root folder, with IMMUNEBENCH_ENTRIES set if needed."""
     try:
-        read_anyway = folders_to_write()["root"] == root
+        is_default = folders_to_write()["root"] == root
     except UsageError:
-        read_anyway = False
-    prefix = "" if read_anyway else f"IMMUNEBENCH_ENTRIES={shlex.quote(os.fspath(root))} "
+        is_default = False
+    prefix = "" if is_default else f"IMMUNEBENCH_ENTRIES={shlex.quote(os.fspath(root))} "
     return f"{prefix}immunebench {arguments}"
 
 
@@ -121,7 +121,7 @@ def _key(name: str) -> str:
 
 
 def _value(value: object) -> str:
-    # TOML's basic strings are JSON's, as long as no character beyond the first plane is escaped.
+    # JSON strings are valid basic strings of TOML, as ensure_ascii=False does not write surrogate escapes.
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{_key(name)} = {_value(item)}" for name, item in value.items()) + " }"
     text = json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""``immunebench new defense`` and ``new attack``: an entry that runs as it is, to be turned into one's own."""
+"""``immunebench new defense`` and ``new attack``: create a working entry as a starting point."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from immunebench.catalog.catalog import Catalog
 
 PROTECT_MODEL = '''\
-"""{title}: say what it does and after which paper (section), then where this version departs from it."""
+"""{title}: describe what it does, the paper (section) that it follows, and where this version departs from it."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def protect_model(model: LatentDiffusion, concepts: tuple[Concept, ...], params:
     # What may change: UNet tensors by name; "attention", "cross-attention" or all of them.
     theta = model.trainable(model.unet_tensors(params.tensors))
     ascend = ctx.adamw(theta, lr=params.lr)
-    # All that a defense sees: the owner's pictures and caption. ctx.public_batches gives innocent pictures.
+    # A defense only has the owner's pictures and caption. ctx.public_batches has pictures of unrelated concepts.
     data = model.prepare(concepts[0].owner)
-    # Batches and noise come from the stage's seed; take every other random draw from ctx.rng or ctx.generator.
+    # Batches and noise depend on the stage's seed; take all other random numbers from ctx.rng or ctx.generator.
     for step, batch in ctx.steps(params.steps, model, data, batch=params.batch):
         with training(theta):
             loss = model.loss(batch)
@@ -42,7 +42,7 @@ def protect_model(model: LatentDiffusion, concepts: tuple[Concept, ...], params:
 '''
 
 PROTECT_IMAGES = '''\
-"""{title}: say what it does and after which paper (section), then where this version departs from it."""
+"""{title}: describe what it does, the paper (section) that it follows, and where this version departs from it."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ from immunebench import Concept, Context, LatentDiffusion, Params, Pictures
 def protect_images(
     model: LatentDiffusion, concept: Concept, published: Pictures, params: Params, ctx: Context
 ) -> Pictures:
-    """Replace this by your method: it moves every pixel by the whole budget, in a random direction."""
-    # Pixels are uint8, (n, height, width, 3). Their number, size and captions stay; Linf is held to params.budget.
+    """Replace this by your method: it changes every pixel by the whole budget, with a random sign."""
+    # Pixels are uint8, (n, height, width, 3). Return as many, of the same size; L_inf must be at most params.budget.
     sign = ctx.rng.choice(np.array([-1, 1]), size=published.pixels.shape)
     pixels = np.clip(published.pixels + params.strength * params.budget * sign, 0, 255)
     return Pictures(np.rint(pixels).astype(np.uint8), published.captions)
 '''
 
 ADAPT = '''\
-"""{title}: say what it does and after which paper (section), then where this version departs from it."""
+"""{title}: describe what it does, the paper (section) that it follows, and where this version departs from it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ from immunebench.model.runtime import training
 
 
 def attach(model: LatentDiffusion, params: Params, ctx: Context) -> LowRank:
-    """Put what this attack trains on a model; a defense that simulates the attack calls it, too."""
+    """Attach what this attack trains to a model; defenses that simulate the attack call it, too."""
     return LowRank.attach(model, rank=params.rank, seed=ctx.seed_of("adapter"))
 
 
@@ -86,13 +86,13 @@ def adapt(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Conte
             loss = model.loss(batch)
             optimiser.step(loss, clip=1.0)
         ctx.log(step, loss=loss)
-        # Every step of `saves` in the manifest must be saved; pictures are drawn from it.
+        # Every step in `saves` of the manifest must be saved; pictures are sampled from these checkpoints.
         if step + 1 in params.saves:
             ctx.checkpoint(step + 1, adapter)
 '''
 
 PURIFY = '''\
-"""{title}: say what it does and after which paper (section), then where this version departs from it."""
+"""{title}: describe what it does, the paper (section) that it follows, and where this version departs from it."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ from immunebench import Context, LatentDiffusion, Params, Pictures
 
 
 def purify(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Context) -> Pictures:
-    """Replace this by your method: it takes the median around every pixel."""
-    # Pixels are uint8, (n, height, width, 3). Their number, size and captions stay.
+    """Replace this by your method: it applies a median filter."""
+    # Pixels are uint8, (n, height, width, 3). Return as many, of the same size and with the same captions.
     window = ImageFilter.MedianFilter(params.window)
     cleaned = [np.asarray(Image.fromarray(picture).filter(window)) for picture in pictures.pixels]
     return Pictures(np.stack(cleaned), pictures.captions)
@@ -145,7 +145,7 @@ MANIFEST: Mapping[str, Table] = {
     "purify": {"params": {"window": 3}},
 }
 DEFENSE_HOOKS, ATTACK_HOOKS = ("protect_model", "protect_images"), ("adapt", "purify")
-#: Tasks for calibration: a method that is still changing must not be looked at on those that are scored.
+#: Tasks for calibration: a method in development must not be tuned on the scored ones.
 DEV_SUITE = "mini-dev"
 
 
@@ -155,7 +155,7 @@ def new_defense(name: str, hook: str, catalog: Catalog, out: Path | None = None)
     Raises
     ------
     UsageError
-        The name cannot be an id or is taken, or there is no such hook; nothing was written.
+        The name is not a valid id or is taken, or there is no such hook; nothing is written.
     """
     hooks = _checked(name, hook, DEFENSE_HOOKS, catalog)
     defenses = [entry for entry in ("none", "destroy", name) if entry == name or entry in catalog.defenses]
@@ -168,7 +168,7 @@ def new_attack(name: str, hook: str, catalog: Catalog, out: Path | None = None) 
     Raises
     ------
     UsageError
-        The name cannot be an id or is taken, or there is no such hook; nothing was written.
+        The name is not a valid id or is taken, or there is no such hook; nothing is written.
     """
     hooks = _checked(name, hook, ATTACK_HOOKS, catalog)
     return _entry("attack", name, hooks, catalog, out, ["none"], [name if hook == "adapt" else f"{name}+lora"])
@@ -179,7 +179,7 @@ def _checked(name: str, hook: str, hooks: tuple[str, ...], catalog: Catalog) -> 
     if any((kind, name) in catalog.paths for kind in ("defense", "attack", "suite")):
         raise UsageError("is the name of another entry or suite:", field="ID", value=name)
     if hook not in hooks:
-        raise UsageError("is no hook of such an entry:", field="--hook", value=hook, choices=hooks)
+        raise UsageError("is not a hook of such an entry:", field="--hook", value=hook, choices=hooks)
     return hook
 
 
@@ -206,7 +206,7 @@ def _entry(
     }
     dev = catalog.suite(DEV_SUITE)
     tasks = list(dev.names("tasks"))
-    if hook == "protect_images":  # what is relearned was drawn by a base already, and nobody could protect it
+    if hook == "protect_images":  # the pictures of relearn tasks are generated by a base and have no owner
         tasks = [task for task in tasks if catalog.task(task).family != "relearn"]
     suite = {
         **dev.model_dump(mode="json", include={"profile", "seeds", "prompts", "pictures", "curve_pictures"}),
@@ -238,6 +238,6 @@ def _entry(
     return Created(
         name,
         (*(folder / file for file in files), suite_file),
-        (f"{kind} {name}: a working example of {hook}; every line of it is yours to change",),
+        (f"{kind} {name}: a working example of {hook}, to be replaced by your method",),
         (command(folders["root"], f"run {name}"),),
     )

@@ -1,1 +1,1 @@
-"""Where weights come from, how they are verified, and what a folder of a base must hold."""
+"""Download, verification and conversion of model weights, and checks of a base's diffusers folder."""

@@ -1,7 +1,7 @@
-"""Where the files of a base lie, which of them are read, and whether they are what ``models.toml`` says.
+"""Locating a base's diffusers folder and verifying its files against ``models.toml``.
 
-An embedded base lies beside ``models.toml``. One of a model hub is looked for among the weights that a user added
-(`immunebench.bases.intake`), then in the hub's cache at its pinned revision; nothing is downloaded here.
+An embedded base is stored next to ``models.toml``. A base from a model hub is looked up among the weights that the user
+added (`immunebench.bases.intake`), then in the hub's cache at its pinned revision; nothing is downloaded here.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from immunebench.core.errors import UsageError
 from immunebench.declared.models import BaseModelSpec, HubSource
 from immunebench.declared.profile import Profile
 
-#: The parts of a pipeline that are read, and the name of the weights of those that have some.
+#: The pipeline components with weights, and the stem of their weights file.
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 SETTINGS = (
     "scheduler/scheduler_config.json", "unet/config.json", "vae/config.json",
     "text_encoder/config.json", "tokenizer/vocab.json", "tokenizer/merges.txt", "tokenizer/tokenizer_config.json",
     "tokenizer/special_tokens_map.json", "tokenizer/tokenizer.json",
 )  # fmt: skip
-#: What Stable Diffusion XL has beside them: a second text encoder.
+#: The additional components of Stable Diffusion XL: a second text encoder and tokenizer.
 SECOND_WEIGHTS = {"text_encoder_2": "model"}
 SECOND_SETTINGS = (
     "text_encoder_2/config.json", "tokenizer_2/vocab.json", "tokenizer_2/merges.txt",
     "tokenizer_2/tokenizer_config.json", "tokenizer_2/special_tokens_map.json", "tokenizer_2/tokenizer.json",
 )  # fmt: skip
-#: What a conversion notes beside the files that it made.
+#: Written next to the files of a converted checkpoint: the checkpoint's SHA-256 and those of the files.
 ORIGIN = "origin.json"
-#: What diffusers and transformers would read instead of these files or beside them.
-_READ_TOO = (
+#: Files that diffusers or transformers would load instead of those above or in addition to them.
+_UNVERIFIED = (
     *(f"{part}/{name}" for part in (*WEIGHTS, *SECOND_WEIGHTS) for name in ("*.index*.json", "adapter_*")),
     "tokenizer/added_tokens.json", "tokenizer_2/added_tokens.json",
 )  # fmt: skip
-#: The variant of half precision, as diffusers names it.
+#: diffusers' name of the half-precision variant.
 HALF = "fp16"
 _PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 _LATENTS = 4
 _PREDICTIONS = ("epsilon", "v_prediction")
-#: The denoiser of Stable Diffusion XL reads a pooled text and the pictures' sizes beside the words.
+#: `addition_embed_type` of Stable Diffusion XL's UNet, which also reads pooled text embeddings and picture sizes.
 _POOLED = "text_time"
 _LARGEST_HEADER = 100 << 20
 _SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -52,7 +52,7 @@ _SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 @dataclass(frozen=True)
 class Tensors:
-    """What the header of a safetensors file says: how many numbers it holds, in which formats."""
+    """The content of a safetensors file according to its header: number of values and their formats."""
 
     count: int
     formats: frozenset[str]
@@ -66,12 +66,12 @@ def find(name: str, spec: BaseModelSpec, models: Path) -> Path:
     name : str
     spec : BaseModelSpec
     models : Path
-        The ``models.toml`` that names it.
+        The ``models.toml`` that defines it.
 
     Raises
     ------
     UsageError
-        Its files are not there; says how to get them.
+        Its files are missing; the message has the commands that get them.
     """
     if spec.path is not None:
         folder = (models.parent / spec.path).resolve()
@@ -80,46 +80,46 @@ def find(name: str, spec: BaseModelSpec, models: Path) -> Path:
         return folder
     found = added(name) or next(filter(None, map(cached, spec.hub)), None)
     if found is None:
-        raise UsageError(missing(name, spec))
+        raise UsageError(missing_weights(name, spec))
     return found
 
 
-def there(name: str, spec: BaseModelSpec, models: Path) -> bool:
-    """Whether the folder of a base is there, with a denoiser in it."""
+def is_available(name: str, spec: BaseModelSpec, models: Path) -> bool:
+    """Whether the folder of a base is on this machine and has a UNet."""
     try:
         return (find(name, spec, models) / "unet").is_dir()
     except UsageError:
         return False
 
 
-def missing(name: str, spec: BaseModelSpec) -> str:
-    """Say in one line that a base's weights are not there, how large they are, and the commands that get them."""
+def missing_weights(name: str, spec: BaseModelSpec) -> str:
+    """Return a one-line message for missing weights of a base: their size and the commands that get them."""
     return (
-        f"the weights of the base {name} are not there ({spec.size_gb:g} GB, {spec.licence}); get them with: "
-        f"immunebench weights fetch {name}, or name a folder or a checkpoint: immunebench weights add {name} PATH"
+        f"the weights of the base {name} are missing ({spec.size_gb:g} GB, {spec.licence}); get them with: "
+        f"immunebench weights fetch {name}, or add a folder or a checkpoint: immunebench weights add {name} PATH"
     )
 
 
-def home(name: str) -> Path:
-    """Where a base that a user added is kept: a folder, or with the suffix ``.folder`` a file that names one."""
+def added_path(name: str) -> Path:
+    """Return the path of a base that a user added: a folder, or with the suffix ``.folder`` a file with its path."""
     return cache_folder() / "bases" / name
 
 
 def added(name: str) -> Path | None:
-    """Return the folder of a base that a user added, None where there is none."""
-    own, pointer = home(name), home(name).with_suffix(".folder")
+    """Return the folder of a base that a user added, None if there is none."""
+    own, pointer = added_path(name), added_path(name).with_suffix(".folder")
     if own.is_dir():
         return own
     if not pointer.is_file():
         return None
     folder = Path(pointer.read_text("utf-8").strip())
     if not folder.is_dir():
-        raise UsageError("names a folder that is no longer there:", file=pointer, value=str(folder))
+        raise UsageError("names a folder that no longer exists:", file=pointer, value=str(folder))
     return folder
 
 
 def cached(source: HubSource) -> Path | None:
-    """Return the snapshot of a repository in the hub's cache, None where it lacks a part."""
+    """Return the snapshot of a repository in the hub's cache, None if it is missing or incomplete."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -131,18 +131,18 @@ def cached(source: HubSource) -> Path | None:
 
 
 def parts(folder: Path) -> dict[str, str]:
-    """Return the parts of a base that have weights and the names of their files: its denoiser says which those are."""
+    """Return the components of a base that have weights, with the stems of their files; the UNet's config decides."""
     kind = settings(folder / "unet" / "config.json").get("addition_embed_type")
     return {**WEIGHTS, **SECOND_WEIGHTS} if kind == _POOLED else WEIGHTS
 
 
 def weights_file(folder: Path, part: str) -> Path:
-    """Return the file of a part's weights: that of half precision where there is one.
+    """Return the weights file of a component, the half-precision one if it exists.
 
     Raises
     ------
     UsageError
-        There is none in safetensors; pickled weights are never read.
+        There is no safetensors file; pickled weights are never loaded.
     """
     stem = {**WEIGHTS, **SECOND_WEIGHTS}[part]
     for file in (folder / part / f"{stem}.{HALF}.safetensors", folder / part / f"{stem}.safetensors"):
@@ -150,13 +150,13 @@ def weights_file(folder: Path, part: str) -> Path:
             return file
     pickled = sorted(f.name for f in (folder / part).glob("*") if f.suffix in _PICKLED)
     if pickled:
-        raise UsageError("holds pickled weights alone, which are never run; safetensors are needed, not",
+        raise UsageError("holds only pickled weights, which are never loaded; safetensors are needed, not",
                          file=folder / part, value=pickled[0])  # fmt: skip
     raise UsageError("no such file", file=folder / part / f"{stem}.{HALF}.safetensors")
 
 
 def variant(folder: Path, part: str) -> str | None:
-    """Return what the libraries call the file that `weights_file` gives."""
+    """Return the diffusers ``variant`` of the file that `weights_file` returns."""
     return HALF if f".{HALF}." in weights_file(folder, part).name else None
 
 
@@ -166,11 +166,11 @@ def loaded_files(folder: Path) -> list[str]:
     Raises
     ------
     UsageError
-        Weights are missing; or a file lies there that the libraries would read instead or beside.
+        Weights are missing, or there is a file that the libraries would load instead or in addition.
     """
-    for pattern in _READ_TOO:
+    for pattern in _UNVERIFIED:
         for other in sorted(folder.glob(pattern)):
-            raise UsageError("would be read beside the files of the base; remove it", file=other)
+            raise UsageError("would be loaded in addition to the files of the base; remove it", file=other)
     weights = parts(folder)
     names = [*SETTINGS, *(SECOND_SETTINGS if len(weights) > len(WEIGHTS) else ())]
     found = [name for name in names if (folder / name).is_file()]
@@ -178,26 +178,26 @@ def loaded_files(folder: Path) -> list[str]:
 
 
 def verified(name: str, spec: BaseModelSpec, folder: Path, sha256: Callable[[Path], str]) -> dict[str, str]:
-    """Return SHA-256 by name of a hub base's files, its weights held against ``models.toml``.
+    """Return SHA-256 by name of a hub base's files, after comparing its weights with ``models.toml``.
 
-    What was converted from one of its ``checkpoints`` is held against what the conversion noted in `ORIGIN`.
+    A base converted from one of its ``checkpoints`` is compared with the digests that the conversion wrote to `ORIGIN`.
 
     Raises
     ------
     UsageError
-        A file is missing, or is another than the one of the pinned revision.
+        A file is missing or differs from the one of the pinned revision.
     """
     expected = spec.files
-    if folder == home(name):
-        noted = settings(folder / ORIGIN)
-        if noted.get("checkpoint") not in spec.checkpoints.values() or not isinstance(noted.get("files"), dict):
+    if folder == added_path(name):
+        origin = settings(folder / ORIGIN)
+        if origin.get("checkpoint") not in spec.checkpoints.values() or not isinstance(origin.get("files"), dict):
             raise UsageError(f"was not converted from a checkpoint of the base {name}; {_again(name)}", file=folder)
-        expected = noted["files"]
+        expected = origin["files"]
     found = {}
     for file in loaded_files(folder):
         if file.endswith(".safetensors") and file not in expected:
             (known,) = [known for known in expected if known.split("/")[0] == file.split("/")[0]]
-            raise UsageError(f"is no file of the base {name}, which is {known}; {_again(name)}", file=folder / file)
+            raise UsageError(f"is not a file of the base {name}, which has {known}; {_again(name)}", file=folder / file)
         found[file] = sha256(folder / file)
         if found[file] != expected.get(file, found[file]):
             other = f"SHA-256 {found[file][:12]}..., expected {expected[file][:12]}..."
@@ -206,10 +206,10 @@ def verified(name: str, spec: BaseModelSpec, folder: Path, sha256: Callable[[Pat
 
 
 def revision(name: str, spec: BaseModelSpec) -> str:
-    """Return what records call a base's revision: the pinned one, or the checkpoint that a copy was converted from."""
-    own = home(name)
-    noted = settings(own / ORIGIN).get("checkpoint", "") if spec.hub and own.is_dir() else ""
-    return f"checkpoint-{noted[:12]}" if noted else spec.revision
+    """Return a base's revision for records: the pinned one, or the checkpoint that a copy was converted from."""
+    own = added_path(name)
+    checkpoint = settings(own / ORIGIN).get("checkpoint", "") if spec.hub and own.is_dir() else ""
+    return f"checkpoint-{checkpoint[:12]}" if checkpoint else spec.revision
 
 
 def _again(name: str) -> str:
@@ -217,14 +217,14 @@ def _again(name: str) -> str:
 
 
 def check(name: str, folder: Path, profile: Profile) -> None:
-    """Refuse a base that the engine cannot run, or cannot run on a profile; reads headers and settings only.
+    """Check that a base is supported and runs on a profile; reads file headers and configs only.
 
     Raises
     ------
     UsageError
-        A part or its safetensors are missing, the architecture or the noise schedule is another than Stable Diffusion
-        1's, 2's and XL's, the weights are of single precision alone where the profile's are of half, or they are larger
-        than its memory; or the autoencoder of Stable Diffusion XL would run in fp16.
+        A component or its safetensors file is missing; the architecture or the noise schedule is not that of Stable
+        Diffusion 1, 2 or XL; there are only single-precision weights for a half-precision profile; the weights exceed
+        its memory; or the autoencoder of Stable Diffusion XL would run in fp16.
     """
     from immunebench.declared.architecture import SCHEDULE
 
@@ -232,7 +232,7 @@ def check(name: str, folder: Path, profile: Profile) -> None:
     prediction(folder)
     file = folder / "scheduler" / "scheduler_config.json"
     schedule = settings(file)
-    # Settings have no SHA-256 in models.toml: repositories and libraries write the same ones in other bytes.
+    # Config files have no SHA-256 in models.toml, as repositories and libraries format the same settings differently.
     for field in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule"):
         if schedule.get(field) != SCHEDULE[field]:
             why = f"must be {SCHEDULE[field]}, as in Stable Diffusion's schedule, not"
@@ -243,7 +243,7 @@ def check(name: str, folder: Path, profile: Profile) -> None:
         ("vae", "latent_channels", vae.get("latent_channels", _LATENTS)),
     ):
         if value != _LATENTS:
-            why = f"must be {_LATENTS}: the engine runs text-to-image models without further inputs, not"
+            why = f"must be {_LATENTS}: only text-to-image models without additional inputs are supported, not"
             raise UsageError(why, file=folder / part / "config.json", field=field, value=value)
     _check_encoders(name, folder, unet, profile)
     held = {part: header(weights_file(folder, part)) for part in parts(folder)}
@@ -251,7 +251,7 @@ def check(name: str, folder: Path, profile: Profile) -> None:
         for part in (part for part in held if part != "vae"):
             if held[part].formats == {"F32"}:
                 raise UsageError(
-                    f"is of single precision, and the profile {profile.id} is {profile.precision}; get the files of "
+                    f"is in single precision, and the profile {profile.id} is {profile.precision}; get the files in "
                     f"half precision with: immunebench weights fetch {name}",
                     file=weights_file(folder, part),
                 )
@@ -265,21 +265,21 @@ def check(name: str, folder: Path, profile: Profile) -> None:
 
 
 def _check_encoders(name: str, folder: Path, unet: Mapping[str, Any], profile: Profile) -> None:
-    """Refuse a denoiser that reads another text than the folder's encoders give, and what XL's parts cannot do."""
+    """Check that the UNet fits the text encoders, and the restrictions of Stable Diffusion XL."""
     two = (folder / "text_encoder_2").is_dir() or "text_encoder_2" in parts(folder)
     expected, kind = _POOLED if two else None, unet.get("addition_embed_type")
     if kind != expected:
-        why = f"must be {expected!r} where there are two text encoders" if two else "asks for more than one text:"
+        why = f"must be {expected!r} with two text encoders" if two else "requires inputs that one text encoder lacks:"
         why += ", not" if two and kind is not None else ""
         raise UsageError(why, file=folder / "unet" / "config.json", field="addition_embed_type", value=kind)
     if not two:
         return
-    words = folder / "tokenizer_2" / "vocab.json"
-    if not words.is_file():
-        raise UsageError("no such file", file=words)
+    vocabulary = folder / "tokenizer_2" / "vocab.json"
+    if not vocabulary.is_file():
+        raise UsageError("no such file", file=vocabulary)
     index = folder / "model_index.json"
     if settings(index).get("force_zeros_for_empty_prompt", True) is not True:
-        why = "must be true, as in Stable Diffusion XL: the engine has zeros for the empty prompt, not"
+        why = "must be true, as in Stable Diffusion XL: the empty prompt is embedded as zeros, not"
         raise UsageError(why, file=index, field="force_zeros_for_empty_prompt", value=False)
     if profile.vae_dtype == "float16":
         raise UsageError(
@@ -289,7 +289,7 @@ def _check_encoders(name: str, folder: Path, unet: Mapping[str, Any], profile: P
 
 
 def weights_gib(counts: Mapping[str, int], frozen: str, vae: str) -> float:
-    """Return what networks take in GiB, from their numbers of weights and the dtypes of a precision policy."""
+    """Return the memory of networks' weights in GiB, from their parameter counts and dtypes."""
     from immunebench.core.machine import GIB
 
     dtypes = {"vae": vae}
@@ -297,12 +297,12 @@ def weights_gib(counts: Mapping[str, int], frozen: str, vae: str) -> float:
 
 
 def prediction(folder: Path) -> str:
-    """Return what a base's denoiser predicts: ``epsilon`` or ``v_prediction``.
+    """Return the prediction type of a base's UNet: ``epsilon`` or ``v_prediction``.
 
     Raises
     ------
     UsageError
-        Anything else, or the file cannot be read.
+        The prediction type is another one, or the file cannot be read.
     """
     file = folder / "scheduler" / "scheduler_config.json"
     found = settings(file).get("prediction_type", "epsilon")
@@ -312,7 +312,7 @@ def prediction(folder: Path) -> str:
 
 
 def side(folder: Path) -> int | None:
-    """Return the side of the pictures that a base draws, in pixels; None where its settings do not say."""
+    """Return the native resolution of a base in pixels, None if its configs do not state it."""
     unet, vae = (settings(folder / part / "config.json") for part in ("unet", "vae"))
     latents, blocks = unet.get("sample_size"), vae.get("block_out_channels")
     if type(latents) is not int or not isinstance(blocks, list) or not blocks:
@@ -321,12 +321,12 @@ def side(folder: Path) -> int | None:
 
 
 def settings(file: Path) -> dict[str, Any]:
-    """Return what a part's JSON file holds, nothing where there is no file.
+    """Return a component's JSON config, empty if there is no file.
 
     Raises
     ------
     UsageError
-        It cannot be read, or is no table.
+        It cannot be read, or is not a JSON object.
     """
     try:
         found = json.loads(file.read_text("utf-8")) if file.is_file() else {}
@@ -334,23 +334,23 @@ def settings(file: Path) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UsageError(f"cannot be read: {reason}", file=file) from error
     if not isinstance(found, dict):
-        raise UsageError("holds no table", file=file)
+        raise UsageError("is not a JSON object", file=file)
     return found
 
 
 def header(file: Path) -> Tensors:
-    """Return what the header of a safetensors file says; the weights themselves are not read.
+    """Read the header of a safetensors file, without its weights.
 
     Raises
     ------
     UsageError
-        The file is none, or is cut short.
+        The file is not in the safetensors format, or is truncated.
     """
     try:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > _LARGEST_HEADER:
-                raise ValueError(f"a header of {length} bytes")
+                raise ValueError(f"its header would have {length} bytes")
             table = json.loads(stream.read(length))
         tensors = {name: tensor for name, tensor in table.items() if name != "__metadata__"}
         spans = [tensor["data_offsets"] for tensor in tensors.values()]
@@ -358,8 +358,8 @@ def header(file: Path) -> Tensors:
             raise ValueError("a tensor lies outside of it")
         end = max(last for _, last in spans)
         if file.stat().st_size < 8 + length + end:
-            raise ValueError("it is cut short")
+            raise ValueError("it is truncated")
         count = sum(math.prod(tensor["shape"]) for tensor in tensors.values())
         return Tensors(count, frozenset(tensor["dtype"] for tensor in tensors.values()))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error) as error:
-        raise UsageError(f"is no safetensors file: {error}", file=file) from error
+        raise UsageError(f"is not a safetensors file: {error}", file=file) from error

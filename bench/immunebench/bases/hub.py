@@ -1,4 +1,4 @@
-"""What the model hub gives: a safetensors file held to the SHA-256 that the hub itself states, or why there is none."""
+"""Downloads from the model hub, verified against the SHA-256 that the hub states, and reasons for failed ones."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from pathlib import Path
 
 
 def safetensors_of(repository: str, name: str) -> bytes:
-    """A safetensors file of the hub's main branch, as it is there.
+    """Download a safetensors file of the newest commit of a repository's main branch.
 
-    No digest of these files has been published elsewhere, so none stands here. The hub is asked which commit is the
-    newest and for the file's SHA-256 in it, and what arrives of that commit must have it: that rules out damage on
-    the way, not another file at the source. The key of a score holds the SHA-256 of the weights that it read.
+    No digest of these files has been published elsewhere, so none is pinned here. The download must have the SHA-256
+    that the hub states for the file in its newest commit: this detects corrupted transfers, not a file replaced at the
+    source. The cache key of a score holds the SHA-256 of the weights that it used.
 
     Raises
     ------
     OSError
-        The hub states no SHA-256, what arrives has another one, or is no safetensors. Errors of the hub's client pass.
+        The hub states no SHA-256, the file has another one, or it is not in the safetensors format. Errors of the hub's
+        client are passed on.
     """
     import huggingface_hub as hub
 
@@ -34,10 +35,10 @@ def safetensors_of(repository: str, name: str) -> bytes:
     return content
 
 
-def why_not(error: Exception) -> str:
-    """Say in a few words why a repository gave nothing; what the client says, where that is not known.
+def failure_reason(error: Exception) -> str:
+    """Explain in a few words why a download from a repository failed; the client's message for unknown errors.
 
-    Libraries wrap what the client raises, so what an error was raised from counts too.
+    Libraries wrap the client's exceptions, so the cause of an error is looked at too.
     """
     from huggingface_hub import errors
 
@@ -48,8 +49,8 @@ def why_not(error: Exception) -> str:
         (errors.OfflineModeIsEnabled, "the hub is switched off by HF_HUB_OFFLINE"),
         (errors.LocalEntryNotFoundError, "could not be reached"),
     )
-    said = next((words for kind, words in known if isinstance(error, kind) or isinstance(error.__cause__, kind)), None)
-    return said or " ".join(str(error).split())[:200] or type(error).__name__
+    reason = next((text for kind, text in known if isinstance(error, kind) or isinstance(error.__cause__, kind)), None)
+    return reason or " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _check(file: Path) -> None:
@@ -59,4 +60,4 @@ def _check(file: Path) -> None:
         with safe_open(file, "np"):
             return
     except SafetensorError as error:
-        raise OSError(f"{file.name} is no safetensors file: {error}") from error
+        raise OSError(f"{file.name} is not a safetensors file: {error}") from error

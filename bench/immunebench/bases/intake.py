@@ -1,4 +1,4 @@
-"""Gets a base that is not embedded: from its hub, from a folder of the user's, or from a single-file checkpoint."""
+"""Obtaining a base that is not embedded: from its hub, a local diffusers folder, or a single-file checkpoint."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from immunebench.bases import base_folder
-from immunebench.bases.hub import why_not
+from immunebench.bases.hub import failure_reason
 from immunebench.bases.weights import sha256
 from immunebench.core.errors import UsageError
 from immunebench.declared.models import BaseModelSpec, HubSource
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 _SINGLE = (".safetensors", ".ckpt")
 
 
-def fetch(name: str, spec: BaseModelSpec, say: Say = print) -> Path:
-    """Download a base from its hub into the hub's cache and hold every file against its SHA-256.
+def fetch(name: str, spec: BaseModelSpec, log: Log = print) -> Path:
+    """Download a base from its hub into the hub's cache and verify every file by its SHA-256.
 
     Parameters
     ----------
     name : str
     spec : BaseModelSpec
         Its ``hub`` lists the repositories to try, at their pinned revisions.
-    say : callable
-        Told what is tried.
+    log : callable
+        Receives progress messages.
 
     Returns
     -------
@@ -38,39 +38,40 @@ def fetch(name: str, spec: BaseModelSpec, say: Say = print) -> Path:
     Raises
     ------
     UsageError
-        It is embedded, the disk lacks the room, or no repository gave it: each with its reason.
+        The base is embedded, the disk space does not suffice, or the download failed from every repository; the
+        message has the reason of each.
     """
     if not spec.hub:
         raise UsageError("is embedded, there is nothing to fetch:", field="NAME", value=name)
     if not any(base_folder.cached(source) for source in spec.hub):
-        _require_room(name, spec)
+        _require_disk_space(name, spec)
     reasons = []
     for source in spec.hub:
-        say(f"{name}: {spec.size_gb:g} GB ({spec.licence}) from {source.repo} at {source.revision[:12]}")
+        log(f"{name}: {spec.size_gb:g} GB ({spec.licence}) from {source.repo} at {source.revision[:12]}")
         try:
             folder = _fetched(name, spec, source)
-        except Exception as error:  # whatever stops one repository, the next may work
-            reasons.append(f"{source.repo}: {why_not(error)}")
+        except Exception as error:  # whatever fails with one repository, the next may work
+            reasons.append(f"{source.repo}: {failure_reason(error)}")
             continue
-        # Or a copy that was added before would go on being read.
-        base_folder.home(name).with_suffix(".folder").unlink(missing_ok=True)
-        shutil.rmtree(base_folder.home(name), ignore_errors=True)
-        say(f"{name}: {len(spec.files)} files of weights are those of models.toml")
+        # A copy that was added earlier has precedence over the cache, so remove it.
+        base_folder.added_path(name).with_suffix(".folder").unlink(missing_ok=True)
+        shutil.rmtree(base_folder.added_path(name), ignore_errors=True)
+        log(f"{name}: {len(spec.files)} weight files verified against models.toml")
         return folder
     raise UsageError(f"the base {name} could not be fetched ({'; '.join(reasons)})")
 
 
-def add(name: str, spec: BaseModelSpec, path: Path, say: Say = print) -> Path:
-    """Use a copy of a base that the user has: a diffusers folder as it is, or a checkpoint, converted once.
+def add(name: str, spec: BaseModelSpec, path: Path, log: Log = print) -> Path:
+    """Use a local copy of a base: a diffusers folder in place, or a single-file checkpoint, converted once.
 
     Parameters
     ----------
     name : str
     spec : BaseModelSpec
     path : Path
-        A folder with the pipeline's parts in half precision, or a file of ``spec.checkpoints``.
-    say : callable
-        Told what is done.
+        A diffusers folder in half precision, or a file of ``spec.checkpoints``.
+    log : callable
+        Receives progress messages.
 
     Returns
     -------
@@ -80,65 +81,65 @@ def add(name: str, spec: BaseModelSpec, path: Path, say: Say = print) -> Path:
     Raises
     ------
     UsageError
-        The base is embedded, or the path is not what ``models.toml`` says of the base.
+        The base is embedded, or the files differ from those in ``models.toml``.
     """
     if not spec.hub:
         raise UsageError("is embedded, it needs no copy:", field="NAME", value=name)
     path = path.expanduser().absolute()
-    home = base_folder.home(name)
-    pointer = home.with_suffix(".folder")
-    if path.resolve().is_relative_to(home.resolve()):
-        raise UsageError("is where converted copies are kept; name the place that it came from", file=path)
+    own = base_folder.added_path(name)
+    pointer = own.with_suffix(".folder")
+    if path.resolve().is_relative_to(own.resolve()):
+        raise UsageError("is where converted copies are stored; name the original", file=path)
     if path.is_dir():
         base_folder.verified(name, spec, path, sha256)
-        home.parent.mkdir(parents=True, exist_ok=True)
+        own.parent.mkdir(parents=True, exist_ok=True)
         pointer.write_text(f"{path}\n", "utf-8")
-        shutil.rmtree(home, ignore_errors=True)
-        say(f"{name}: is read from {path}")
+        shutil.rmtree(own, ignore_errors=True)
+        log(f"{name}: will be loaded from {path}")
         return path
     checkpoint = _require_checkpoint(name, spec, path)
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home.parent) as scratch:
-        made = Path(scratch) / "base"
-        say(f"{name}: converting {path.name} to half precision")
-        _convert(path, str(spec.shape), made)
-        files = {file: sha256(made / file) for file in base_folder.loaded_files(made)}
-        noted = {"checkpoint": checkpoint, "files": files}
-        (made / base_folder.ORIGIN).write_text(json.dumps(noted, indent=1) + "\n", "utf-8")
-        shutil.rmtree(home, ignore_errors=True)
-        made.rename(home)
+    own.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=own.parent) as scratch:
+        converted = Path(scratch) / "base"
+        log(f"{name}: converting {path.name} to half precision")
+        _convert(path, str(spec.shape), converted)
+        files = {file: sha256(converted / file) for file in base_folder.loaded_files(converted)}
+        origin = {"checkpoint": checkpoint, "files": files}
+        (converted / base_folder.ORIGIN).write_text(json.dumps(origin, indent=1) + "\n", "utf-8")
+        shutil.rmtree(own, ignore_errors=True)
+        converted.rename(own)
     pointer.unlink(missing_ok=True)
-    say(f"{name}: saved to {home}")
-    return home
+    log(f"{name}: saved to {own}")
+    return own
 
 
-def _require_room(name: str, spec: BaseModelSpec) -> None:
+def _require_disk_space(name: str, spec: BaseModelSpec) -> None:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     cache = Path(HF_HUB_CACHE)
-    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    free = shutil.disk_usage(there).free / 1e9
+    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free / 1e9
     if spec.size_gb is not None and free < spec.size_gb:
-        raise UsageError(f"has {free:.1f} GB free, the base {name} takes {spec.size_gb:g}", file=there)
+        raise UsageError(f"has {free:.1f} GB free, the base {name} takes {spec.size_gb:g}", file=existing)
 
 
 def _require_checkpoint(name: str, spec: BaseModelSpec, path: Path) -> str:
-    """Hold a single file against the checkpoints that ``models.toml`` knows of a base; return its SHA-256."""
+    """Check that a file is one of a base's checkpoints in ``models.toml``, and return its SHA-256."""
     if not path.is_file():
         raise UsageError("no such file or folder", file=path)
     if path.suffix not in _SINGLE:
-        raise UsageError("is no checkpoint: a file that ends in", file=path, value=" or ".join(_SINGLE))
+        raise UsageError("is not a checkpoint: its name must end in", file=path, value=" or ".join(_SINGLE))
     if not spec.checkpoints:
         raise UsageError(f"the base {name} has no single-file checkpoint; a diffusers folder is needed, not", file=path)
     digest = sha256(path)
     if digest not in spec.checkpoints.values():
         known = ", ".join(f"{file} {expected[:12]}..." for file, expected in spec.checkpoints.items())
-        raise UsageError(f"has the SHA-256 {digest[:12]}..., no checkpoint of the base {name} ({known})", file=path)
+        raise UsageError(f"has the SHA-256 {digest[:12]}..., no checkpoint of the base {name} has ({known})", file=path)
     return digest
 
 
 def _fetched(name: str, spec: BaseModelSpec, source: HubSource) -> Path:
-    """Download a repository's files; once more from the beginning where one lies damaged in the cache."""
+    """Download a repository's files, a second time from scratch if one in the cache is damaged."""
     from huggingface_hub import snapshot_download
 
     patterns = [*spec.files, *base_folder.SETTINGS, *base_folder.SECOND_SETTINGS, "model_index.json"]
@@ -159,11 +160,11 @@ def _fetched(name: str, spec: BaseModelSpec, source: HubSource) -> Path:
 
 
 class _Inert:
-    """Stands in for the one class that the published checkpoints hold beside tensors; nothing of it is run."""
+    """Replaces the one class that the published checkpoints hold besides tensors, so that none of its code is run."""
 
 
 def _convert(file: Path, shape: str, out: Path) -> None:
-    """Convert a checkpoint in the original layout to a diffusers folder in half precision, settings from a shape."""
+    """Convert a checkpoint in the original layout to a half-precision diffusers folder with the configs of a shape."""
     import torch
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
@@ -172,11 +173,11 @@ def _convert(file: Path, shape: str, out: Path) -> None:
 
     two = SHAPES[shape].text_2 is not None
     kind: Any = StableDiffusionXLPipeline if two else StableDiffusionPipeline
-    # No watermark is made: pictures are the engine's.
+    # The watermarker would change pictures; it is not used.
     parts = {"add_watermarker": False} if two else {"safety_checker": None, "requires_safety_checker": False}
     with tempfile.TemporaryDirectory() as settings:
         write_settings(shape, Path(settings))
-        # A key of the table of callbacks in sd-v1-4.ckpt, whose other values are tensors and numbers.
+        # A key of the callbacks dictionary in sd-v1-4.ckpt; everything else in it is tensors and numbers.
         known: list[Any] = [(_Inert, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")]
         try:
             with torch.serialization.safe_globals(known):
@@ -184,7 +185,7 @@ def _convert(file: Path, shape: str, out: Path) -> None:
                     str(file), config=settings, local_files_only=True, torch_dtype=torch.float16,
                     feature_extractor=None, **parts,
                 )  # fmt: skip
-        # A pickled checkpoint is read with weights_only; whatever else it holds stops it here.
+        # Pickled checkpoints are loaded with weights_only, which raises here for anything else in them.
         except Exception as error:
             why = " ".join(str(error).split())[:200]
             raise UsageError(f"cannot be converted: {type(error).__name__}: {why}", file=file) from error

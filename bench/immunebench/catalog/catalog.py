@@ -1,4 +1,4 @@
-"""`Catalog`: everything that can be named in a suite or on the command line, by kind and name."""
+"""`Catalog`: all defenses, attacks, tasks, suites, profiles and models, by kind and name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Broken:
-    """A manifest that cannot be used, and why in one line."""
+    """A manifest that cannot be used, with the reason in one line."""
 
     kind: str
     id: str
@@ -37,7 +37,7 @@ class Broken:
 
 @dataclass
 class Catalog:
-    """Everything that can be named in a suite or on the command line."""
+    """All defenses, attacks, tasks, suites, profiles and models that a suite or the command line can name."""
 
     models: Models
     models_path: Path
@@ -86,12 +86,12 @@ class Catalog:
         file: Path | None = None,
         field: str | None = None,
     ) -> T:
-        """Return what ``name`` or its alias stands for.
+        """Return an item of a table by its name or an alias.
 
         Raises
         ------
         UsageError
-            Unknown, with the nearest name; or broken, with the reason.
+            The name is unknown (the message has the nearest one), or its manifest is broken (it has the reason).
         """
         known = self.names.get((kind, name), name)
         if known in table:
@@ -103,7 +103,7 @@ class Catalog:
         raise UsageError(f"unknown {kind}", file=file, field=field, value=name, choices=choices)
 
     def params(self, entry: Defense, base: str) -> Values:
-        """Return an entry's parameters on a base, with presets of the base that `models.toml` names instead."""
+        """Return an entry's parameters on a base; without a preset for it, those of the base in its field `like`."""
         return entry.params(base, self.models.bases[base].like)
 
     def base_folder(self, base: str, *, file: Path | None = None) -> Path:
@@ -112,45 +112,45 @@ class Catalog:
         Raises
         ------
         UsageError
-            No such base in ``models.toml``, or its files are not there.
+            There is no such base in ``models.toml``, or its files are missing.
         """
         spec = self.find("base", self.models.bases, base, file=file, field="base")
         return base_folder.find(base, spec, self.models_path)
 
     def base_files(self, base: str) -> dict[str, str]:
-        """Return SHA-256 by name of the files of a base, held against ``models.toml`` where it comes from a hub.
+        """Return SHA-256 by name of the files of a base; those from a hub are compared with ``models.toml``.
 
         Raises
         ------
         UsageError
-            As `base_folder`; or a file is another than the one of the pinned revision.
+            As `base_folder`; or a file differs from the one of the pinned revision.
         """
         folder, spec = self.base_folder(base), self.models.bases[base]
         return digests(folder) if spec.path is not None else base_folder.verified(base, spec, folder, sha256)
 
     def base_revision(self, base: str) -> str:
-        """Return the revision of a base as records name it; see `base_folder.revision`."""
+        """Return the revision of a base for records; see `base_folder.revision`."""
         return base_folder.revision(base, self.models.bases[base])
 
     def judge_files(self, judge: str) -> dict[str, str]:
-        """Return SHA-256 by name of the files and fetched weights that a judge reads.
+        """Return SHA-256 by name of the files and downloaded weights that a judge loads.
 
         Raises
         ------
         UsageError
-            No such judge in ``models.toml``, or something that it reads is not there.
+            There is no such judge in ``models.toml``, or one of its files is missing.
         """
         spec = self.find("judge", self.models.judges, judge, file=self.models_path, field="judge")
         fetched = {f"weights/{name}": sha256(require(name, asked_by=f"judge {judge}")) for name in spec.weights}
         return self._files(spec.files, f"judges.{judge}.files") | fetched
 
     def split_files(self, source: str, task: Task, concept: str, split: str, count: int) -> dict[str, str] | None:
-        """Return SHA-256 by name of what a split of a source consists of; None where it reads no files of the task's.
+        """Return SHA-256 by name of the files of a split; None if the source reads no files of the task.
 
         Raises
         ------
         UsageError
-            They are not there, or are not what they should be.
+            Files are missing or differ from those that the task lists.
         """
         named = self.models.sources[source].files
         if named is None:
@@ -160,32 +160,32 @@ class Catalog:
         return dict(read(self, task, concept, split, count))
 
     def perceptual(self, base: str, *, asked_by: Path) -> Values:
-        """Return what identifies the perceptual distance that entries on a base are lent, as a stage's key names it.
+        """Return the perceptual distance that a base provides to entries, as in a stage's cache key.
 
         Raises
         ------
         UsageError
-            The base names none, or what it reads is not there.
+            The base provides none, or its weights are missing.
         """
         name = self.models.bases[base].perceptual
         if name is None:
-            raise UsageError(f"asks for a perceptual distance, which the base {base!r} does not name", file=asked_by)
+            raise UsageError(f"needs a perceptual distance, which the base {base!r} does not provide", file=asked_by)
         spec = self.find("perceptual distance", self.models.perceptual, name, file=self.models_path)
         files = self._files(spec.files, f"perceptual.{name}.files")
         files |= {weights: sha256(require(weights, asked_by=f"perceptual.{name}")) for weights in spec.weights}
         return {"id": name, "version": spec.version, "files": dict(files)}
 
     def upscaler(self, base: str, *, asked_by: Path) -> Values:
-        """Return what identifies the upscaler that entries on a base are lent, as a stage's key names it.
+        """Return the upscaler that a base provides to entries, as in a stage's cache key.
 
         Raises
         ------
         UsageError
-            The base names none, or its weights are not there.
+            The base provides none, or its weights are missing.
         """
         name = self.models.bases[base].upscaler
         if name is None:
-            raise UsageError(f"asks for an upscaler, which the base {base!r} does not name", file=asked_by)
+            raise UsageError(f"needs an upscaler, which the base {base!r} does not provide", file=asked_by)
         spec = self.find("upscaler", self.models.upscalers, name, file=self.models_path)
         files = self._files(spec.files, f"upscalers.{name}.files")
         if spec.folder is not None:

@@ -1,4 +1,4 @@
-"""`Entry`: a defense or an attack as its manifest declares it, its parameters, files and functions."""
+"""`Entry`: a defense or an attack with its manifest, parameters, files and functions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from immunebench.declared.manifest import Artefact, AttackManifest, DefenseManif
 from immunebench.declared.schema import Values
 
 Kind = Literal["defense", "attack"]
-# What these files say reaches a stage's key as resolved parameters, or changes no number at all.
+# Files that are left out of the code's digests: manifests enter a stage's cache key as resolved parameters, and the
+# others change no result.
 _NO_CODE = frozenset({".toml", ".bib", ".md", ".pyc"})
 
 
@@ -34,9 +35,9 @@ class Entry:
     Attributes
     ----------
     id
-        The name on the board; of a variant, the variant's.
+        The name on the board; for a variant, that of the variant.
     folder
-        Where the code lies; its name is the id of the code.
+        The folder of manifest and code; its name is the id in the manifest.
     """
 
     id: str
@@ -47,7 +48,7 @@ class Entry:
 
     @property
     def code(self) -> str:
-        """Return the id of the code, which variants share."""
+        """Return the id in the manifest, which all variants share."""
         return self.manifest.id
 
     @property
@@ -62,22 +63,22 @@ class Entry:
 
     @property
     def hooks(self) -> tuple[str, ...]:
-        """Return the names of the functions that the code offers."""
+        """Return the names of the hook functions that the code defines."""
         return self.manifest.hooks
 
     @property
     def kind_of(self) -> str:
-        """Return the kind of a defense, such as ``model`` or ``data``; nothing of an attack."""
+        """Return the kind of a defense, such as ``model`` or ``data``; empty for an attack."""
         return str(getattr(self.manifest, "kind", ""))
 
     @property
     def erases(self) -> bool:
-        """Whether this defense takes a known concept out of the base, in the place of the task's own erasure."""
+        """Whether this defense erases a known concept from the base, instead of the task's own erasure."""
         return self.kind_of == "erasure"
 
     @property
     def layers(self) -> tuple[Entry, ...]:
-        """Return the entry itself: a defense of one layer."""
+        """Return the entry itself, as a defense of one layer."""
         return (self,)
 
     @property
@@ -87,63 +88,64 @@ class Entry:
 
     @property
     def aliases(self) -> tuple[str, ...]:
-        """Return further names of this entry."""
+        """Return the alternative names of this entry."""
         return self.manifest.aliases if self.variant is None else self.manifest.variants[self.variant].aliases
 
     @property
     def budget(self) -> int | None:
-        """Return the declared Linf budget, of 255."""
+        """Return the declared L_inf budget in 8-bit levels (of 255), None if there is none."""
         own: int | None = self._own("budget")
         return own if own is not None else getattr(self.manifest, "budget", None)
 
     @property
     def perceptual_budget(self) -> float | None:
-        """Return the declared bound on the perceptual distance, in place of a Linf budget."""
+        """Return the declared bound on the perceptual distance, None if there is none."""
         own: float | None = self._own("perceptual_budget")
         return own if own is not None else getattr(self.manifest, "perceptual_budget", None)
 
     @property
     def needs_perceptual(self) -> bool:
-        """Whether the entry is lent the base's perceptual distance, to be held to it or to compute with it."""
+        """Whether the stage needs the base's perceptual distance: for the entry's bound or for its own computation."""
         return self.perceptual_budget is not None or "perceptual" in self.manifest.needs
 
     @property
     def needs_upscaler(self) -> bool:
-        """Whether the entry is lent what enlarges pictures."""
+        """Whether the entry needs the base's upscaler."""
         return "upscaler" in self.manifest.needs
 
     @property
     def artefact(self) -> Artefact | None:
-        """Return the pictures that a closed tool made, None for an entry of code."""
+        """Return the pictures that a closed-source tool made, None for an entry with code."""
         return getattr(self.manifest, "artefact", None)
 
     @property
     def against(self) -> tuple[str, ...]:
-        """Return the attacks that a defense simulates, none where its manifest names none."""
+        """Return the attacks that a defense simulates."""
         named: str | tuple[str, ...] | None = self._own("against") or getattr(self.manifest, "against", None)
         return (named,) if isinstance(named, str) else named or ()
 
     @property
     def surrogates(self) -> tuple[str, ...]:
-        """Return the bases that a defense computes on, none where that is the task's."""
+        """Return the surrogate bases that a defense computes on; empty if it uses the task's base."""
         own: tuple[str, ...] | None = self._own("surrogates")
         return own or getattr(self.manifest, "surrogates", None) or ()
 
     @property
     def replicate(self) -> bool:
-        """Whether the attacker's adaptation uses another seed: the control that measures noise."""
+        """Whether the attack uses another seed: the control that measures the noise between seeds."""
         own: bool | None = self._own("replicate")
         return own if own is not None else getattr(self.manifest, "replicate", False)
 
     @functools.cached_property
     def files(self) -> dict[str, str]:
-        """Return SHA-256 by relative name of every file that the code consists of."""
+        """Return SHA-256 by relative name of every code file."""
         return digests(self.folder)
 
     def params(self, base: str, like: str | None = None) -> Values:
-        """Resolve ``[params]``, then ``[presets.<base>]``, then the variant's two, then its factors.
+        """Resolve ``[params]``, then ``[presets.<base>]``, then those of the variant, then its ``scale`` factors.
 
-        Where there is no preset for ``base``, that for ``like`` is taken. An artefact has the tool and its version.
+        Without a preset for ``base``, the one for ``like`` is used. The parameters of an artefact are its tool and
+        version.
         """
         if self.artefact is not None:
             return {"tool": self.artefact.tool, "tool_version": self.artefact.tool_version}
@@ -159,28 +161,28 @@ class Entry:
         return values | ({"against": list(self.against)} if self.against else {})
 
     def seconds(self, base: str, like: str | None = None) -> float | None:
-        """Return what one task takes on one core, as the variant or else the manifest says; see `params` for `like`."""
+        """Return the declared CPU seconds per task, of the variant or else the manifest; see `params` for `like`."""
         tables = (self._own("seconds") or {}, self.manifest.seconds)
         return next((table[name] for table in tables for name in (base, like or base) if name in table), None)
 
     def function(self, hook: str) -> Callable[..., Any]:
-        """Load the code by path, under a package of its own, and return one of its functions.
+        """Import the code from its path, as a package of its own, and return one of its hook functions.
 
         Raises
         ------
         UsageError
-            The entry does not offer the hook.
+            The entry does not define the hook.
         """
         if hook not in self.hooks:
             raise UsageError("no such hook", file=self.path, field="hooks", value=hook, choices=self.hooks)
-        # Named by content: an edited entry is another package, never the one that this process loaded before.
+        # The package name depends on the content, so that an edited entry is imported again in the same process.
         content = f"{self.folder} {sorted(digests(self.folder).items())}"
         parent = f"immunebench_entries_{hashlib.sha256(content.encode()).hexdigest()[:12]}"
         if parent not in sys.modules:
             package = types.ModuleType(parent)
             package.__path__ = [str(self.folder)]
             sys.modules[parent] = package
-        # Bytecode that lies in the folder is no part of the key, so only sources are read.
+        # Bytecode in the folder is no part of the cache key, so only sources are read.
         before, sys.pycache_prefix = sys.pycache_prefix, tempfile.gettempdir() + f"/{parent}"
         try:
             function: Callable[..., Any] = getattr(importlib.import_module(f"{parent}.{self.kind}"), hook)
@@ -193,13 +195,13 @@ class Entry:
 
 
 def sha256(path: Path) -> str:
-    """Return a file's SHA-256; a file that did not change is read once a process."""
+    """Return a file's SHA-256; cached per process until the file changes."""
     status = path.stat()
     return _sha256(path, status.st_size, status.st_mtime_ns)
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Return SHA-256 by relative name of a folder's files, without manifests, citations and notes."""
+    """Return SHA-256 by relative name of a folder's files, without manifests, citations and Markdown files."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
@@ -209,8 +211,11 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def inside(folder: Path, path: Path) -> Path | None:
-    """Return where a path leads, None where that is outside the folder."""
-    resolved = path.resolve()
+    """Resolve a path; None if it points outside the folder."""
+    try:
+        resolved = path.resolve()
+    except (OSError, RuntimeError):  # Symbolic links that point at each other.
+        return None
     return resolved if resolved.is_relative_to(folder.resolve()) else None
 
 
@@ -220,9 +225,9 @@ def _sha256(path: Path, size: int, changed: int) -> str:
 
 
 def _scaled(value: JsonValue, factor: float) -> JsonValue:
-    """Multiply a number, or each of a list; whole numbers stay whole."""
+    """Multiply a number, or each number of a list; integers are rounded to integers."""
     if isinstance(value, list):
         return [_scaled(item, factor) for item in value]
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is no number")
+        raise TypeError(f"{value!r} is not a number")
     return round(value * factor) if isinstance(value, int) else value * factor

@@ -1,4 +1,4 @@
-"""`Layers`: several defenses as one, named ``esd+imma-lora``: models in the order given, then pictures."""
+"""`Layers`: several defenses combined into one, such as ``esd+imma-lora``: model defenses in order, then pictures."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from immunebench.declared.schema import Values
 
 @dataclass(frozen=True)
 class Layers:
-    """Defenses that are released together; it has the properties of an entry, made of its layers'.
+    """A combination of defenses, with the properties of an `Entry` combined from its layers.
 
     Parameters
     ----------
     layers
-        At least two entries; each that changes the model begins from what the one before it released.
+        At least two entries; each that changes the model starts from the weights that the one before it released.
     """
 
     layers: tuple[Entry, ...]
@@ -29,12 +29,12 @@ class Layers:
 
     @property
     def kind_of(self) -> str:
-        """Return ``layered`` where both model and pictures are changed, else the kind of the first layer."""
+        """Return ``layered`` if both model and pictures are changed, else the kind of the first layer."""
         return "layered" if len(set(self.hooks)) > 1 else self.layers[0].kind_of
 
     @property
     def erases(self) -> bool:
-        """Whether the first layer is an erasure, which begins from the base."""
+        """Whether the first layer is an erasure, which starts from the base."""
         return self.layers[0].erases
 
     @property
@@ -44,12 +44,12 @@ class Layers:
 
     @property
     def version(self) -> int:
-        """Return the sum of the layers' versions, which any change of one raises."""
+        """Return the sum of the layers' versions, which increases with each of them."""
         return sum(entry.version for entry in self.layers)
 
     @property
     def hooks(self) -> tuple[str, ...]:
-        """Return every hook of a layer once."""
+        """Return the hooks of all layers without duplicates."""
         return tuple(dict.fromkeys(hook for entry in self.layers for hook in entry.hooks))
 
     @property
@@ -64,12 +64,12 @@ class Layers:
 
     @property
     def against(self) -> tuple[str, ...]:
-        """Return the attacks that a layer simulates."""
+        """Return the attacks that the layers simulate."""
         return tuple(dict.fromkeys(name for entry in self.layers for name in entry.against))
 
     @property
     def replicate(self) -> bool:
-        """Return False: no layer is a control."""
+        """Return False, as no layer is a control."""
         return False
 
     @property
@@ -79,7 +79,7 @@ class Layers:
 
     @property
     def files(self) -> dict[str, str]:
-        """Return the layers' files, each after its layer's id."""
+        """Return the layers' files, with the layer's id as the first part of their names."""
         return {f"{entry.id}/{name}": digest for entry in self.layers for name, digest in entry.files.items()}
 
     def params(self, base: str, like: str | None = None) -> Values:
@@ -88,12 +88,12 @@ class Layers:
 
 
 def layered(entries: tuple[Entry, ...], *, name: str, file: Path | None = None, field: str | None = None) -> Layers:
-    """Join defenses.
+    """Combine defenses.
 
     Raises
     ------
     UsageError
-        If a layer occurs twice, changes nothing, or stands in a place where it would undo another's work.
+        If a layer occurs twice, is a control, or is in a position where it would undo another layer.
     """
 
     def refuse(why: str) -> UsageError:
@@ -104,12 +104,12 @@ def layered(entries: tuple[Entry, ...], *, name: str, file: Path | None = None, 
         raise refuse("holds a layer twice:")
     for entry in entries:
         if not entry.hooks or entry.kind_of == "control":
-            raise refuse(f"{entry.id} is no layer, it is a control:")
+            raise refuse(f"{entry.id} is a control and cannot be a layer:")
     if any(entry.kind_of == "erasure" for entry in entries[1:]):
-        raise refuse("an erasure begins from the base, so it must be the first layer of")
+        raise refuse("an erasure starts from the base, so it must be the first layer of")
     pictures = ["protect_images" in entry.hooks for entry in entries]
     if pictures != sorted(pictures) or sum(pictures) > 1:
-        raise refuse("models come first, and one layer at most changes pictures, not as in")
+        raise refuse("model defenses come first, and at most one layer changes pictures, unlike in")
     return Layers(entries)
 
 

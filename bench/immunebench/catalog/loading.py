@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from immunebench.catalog.artefact import check_folder
@@ -22,8 +24,26 @@ from immunebench.declared.task import Task
 _COMPILED = frozenset({".pyc", ".pyo", ".so", ".pyd"})
 
 
+@dataclass(frozen=True)
+class _Declared:
+    """An entry whose manifest and folder are sound; its names are not claimed yet."""
+
+    kind: Kind
+    path: Path
+    manifest: DefenseManifest | AttackManifest
+
+    @property
+    def aliases(self) -> list[str]:
+        """Return the further names of the entry and of its variants."""
+        further = [variant.aliases for variant in self.manifest.variants.values()]
+        return [alias for aliases in (self.manifest.aliases, *further) for alias in aliases]
+
+
 def load_catalog(entries: Path | str | None = None, *, models: Path | None = None) -> Catalog:
-    """Read every manifest; one that is broken is listed with its reason and stops no other.
+    """Read every manifest; broken ones are listed with their reason and do not affect the others.
+
+    Where two claim one name, the id of an entry counts before a variant's, and that before an alias; of two equals the
+    one that was read first. The other is broken.
 
     Parameters
     ----------
@@ -31,35 +51,37 @@ def load_catalog(entries: Path | str | None = None, *, models: Path | None = Non
         Folder with ``defenses``, ``attacks``, ``tasks``, ``suites`` or ``profiles``; default
         ``$IMMUNEBENCH_ENTRIES``.
     models
-        Another ``models.toml``.
+        A ``models.toml`` to use instead of the package's.
 
     Raises
     ------
     UsageError
-        The folder does not exist, ``models.toml`` is wrong, or two manifests claim one name (both paths are
-        named).
+        The folder does not exist, or ``models.toml`` is not valid.
     """
     models = models or PACKAGE / "models.toml"
     catalog = Catalog(schema.load(models, Models), models)
+    declared: list[_Declared] = []
     for root in roots(entries):
         found = folders(root)
         for path in _manifests(found["defenses"], "*/defense.toml"):
-            _add_entry(catalog, "defense", path, DefenseManifest, catalog.defenses)
+            _add_entry(catalog, "defense", path, DefenseManifest, declared)
         for path in _manifests(found["attacks"], "*/attack.toml"):
-            _add_entry(catalog, "attack", path, AttackManifest, catalog.attacks)
+            _add_entry(catalog, "attack", path, AttackManifest, declared)
         for path in _manifests(found["tasks"], "*/*.toml"):
             _add(catalog, "task", path, Task, catalog.tasks)
         for path in _manifests(found["suites"], "*.toml"):
             _add(catalog, "suite", path, Suite, catalog.suites)
         for path in _manifests(found["profiles"], "*.toml"):
             _add(catalog, "profile", path, Profile, catalog.profiles)
+    for entry in _claimed(catalog, declared):
+        _enter(catalog, entry)
     _drop_dangling(catalog)
     return catalog
 
 
 @functools.cache
 def default_catalog() -> Catalog:
-    """Return the catalogue of this process, read once; what a stage finds its entry in."""
+    """Return the catalogue in which stages look up their entries, read once per process."""
     return load_catalog()
 
 
@@ -67,17 +89,26 @@ def _manifests(folder: Path, pattern: str) -> list[Path]:
     return sorted(folder.glob(pattern)) if folder.is_dir() else []
 
 
-def _add(catalog: Catalog, kind: str, path: Path, model: type[schema.M], table: dict[str, schema.M]) -> None:
+@contextmanager
+def _breaking_alone(catalog: Catalog, kind: str, name: str, path: Path) -> Iterator[None]:
+    """List what fails in the block as broken: whatever a stranger's file provokes concerns that file alone."""
     try:
+        yield
+    except UsageError as error:
+        catalog.broken.append(Broken(kind, name, path, str(error)))
+    except Exception as error:
+        reason = UsageError(f"cannot be read: {type(error).__name__}: {error}", file=path)
+        catalog.broken.append(Broken(kind, name, path, str(reason)))
+
+
+def _add(catalog: Catalog, kind: str, path: Path, model: type[schema.M], table: dict[str, schema.M]) -> None:
+    with _breaking_alone(catalog, kind, path.stem, path):
         if inside(path.parent.parent, path) is None:
             raise UsageError("links to a file outside its folder", file=path)
         item = schema.load(path, model)
-        _same_name(getattr(item, "id", ""), path.stem, path, "file")
-    except UsageError as error:
-        catalog.broken.append(Broken(kind, path.stem, path, str(error)))
-        return
-    _claim(catalog, kind, path.stem, path)
-    table[path.stem] = item
+        _require_name(getattr(item, "id", ""), path.stem, path, "file")
+        _register_name(catalog.paths, kind, path.stem, path)
+        table[path.stem] = item
 
 
 def _add_entry(
@@ -85,76 +116,106 @@ def _add_entry(
     kind: Kind,
     path: Path,
     model: type[DefenseManifest] | type[AttackManifest],
-    table: dict[str, Entry],
+    declared: list[_Declared],
 ) -> None:
     folder = path.parent
-    try:
+    with _breaking_alone(catalog, kind, folder.name, path):
         _check_folder(folder)
         manifest = schema.load(path, model)
-        _same_name(manifest.id, folder.name, path, "folder")
+        _require_name(manifest.id, folder.name, path, "folder")
         if isinstance(manifest, DefenseManifest) and manifest.artefact is not None:
             check_folder(folder, manifest.artefact)
         else:
             _check_code(folder / f"{kind}.py", manifest)
-    except UsageError as error:
-        catalog.broken.append(Broken(kind, folder.name, path, str(error)))
-        return
+        declared.append(_Declared(kind, path, manifest))
+
+
+def _claimed(catalog: Catalog, declared: list[_Declared]) -> list[_Declared]:
+    """Return the entries whose names are theirs; one that claims another's name is broken as a whole."""
+    taken: dict[tuple[str, str], Path] = {}
+    rounds: tuple[Callable[[_Declared], list[str]], ...] = (
+        lambda entry: [entry.manifest.id],
+        lambda entry: list(entry.manifest.variants),
+        lambda entry: entry.aliases,
+    )
+    for names in rounds:
+        sound = []
+        for entry in declared:
+            before = dict(taken)
+            with _breaking_alone(catalog, entry.kind, entry.manifest.id, entry.path):
+                try:
+                    for name in names(entry):
+                        _register_name(taken, entry.kind, name, entry.path)
+                except UsageError:
+                    taken = {key: path for key, path in before.items() if path != entry.path}
+                    raise
+                sound.append(entry)
+        declared = sound
+    return declared
+
+
+def _enter(catalog: Catalog, declared: _Declared) -> None:
+    """Put an entry and its variants into the catalogue under all their names."""
+    kind, path, manifest = declared.kind, declared.path, declared.manifest
+    table = catalog.defenses if kind == "defense" else catalog.attacks
     for variant in (None, *manifest.variants):
-        entry = Entry(variant or manifest.id, kind, folder, manifest, variant)
+        entry = Entry(variant or manifest.id, kind, path.parent, manifest, variant)
         for name in (entry.id, *entry.aliases):
-            _claim(catalog, kind, name, path)
+            catalog.paths[kind, name] = path
             catalog.names[kind, name] = entry.id
         table[entry.id] = entry
 
 
-def _claim(catalog: Catalog, kind: str, name: str, path: Path) -> None:
-    before = catalog.paths.get((kind, name))
+def _register_name(taken: dict[tuple[str, str], Path], kind: str, name: str, path: Path) -> None:
+    before = taken.get((kind, name))
     if before is not None:
-        raise UsageError(f"{kind} {name!r} is defined already in {before}", file=path)
-    catalog.paths[kind, name] = path
+        raise UsageError(f"{kind} {name!r} is already defined in {before}", file=path)
+    taken[kind, name] = path
 
 
-def _same_name(name: str, expected: str, path: Path, what: str) -> None:
+def _require_name(name: str, expected: str, path: Path, what: str) -> None:
     if name != expected:
         raise UsageError(f"must equal the {what}'s name {expected!r}, not", file=path, field="id", value=name)
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse links that lead out of an entry's folder, and a folder that lies outside its own root."""
+    """Refuse symbolic links out of an entry's folder, and compiled code."""
     if inside(folder.parent, folder) is None:
         raise UsageError("links to a folder outside", file=folder)
     for path in folder.rglob("*"):
         if path.is_symlink() and inside(folder, path) is None:
             raise UsageError("links to a file outside its folder", file=path)
         if path.suffix in _COMPILED and path.parent.name != "__pycache__":
-            raise UsageError("is compiled code, which nobody can read", file=path)
+            raise UsageError("is compiled code, which cannot be reviewed", file=path)
 
 
 def _check_code(path: Path, manifest: DefenseManifest | AttackManifest) -> None:
-    """Look, without running it, whether the code parses and defines every hook."""
+    """Check, without running it, that the code parses and defines every hook."""
     if not manifest.hooks:
         return
+    if not path.exists():
+        raise UsageError("is missing", file=path)
     try:
-        tree = ast.parse(path.read_text("utf-8"))
-    except OSError as error:
-        raise UsageError("is missing", file=path) from error
+        tree = ast.parse(schema.read_text(path))
+    except (RecursionError, MemoryError) as error:
+        raise UsageError("does not parse: an expression is too long or nested too deeply", file=path) from error
     except (SyntaxError, ValueError) as error:
         raise UsageError(f"does not parse: {error}", file=path) from error
     defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     for hook in manifest.hooks:
         if hook not in defined:
-            raise UsageError("lacks the function", file=path, value=hook, choices=defined)
+            raise UsageError("does not define the function", file=path, value=hook, choices=defined)
 
 
 def _drop_dangling(catalog: Catalog) -> None:
-    """Break entries and tasks that name what does not exist."""
+    """Mark entries and tasks as broken that refer to something that does not exist."""
     for entry in list(catalog.defenses.values()):
         field = "against" if entry.variant is None else f"variants.{entry.variant}.against"
         for name in entry.against:
             _require(catalog, "defense", entry.id, entry.path, catalog.defenses, "attack", name, field)
             simulated = catalog.attacks.get(catalog.names.get(("attack", name), name))
             if simulated is not None and simulated.hooks != ("adapt",):
-                why = "cleans pictures, it trains nothing to defend against:"
+                why = "is a purifier, which trains nothing that a defense could simulate:"
                 error = UsageError(why, file=entry.path, field=field, value=name)
                 catalog.broken.append(Broken("defense", entry.id, entry.path, str(error)))
                 catalog.defenses.pop(entry.id, None)

@@ -1,8 +1,9 @@
-"""Where entries, tasks, suites and profiles lie.
+"""The folders in which entries, tasks, suites and profiles are searched.
 
-Two kinds of places are read. One *house*: the first of the folder given, ``$IMMUNEBENCH_ENTRIES``, the checkout that
-holds the current folder, the entries bundled with the package, and the checkout that the package lies in. Beside it
-come *extra* folders: one that was given and is no house itself, and plug-ins of the group ``immunebench.entries``.
+One *project root* is read (a folder whose ``pyproject.toml`` has a table ``[tool.immunebench]``): the first of the
+given folder, ``$IMMUNEBENCH_ENTRIES``, the checkout that contains the current folder, the entries bundled with the
+package, and the checkout that contains the package. *Additional* folders are read too: the given folder if it is not a
+project root, the package itself, and plug-ins of the entry-point group ``immunebench.entries``.
 """
 
 from __future__ import annotations
@@ -18,44 +19,54 @@ from pathlib import Path
 from typing import Any
 
 from immunebench.core.errors import UsageError
+from immunebench.core.home import expanded
+from immunebench.declared import schema
 
 PACKAGE = Path(__file__).resolve().parents[1]
 GROUP = "immunebench.entries"
 
 
 def folders_to_write(out: Path | None = None) -> dict[str, Path]:
-    """Return the folders of tasks, suites, defenses and attacks that a new one belongs into, by kind.
+    """Return the folders into which new tasks, suites, defenses and attacks are written, by kind.
 
     Parameters
     ----------
     out
-        Another house, which need not exist; default ``$IMMUNEBENCH_ENTRIES``, else the checkout that holds the
+        The root folder, which need not exist; default ``$IMMUNEBENCH_ENTRIES``, else the checkout that contains the
         current folder.
 
     Raises
     ------
     UsageError
-        There is none of them.
+        No folder is given and the current folder is not in a checkout.
     """
     given = out or os.environ.get("IMMUNEBENCH_ENTRIES")
-    root = Path(given).expanduser().resolve() if given else checkout(Path.cwd())
+    root = expanded(given).resolve() if given else checkout(Path.cwd())
     if root is None:
-        raise UsageError("is needed outside a checkout: the folder that it is written to", field="--out")
+        raise UsageError("is required outside a checkout: the folder to write to", field="--out")
     return {"root": root, **folders(root)}
 
 
 def roots(entries: Path | str | None) -> Iterator[Path]:
+    """Yield the folders to read, see the module; ``entries`` replaces ``$IMMUNEBENCH_ENTRIES``.
+
+    Raises
+    ------
+    UsageError
+        The given folder does not exist.
+    """
     given = entries or os.environ.get("IMMUNEBENCH_ENTRIES")
-    root = None if not given else Path(given).expanduser().resolve()
+    root = None if not given else expanded(given).resolve()
     if root is not None and not root.is_dir():
         name = "--entries" if entries else "IMMUNEBENCH_ENTRIES"
         raise UsageError("no such folder", field=name, value=str(given))
-    if root is not None and _is_house(root):
+    if root is not None and _is_project_root(root):
         yield root
     else:
-        house = checkout(Path.cwd()) or (PACKAGE / "_entries" if (PACKAGE / "_entries").is_dir() else checkout(PACKAGE))
-        yield from (place for place in (house, root) if place is not None)
-    # Suites and profiles belong to the engine: a checkout that lies elsewhere brings its own entries only.
+        bundled = PACKAGE / "_entries"
+        project = checkout(Path.cwd()) or (bundled if bundled.is_dir() else checkout(PACKAGE))
+        yield from (place for place in (project, root) if place is not None)
+    # The package has the suites and profiles; another project root only adds its own.
     yield PACKAGE
     for point in importlib.metadata.entry_points(group=GROUP):
         spec = importlib.util.find_spec(point.module)
@@ -63,24 +74,27 @@ def roots(entries: Path | str | None) -> Iterator[Path]:
 
 
 def checkout(start: Path) -> Path | None:
-    return next((folder for folder in (start, *start.parents) if _is_house(folder)), None)
+    """Return the nearest project root at or above a folder, None if there is none."""
+    return next((folder for folder in (start, *start.parents) if _is_project_root(folder)), None)
 
 
 @functools.cache
-def _house(folder: Path) -> dict[str, Any] | None:
+def _project_table(folder: Path) -> dict[str, Any] | None:
+    """Return the table ``[tool.immunebench]`` of a folder's ``pyproject.toml``, None if there is none."""
     try:
-        table = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        table = tomllib.loads(schema.read_text(folder / "pyproject.toml"))
+    except (UsageError, ValueError, RecursionError):
         return None
     found: dict[str, Any] | None = table.get("tool", {}).get("immunebench")
     return found
 
 
-def _is_house(folder: Path) -> bool:
-    return _house(folder) is not None
+def _is_project_root(folder: Path) -> bool:
+    return _project_table(folder) is not None
 
 
 def folders(root: Path) -> dict[str, Path]:
-    named = _house(root) or {}
+    """Return the folders of a root by kind; its ``[tool.immunebench]`` may rename them."""
+    named = _project_table(root) or {}
     kinds = ("defenses", "attacks", "tasks", "suites", "profiles")
     return {kind: root / str(named.get(kind, kind)) for kind in kinds}

@@ -1,1 +1,1 @@
-"""The commands of ``immunebench``: parse, call, print; one file for each group."""
+"""The command line of ``immunebench``: one module per group of commands."""

@@ -1,4 +1,4 @@
-"""Commands on measured numbers: cite, release, diff, reported. Parse, call, print."""
+"""The commands ``cite``, ``release``, ``diff`` and ``reported``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 ResultsDir = Annotated[
-    Path, typer.Option("--results", help="Folder of results, one folder a suite, such as --results results.")
+    Path, typer.Option("--results", help="Folder of results, one folder per suite, such as --results results.")
 ]
 BoardDir = Annotated[
     Path, typer.Option("--leaderboard", help="Folder of rules.md and releases, such as --leaderboard leaderboard.")
@@ -40,7 +40,7 @@ def cite(
         str | None, typer.Option("--defense", help="Only this row, such as --defense imma-lora.")
     ] = None,
     suite: Annotated[
-        str | None, typer.Option("--suite", help="The suite, where there are several, such as --suite mini-lite.")
+        str | None, typer.Option("--suite", help="The suite, if there are several, such as --suite mini-lite.")
     ] = None,
     table: Annotated[str, typer.Option("--table", help="Columns: main, families or chains.")] = "main",
     check: Annotated[
@@ -53,7 +53,7 @@ def cite(
 ) -> None:
     """Print LaTeX, BibTeX and provenance of measured numbers, or check a number that was cited.
 
-    Exits with 1 where a checked number does not stand, a board is refused, or lines of the results are left out.
+    Exits with 1 if a checked number is not confirmed, a board is refused, or lines of the results are left out.
 
     Example: immunebench cite --suite mini-lite --defense imma-lora
     """
@@ -64,7 +64,7 @@ def cite(
     if check is not None:
         given = {"--release": release, "--defense": defense, "--suite": suite}
         if clash := next((name for name, value in given.items() if value is not None), None):
-            raise UsageError("is said by the provenance line already; leave it out with --check", field=clash)
+            raise UsageError("is part of the provenance line already; omit it with --check", field=clash)
         _check(check, results, leaderboard, as_json)
         return
     columns = next((name for name in TABLES if name == table), None)
@@ -84,7 +84,7 @@ def cite(
         print_json({"table": made.table, "bibtex": made.bibtex, "provenance": str(made.provenance)})
     else:
         print(made.text(), end="")
-    _tell(found.problems)
+    _exit_on_problems(found.problems)
 
 
 def _check(line: str, results: Path, leaderboard: Path, as_json: bool) -> None:
@@ -95,7 +95,7 @@ def _check(line: str, results: Path, leaderboard: Path, as_json: bool) -> None:
         found = source.load_cited(cited, results, leaderboard)
     verdict = provenance.check(cited, found.snapshot)
     differences = [*found.differences, *verdict.differences]
-    tell_problems(found.problems)
+    print_problems(found.problems)
     if as_json:
         print_json({"stands": not differences, "differences": differences, "notes": verdict.notes})
     else:
@@ -113,7 +113,7 @@ def release(
     ] = None,
     add: Annotated[
         list[Path] | None,
-        typer.Option("--add", help="A file to freeze beside the boards, such as --add README.md; may be repeated."),
+        typer.Option("--add", help="An additional file to freeze, such as --add README.md; may be repeated."),
     ] = None,
     results: ResultsDir = Path("results"),
     leaderboard: BoardDir = Path("leaderboard"),
@@ -121,7 +121,7 @@ def release(
 ) -> None:
     """Freeze boards, digests of the records and the rules in leaderboard/releases/ID.
 
-    Nothing is written where a record is broken or a control misbehaves.
+    Nothing is written if a record is broken or a control fails its check.
 
     Example: immunebench release 2026.1
     """
@@ -140,7 +140,7 @@ def release(
 
 def diff(
     a: Annotated[str, typer.Argument(metavar="A", help="Folder of results, release, suite:defense, or a defense.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="The same sort of thing, such as mini-lite:imma-multi.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The same kind as A, such as mini-lite:imma-multi.")],
     suite: Annotated[
         str | None, typer.Option("--suite", help="A and B are defenses of this suite, such as --suite mini-lite.")
     ] = None,
@@ -148,9 +148,9 @@ def diff(
     leaderboard: BoardDir = Path("leaderboard"),
     as_json: AsJson = False,
 ) -> None:
-    """Compare two boards, releases or entries: what B has more of P, per task and chain, with a paired interval.
+    """Compare two boards, releases or entries: the difference in P per task and chain, with a paired interval.
 
-    Exits with 1 where nothing compares, or lines of the results are left out.
+    Exits with 1 if nothing can be compared, or lines of the results are left out.
 
     Example: immunebench diff imma-lora imma-multi --suite mini-lite
     """
@@ -163,7 +163,7 @@ def diff(
     with _refusable():
         left, right = (source.side(name, results, leaderboard) for name in (a, b))
     if (left.row is None) != (right.row is None):
-        raise UsageError("a board and an entry do not compare:", value=f"{a} {b}")
+        raise UsageError("a board cannot be compared with an entry:", value=f"{a} {b}")
     if left.row is not None and right.row is not None:
         entries = [diffs.compare_entries(left.row, right.row)]
         value = [entry.value() for entry in entries]
@@ -177,12 +177,12 @@ def diff(
     if as_json:
         print_json(value)
     else:
-        # A release is a file of strangers too.
+        # Releases may come from other people, so their text is escaped too.
         print("\n".join(map(plain, lines)))
     if not any(entry.difference is not None for entry in entries):
-        print("nothing compares", file=sys.stderr)
+        print("nothing can be compared", file=sys.stderr)
         raise typer.Exit(1)
-    _tell([*left.problems, *right.problems])
+    _exit_on_problems([*left.problems, *right.problems])
 
 
 def reported(
@@ -190,12 +190,12 @@ def reported(
         str | None, typer.Option("--method", help="Only figures of this method, such as --method IMMA.")
     ] = None,
     recalled: Annotated[
-        bool, typer.Option("--recalled", help="Also figures that nobody has checked against their paper.")
+        bool, typer.Option("--recalled", help="Include figures that have not been checked against their paper.")
     ] = False,
     leaderboard: BoardDir = Path("leaderboard"),
     as_json: AsJson = False,
 ) -> None:
-    """Print what papers report, with source and certainty; such figures are never ranked with measured ones.
+    """Print figures reported in papers, with source and certainty; they are never ranked with measured ones.
 
     Example: immunebench reported --method IMMA
     """
@@ -210,29 +210,30 @@ def reported(
         print(figures.reported_table(found, recalled=recalled).text(), end="")
 
 
-def tell_problems(problems: Iterable[Problem]) -> None:
-    """Print what is wrong with results, a line each, to standard error."""
+def print_problems(problems: Iterable[Problem]) -> None:
+    """Print problems of results to standard error, one per line."""
     for problem in problems:
         print(f"results: {problem}", file=sys.stderr)
 
 
-def _tell(problems: Iterable[Problem]) -> None:
+def _exit_on_problems(problems: Iterable[Problem]) -> None:
+    """Print problems, and exit with 1 if there are any."""
     problems = tuple(problems)
-    tell_problems(problems)
+    print_problems(problems)
     if problems:
         raise typer.Exit(1)
 
 
 @contextmanager
 def _refusable() -> Iterator[None]:
-    """Say why there is no board: exit 2 where no record is usable, 1 where the records are refused."""
+    """Print why there is no board, and exit with 2 if no record is usable, with 1 if the records are refused."""
     from immunebench.board.assembly.scored import NothingToShow
     from immunebench.board.scores.model import BoardError
 
     try:
         yield
     except NothingToShow as error:
-        tell_problems(error.problems)
+        print_problems(error.problems)
         raise typer.Exit(2) from None
     except BoardError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The command `capacity`: parse, call, print."""
+"""The command ``capacity``."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def capacity(
     entry: Annotated[
         list[str] | None, typer.Option("--entry", help="Only this attack or defense; may be repeated.")
     ] = None,
-    steps: Annotated[int, typer.Option("--steps", help="Real steps that each takes, at least 3.")] = 4,
+    steps: Annotated[int, typer.Option("--steps", help="Steps to run of each, at least 3.")] = 4,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Markdown file to write, and JSON beside it: leaderboard/capacity.md.")
+        Path | None, typer.Option("--out", help="Markdown file to write, and JSON next to it: leaderboard/capacity.md.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure what attacks and defenses take on a profile: peak memory, seconds a step, and where they fit.
+    """Measure attacks and defenses on a profile: peak memory, seconds per step, and the profiles that they fit.
 
     Example: immunebench capacity t4-16g --shape-of sd14 --entry imma-dreambooth
     """
@@ -48,7 +48,7 @@ def capacity(
     if out is not None and not out.parent.is_dir():
         raise UsageError("no such folder", field="--out", value=str(out.parent))
     if out is not None and out.suffix != ".md":
-        raise UsageError("is a Markdown file, with JSON of its name beside it: its name ends in .md, not",
+        raise UsageError("is a Markdown file, so its name must end in .md, not",
                          field="--out", value=out.name)  # fmt: skip
     found = []
     for number, demand in enumerate(measure(planned), 1):
@@ -67,7 +67,7 @@ def capacity(
 
 
 def holding(demand: Demand, profiles: Sequence[Profile]) -> list[str]:
-    """Name the profiles whose caps hold one peak; only those that compute alike, for others take other memory."""
+    """Return the profiles whose memory cap suffices, among those with the same memory-related settings."""
     from immunebench.declared.profile import lacks_ampere
 
     own = next(p for p in profiles if p.id == demand.profile)
@@ -81,7 +81,7 @@ def holding(demand: Demand, profiles: Sequence[Profile]) -> list[str]:
         for p in profiles
         if all(getattr(p, name) == getattr(own, name) for name in same) and lacks_ampere(p.compute_capability) == older
     ]
-    # Under a cap that was not enough the peak says only what is too little.
+    # If the cap was exceeded, the peak is only a lower bound.
     if demand.status != "fits":
         return []
     return [p.id for p in sorted(alike, key=lambda p: p.memory_gib) if p.memory_gib >= demand.peak_gib]

@@ -1,4 +1,4 @@
-"""The commands ``immunebench data ...``: parse, call, print."""
+"""The commands ``immunebench data ...``."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 data_app = typer.Typer(
     no_args_is_help=True,
-    help="Get the pictures that tasks name by reference: no run fetches any.\n\n"
+    help="Download the pictures of tasks with a public data set; runs never download them.\n\n"
     "Example: immunebench data fetch sd14-vase",
 )
 
 Accept = Annotated[
-    bool, typer.Option("--accept-terms", help="You read the terms of the data set, which `data list` names.")
+    bool, typer.Option("--accept-terms", help="Accept the terms of the data set; `data list` has the link.")
 ]
 
 
 @data_app.command("list")
 def data_list(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List the tasks whose pictures are published elsewhere: whether they are here, how large, under which licence.
+    """List the tasks with a public data set: whether it is downloaded, its size and its licence.
 
     Example: immunebench data list --json
     """
@@ -63,7 +63,7 @@ def data_fetch(
     task: Annotated[list[str], typer.Argument(metavar="TASK...", help="Tasks of `data list`.")],
     accept_terms: Accept = False,
 ) -> None:
-    """Download the pictures of tasks at their pinned commits; what is there already is held against its lock.
+    """Download the pictures of tasks at their pinned commits; existing files are verified against their lock file.
 
     Example: immunebench data fetch sd14-vase sd14-clock
     """
@@ -71,7 +71,7 @@ def data_fetch(
 
     catalog = _catalog()
     tasks = [_task(catalog, name) for name in dict.fromkeys(task)]
-    # Nothing is downloaded where one of them would be refused.
+    # All are checked first, so that nothing is downloaded if one is refused.
     for found in tasks:
         dataset_intake.check(found, catalog, accept_terms=accept_terms)
     for found in tasks:
@@ -84,7 +84,7 @@ def data_add(
     folder: Annotated[Path, typer.Argument(help="A checkout, a copy of the data set, or a folder of the pictures.")],
     accept_terms: Accept = False,
 ) -> None:
-    """Take the pictures of a task from a folder that is here already.
+    """Copy the pictures of a task from a local folder.
 
     Example: immunebench data add sd14-vase dreambooth/dataset/vase
     """

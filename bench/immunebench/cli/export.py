@@ -1,4 +1,4 @@
-"""The commands ``immunebench export ...``: parse, call, print."""
+"""The commands ``immunebench export ...``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from immunebench.cli.common import all_plans, say_others, the_catalog
+from immunebench.cli.common import all_plans, print_other_suites, the_catalog
 from immunebench.core.errors import UsageError
 
 
 class _CellByDefault(TyperGroup):
-    """``export CELL DIR`` is ``export cell CELL DIR``: a cell's key holds slashes, so it is no command's name."""
+    """Makes ``export CELL DIR`` short for ``export cell CELL DIR``; cell keys have slashes and are never commands."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         return super().resolve_command(ctx, args if args[0] in self.commands else ["cell", *args])
@@ -35,9 +35,9 @@ def export_cell(
         Path | None,
         typer.Option("--store", help="Store; default $IMMUNEBENCH_STORE, else ~/.cache/immunebench/store."),
     ] = None,
-    suite: Annotated[str | None, typer.Option("--suite", help="Of the suites that have the cell.")] = None,
+    suite: Annotated[str | None, typer.Option("--suite", help="The suite, if several have the cell.")] = None,
 ) -> None:
-    """Write a cell's adapted model as plain diffusers and peft files; `export CELL DIR` for short.
+    """Write a cell's attacked model as plain diffusers and peft files; `export CELL DIR` for short.
 
     Example: immunebench export style-solano/imma-lora/lora/cpu/0 exported
     """
@@ -54,7 +54,7 @@ def export_cell(
         raise UsageError("does not have the cell:", field="--suite", value=suite, choices=having)
     chosen = suite or having[0]
     if suite is None:
-        say_others(chosen, having[1:])
+        print_other_suites(chosen, having[1:])
     print(write(cell, plans[chosen], catalog, api.open_store(store), folder))
 
 
@@ -63,7 +63,7 @@ def export_published(
     task: Annotated[str, typer.Argument(help="Task of `list tasks`.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder.")],
 ) -> None:
-    """Write a task's clean published pictures as PNG, with captions and SHA-256, for a tool outside to cloak.
+    """Write a task's clean published pictures as PNG, with captions and SHA-256, to cloak them by an external tool.
 
     Example: immunebench export published style-okafor clean
     """

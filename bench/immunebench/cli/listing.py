@@ -1,4 +1,4 @@
-"""The commands ``list`` and ``doctor``: what there is to measure, and with what."""
+"""The commands ``list`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def list_(
     kind: Annotated[str | None, typer.Argument(help="suites, tasks, defenses, attacks, profiles or bases.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what there is to measure.
+    """List suites, tasks, defenses, attacks, profiles and bases.
 
     Example: immunebench list defenses
     """
@@ -34,7 +34,7 @@ def list_(
 
 
 def doctor(store: StoreDir = None, as_json: AsJson = False) -> None:
-    """Look at this machine: what is installed, and which profiles it qualifies for.
+    """Check this machine: what is installed, and which profiles it can run.
 
     Example: immunebench doctor --json
     """

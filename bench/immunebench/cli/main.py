@@ -1,4 +1,4 @@
-"""The command line: parse, call, print."""
+"""The application of the command line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from immunebench.core.errors import UsageError
 
 app = typer.Typer(
     name="immunebench",
-    help="How well does a protection stop the fine-tuning of a text-to-image model on a concept?\n\n"
+    help="Benchmark of protections against malicious fine-tuning of text-to-image models.\n\n"
     "Example: immunebench run mini-demo --workers 2",
     no_args_is_help=True,
     add_completion=False,
@@ -41,7 +41,7 @@ for group in (listing, running, scoreboard, board, sheet, capacity, sets):
 
 
 def main() -> None:
-    """Run the command line; exits 0 when done, 1 when something failed, 2 on wrong use."""
+    """Run the command line; exits with 0 on success, 1 on failure, 2 on usage errors."""
     try:
         app()
     except UsageError as error:

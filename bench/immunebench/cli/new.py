@@ -1,4 +1,4 @@
-"""The commands ``immunebench new ...``: parse, call, print."""
+"""The commands ``immunebench new ...``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 new_app = typer.Typer(
-    help="Begin a task, a defense or an attack of your own, or submit a closed tool's pictures.\n\n"
+    help="Create a task, a defense or an attack, or submit pictures of a closed-source tool.\n\n"
     "Example: immunebench new defense my-shield --hook protect_images",
     no_args_is_help=True,
 )
@@ -25,20 +25,20 @@ def new_task(
     family: Annotated[str, typer.Option("--family", help="style, object or identity.")],
     base: Annotated[str, typer.Option("--base", help="Base of `list bases`.")] = "mini",
     name: Annotated[str | None, typer.Option("--id", help="Default: my- and the folder's name.")] = None,
-    noun: Annotated[str | None, typer.Option("--noun", help="What it is called; an object needs one.")] = None,
+    noun: Annotated[str | None, typer.Option("--noun", help="Class noun of the concept; required for objects.")] = None,
     token: Annotated[str, typer.Option("--token", help="The attacker's placeholder.")] = "sks",
     owner_token: Annotated[
         str | None, typer.Option("--owner-token", help="The owner's placeholder; default: the base's next free one.")
     ] = None,
     title: Annotated[str | None, typer.Option("--title", help="One line for lists and boards.")] = None,
-    captions: Annotated[Path | None, typer.Option("--captions", help="JSON or CSV: name,caption.")] = None,
+    captions: Annotated[Path | None, typer.Option("--captions", help="JSON or CSV: name,caption; or a folder.")] = None,
     prompts: Annotated[
-        Path | None, typer.Option("--prompts", help="Evaluation prompts with {token}, one a line.")
+        Path | None, typer.Option("--prompts", help="Evaluation prompts with {token}, one per line.")
     ] = None,
-    like: Annotated[str | None, typer.Option("--like", help="Task that lends prompts and the benign concept.")] = None,
+    like: Annotated[str | None, typer.Option("--like", help="Task to copy prompts and benign concept from.")] = None,
     out: Out = None,
 ) -> None:
-    """Make a task and a suite of a folder of photos; the pictures are converted and copied.
+    """Create a task and a suite from a folder of photos; the pictures are converted and copied.
 
     Example: immunebench new task --images my-mug --family object --noun mug --base mini
     """
@@ -55,7 +55,7 @@ def new_defense(
     hook: Annotated[str, typer.Option("--hook", help="protect_model or protect_images.")] = "protect_model",
     out: Out = None,
 ) -> None:
-    """Write a defense that runs as it is: manifest, one short file, citation, and a suite of the dev tasks.
+    """Create a working defense: manifest, one short code file, citation, and a suite of the dev tasks.
 
     Example: immunebench new defense my-shield --hook protect_images
     """
@@ -71,7 +71,7 @@ def new_attack(
     hook: Annotated[str, typer.Option("--hook", help="adapt or purify.")] = "adapt",
     out: Out = None,
 ) -> None:
-    """Write an attack that runs as it is: manifest, one short file, citation, and a suite of the dev tasks.
+    """Create a working attack: manifest, one short code file, citation, and a suite of the dev tasks.
 
     Example: immunebench new attack my-tuning
     """
@@ -85,16 +85,16 @@ def new_attack(
 def new_artefact(
     name: Annotated[str, typer.Argument(metavar="ID", help="Lower case with hyphens; the folder's name.")],
     task: Annotated[list[str], typer.Option("--task", help="Task whose pictures were cloaked; repeatable.")],
-    images: Annotated[list[Path], typer.Option("--images", help="Folder of its cloaked pictures, one a --task.")],
-    tool: Annotated[str, typer.Option("--tool", help="What cloaked them, such as Glaze.")],
+    images: Annotated[list[Path], typer.Option("--images", help="Folder of its cloaked pictures, one per --task.")],
+    tool: Annotated[str, typer.Option("--tool", help="The tool that cloaked them, such as Glaze.")],
     tool_version: Annotated[str, typer.Option("--tool-version", help="Its version, such as 2.1.")],
-    budget: Annotated[int | None, typer.Option("--budget", help="Greatest change of a value, 1 to 255.")] = None,
+    budget: Annotated[int | None, typer.Option("--budget", help="Largest change of a value, 1 to 255.")] = None,
     perceptual: Annotated[
-        float | None, typer.Option("--perceptual", help="Greatest perceptual distance instead, up to 1.")
+        float | None, typer.Option("--perceptual", help="Largest perceptual distance instead, up to 1.")
     ] = None,
     out: Out = None,
 ) -> None:
-    """Make a defense of pictures that a closed tool cloaked; they are checked against the clean ones and copied.
+    """Create a defense from pictures cloaked by a closed-source tool; they are compared with the clean ones and copied.
 
     Example: immunebench new artefact my-glaze --task style-okafor --images cloaked --tool Glaze --tool-version 2
     """

@@ -1,19 +1,26 @@
-"""What the command line prints of records and of the machine."""
+"""Text output of records and of the machine."""
 
 from __future__ import annotations
 
+import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from immunebench.core.errors import UsageError, shown
+from immunebench.core.errors import UsageError, printable, shortened
 
 if TYPE_CHECKING:
     from immunebench.hardware.doctor import Machine, Verdict
+    from immunebench.records.files import Line
     from immunebench.records.record import Record
+
+#: Most characters of what is said of a damaged line.
+_LONGEST = 400
 
 
 def find_records(key: str, results: Path, suite: str | None = None) -> list[tuple[Path, Record]]:
-    """Return the records of a cell with their files: one a suite, of the defense's newest version, by suite.
+    """Return the records of a cell with their files: one per suite, of the defense's newest version, sorted by suite.
 
     Parameters
     ----------
@@ -27,19 +34,18 @@ def find_records(key: str, results: Path, suite: str | None = None) -> list[tupl
     Raises
     ------
     UsageError
-        No record has that key, or none of that suite; the nearest is named.
+        No record has that key, or none is of that suite; the message has the nearest key.
     """
-    from immunebench.records.files import read_records
-
     keys: set[str] = set()
     found: dict[str, tuple[Path, Record]] = {}
-    for file in sorted(results.rglob("*.jsonl")):
-        for record in read_records(file):
-            keys.add(record.cell.key)
-            before = found.get(record.suite)
-            newer = before is None or record.cell.defense_version > before[1].cell.defense_version
-            if record.cell.key == key and newer:
-                found[record.suite] = file, record
+    for file, _, record in _readable(results):
+        if record is None:
+            continue
+        keys.add(record.cell.key)
+        before = found.get(record.suite)
+        newer = before is None or record.cell.defense_version > before[1].cell.defense_version
+        if record.cell.key == key and newer:
+            found[record.suite] = file, record
     if not found:
         raise UsageError(f"no record below {results} of the cell", field="CELL", value=key, choices=keys)
     if suite is not None and suite not in found:
@@ -48,26 +54,46 @@ def find_records(key: str, results: Path, suite: str | None = None) -> list[tupl
 
 
 def referenced(results: Path) -> set[str]:
-    """Digests of every artifact that a record below a folder names."""
-    from immunebench.records.files import read_records
-
-    if not results.is_dir():
-        return set()
+    """Return the digests of all artifacts that records in a folder refer to, also those whose line is damaged."""
     found: set[str] = set()
-    for record in read_records(results):
+    for _, line, record in _readable(results):
+        if record is None:
+            found.update(digest.decode() for digest in re.findall(rb"[0-9a-f]{64}", line.text))
+            continue
         found.update(record.artefacts.values())
         baselines = (record.baseline.floor, record.baseline.ceiling, record.anchors)
         found.update(part.digest for part in baselines if part is not None)
     return found
 
 
+def _readable(results: Path) -> Iterator[tuple[Path, Line, Record | None]]:
+    """Yield file, line and record of every line of records below a folder; a line that holds none is reported."""
+    from immunebench.records.files import BrokenLine, read_lines
+
+    for file in sorted(results.rglob("*.jsonl")):
+        try:
+            for line in read_lines(file):
+                try:
+                    yield file, line, line.record()
+                except BrokenLine as error:
+                    said = f"passed over: {file}:{line.number}: {shortened(error.message, _LONGEST)}"
+                    print(printable(said), file=sys.stderr)
+                    yield file, line, None
+        except OSError as error:
+            raise UsageError(f"cannot be read: {error.strerror}", file=file) from error
+
+
 def lines(record: Record, file: Path) -> list[str]:
-    """A record for a person: outcome, scores, utility, cost, environment, files."""
+    """Format a record as text: outcome, scores, utility, cost, environment, files."""
+    return [printable(line) for line in _lines(record, file)]
+
+
+def _lines(record: Record, file: Path) -> list[str]:
     cell = record.cell
     out = [f"{cell.key}  ({record.suite} {record.suite_version}, {cell.defense_title})"]
     out.append(f"status       {record.status}" + (f": {record.reason}" if record.reason else ""))
     if cell.defense_kind == "artefact":
-        out.append("made by      " + shown(f"{record.params.get('tool')} {record.params.get('tool_version')}"))
+        out.append(f"made by      {record.params.get('tool')} {record.params.get('tool_version')}")
     if record.failure is not None:
         out.append(f"failed stage {record.failure.stage} {record.failure.digest}")
     floor, ceiling = record.baseline.floor, record.baseline.ceiling
@@ -101,7 +127,7 @@ def lines(record: Record, file: Path) -> list[str]:
 
 
 def _beside(record: Record) -> list[str]:
-    """What says whether the attack learnt, copied or collapsed, and what the release changed."""
+    """Format the additional measurements: whether the attack learned, copied or collapsed, and integrity."""
     out = []
     if record.prompt_chance is not None:
         out.append(f"prompts      a guess {record.prompt_chance:.3f}")
@@ -121,7 +147,7 @@ def _beside(record: Record) -> list[str]:
 
 
 def _pictures(record: Record) -> list[str]:
-    """What cleaning left of the pictures and cost, and what papers on protected pictures report besides."""
+    """Format measurements of purified pictures, and the additional metrics of papers on image protection."""
     out, cleaned = [], record.purified
     if cleaned is not None:
         for side, found in (("clean", cleaned.to_clean), ("protected", cleaned.to_protected)):
@@ -134,7 +160,7 @@ def _pictures(record: Record) -> list[str]:
 
 
 def machine_lines(machine: Machine, verdicts: list[Verdict]) -> list[str]:
-    """A machine for a person: what there is, then every profile with what is in the way."""
+    """Format a machine as text: its properties, then every profile with the reasons why it cannot run."""
     out = [
         f"python   {machine.python} on {machine.platform}",
         f"cores    {machine.cores}",
@@ -144,7 +170,8 @@ def machine_lines(machine: Machine, verdicts: list[Verdict]) -> list[str]:
     out += [f"gpu      {gpu.name}, {gpu.memory_gib:g} GiB" for gpu in machine.gpus] or ["gpu      none"]
     out += [f"library  {name} {version}" for name, version in machine.versions.items() if name != "python"]
     out += [
-        f"base     {name}: {'there' if there else 'its files are missing'}" for name, there in machine.weights.items()
+        f"base     {name}: {'available' if found else 'its files are missing'}"
+        for name, found in machine.weights.items()
     ]
     out += [f"broken   {line}" for line in machine.broken]
     for verdict in verdicts:

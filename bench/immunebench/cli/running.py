@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +26,7 @@ from immunebench.cli.common import (
     all_plans,
     print_columns,
     print_json,
-    say_others,
+    print_other_suites,
     the_catalog,
 )
 
@@ -39,15 +40,18 @@ def run(
     profile: ProfileName = None,
     results: ResultsDir = Path("results"),
     store: StoreDir = None,
-    workers: Annotated[int, typer.Option("--workers", help="Stages at a time, one process and thread each.")] = 1,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed stages again.")] = False,
+    workers: Annotated[int, typer.Option("--workers", help="Parallel stages, one process and thread each.")] = 1,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed stages again.")] = False,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", help="Seconds that a stage may take; a longer one fails as timeout.")
+        float | None, typer.Option("--timeout", help="Time limit per stage in seconds; longer ones fail as timeout.")
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Let a failure replace a better record of the same cell.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show cells, stages, time and disk; run nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a suite, or a part of it; what the store has is reused, so a stopped run goes on where it was.
+    """Run a suite, or a part of it; artifacts in the store are reused, so a stopped run resumes.
 
     Example: immunebench run mini-smoke --task style-solano --workers 2
     """
@@ -58,14 +62,22 @@ def run(
     plan = api.plan_suite(
         suite, catalog=the_catalog(), task=task, defense=defense, attack=attack, seed=seed, profile=profile
     )
-    kept = api.open_store(store)
+    _say_broken(plan)
+    artifacts = api.open_store(store)
     if dry_run:
-        _dry_run(plan, api.planned(plan, kept), estimate(plan, kept), workers, as_json)
+        _dry_run(plan, api.planned(plan, artifacts), estimate(plan, artifacts), workers, as_json)
         return
     folder = api.results_folder(results) / plan.suite.id
     try:
         records = api.measure(
-            plan, kept, folder, workers=workers, retry_failed=retry_failed, timeout=timeout, processes=True
+            plan,
+            artifacts,
+            folder,
+            workers=workers,
+            retry_failed=retry_failed,
+            timeout=timeout,
+            replace=replace,
+            processes=True,
         )
     except KeyboardInterrupt:
         raise typer.Exit(1) from None
@@ -84,7 +96,7 @@ def status(
     store: StoreDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show which cells of a suite are done, failed, begun or still planned.
+    """Show which cells of a suite are done, failed, partly done or planned.
 
     Example: immunebench status mini-demo
     """
@@ -116,7 +128,7 @@ def show(
     from immunebench.cli import report
 
     (file, record), *others = report.find_records(cell, results, suite)
-    say_others(record.suite, [other.suite for _, other in others])
+    print_other_suites(record.suite, [other.suite for _, other in others])
     if as_json:
         print_json(record.model_dump(mode="json"))
     else:
@@ -124,24 +136,24 @@ def show(
 
 
 def why(
-    digest: Annotated[str, typer.Argument(help="Digest of a stage, or its beginning.")],
+    digest: Annotated[str, typer.Argument(help="Digest of a stage, or a prefix of it.")],
     store: StoreDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Explain why an artifact is not in the store, by what differs from the nearest one that is.
+    """Explain why an artifact is not in the store, by its differences from the nearest one that is.
 
     Example: immunebench why 3fa2
     """
     from immunebench import api
     from immunebench.store.why import explain
 
-    kept = api.open_store(store)
+    artifacts = api.open_store(store)
     specs: dict[str, Spec] = {d: s for plan in all_plans(the_catalog()) for d, s in plan.stages.items()}
-    matches = sorted({d for d in specs if d.startswith(digest)} | set(kept.resolve(digest)))
+    matches = sorted({d for d in specs if d.startswith(digest)} | set(artifacts.resolve(digest)))
     if len(matches) > 1:
         names = ", ".join(match[:16] for match in matches[:6])
-        raise UsageError(f"begins {len(matches)} digests ({names}):", field="DIGEST", value=digest)
-    lines = explain(kept, matches[0] if matches else digest, specs)
+        raise UsageError(f"is a prefix of {len(matches)} digests ({names}):", field="DIGEST", value=digest)
+    lines = explain(artifacts, matches[0] if matches else digest, specs)
     if as_json:
         print_json({"digest": matches[0] if matches else digest, "lines": lines})
     else:
@@ -173,6 +185,14 @@ def _dry_run(plan: Plan, cells: list[dict[str, object]], estimate: Any, workers:
         f"{len(cells)} cells, {len(plan.stages)} stages, {reused} reused: about {duration(seconds)} "
         f"with {workers} worker{'s' * (workers != 1)}, {size(estimate.bytes)}"
     )
+
+
+def _say_broken(plan: Plan) -> None:
+    """Say which entries and tasks of a plan have a namesake that is broken, and so is not the one that is measured."""
+    names = {name for cell in plan.cells for name in (cell.task, *cell.defense.split("+"), *cell.chain.split("+"))}
+    for broken in the_catalog().broken:
+        if broken.id in names:
+            print(f"not used: {broken.reason}", file=sys.stderr)
 
 
 def _mean(score: Any) -> str:

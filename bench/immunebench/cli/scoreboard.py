@@ -1,4 +1,4 @@
-"""The command ``board``: tables, files, plots and the site."""
+"""The command ``board``: tables, files, plots and the website."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from immunebench.cli.common import ResultsDir, the_catalog
 
 def board(
     suite: Annotated[
-        str | None, typer.Argument(help="Folder of results that is printed; default: write all boards and the site.")
+        str | None, typer.Argument(help="Folder of results to print; default: write all boards and the website.")
     ] = None,
     results: ResultsDir = Path("results"),
     markdown: Annotated[
         Path | None, typer.Option("--markdown", help="Write the printed page to this file too.")
     ] = None,
-    site: Annotated[Path, typer.Option("--site", help="Folder of the site; replaced as a whole.")] = Path(
+    site: Annotated[Path, typer.Option("--site", help="Folder of the website; replaced completely.")] = Path(
         "leaderboard/site"
     ),
     leaderboard: board_commands.BoardDir = Path("leaderboard"),
 ) -> None:
-    """Print the scored table of a suite's results; without SUITE write every board, its files, plots and the site.
+    """Print the scores of a suite's results; without SUITE, write every board, its files, plots and the website.
 
-    Exits with 1 where lines of the results are left out or the board is refused, with 2 where nothing can be shown. A
-    folder without any records is no failure: that is said, and the site says it too.
+    Exits with 1 if lines of the results are left out or the board is refused, with 2 if nothing can be shown. A folder
+    without any records is not an error; the command and the website state it.
 
     Example: immunebench board mini-smoke
     """
@@ -49,20 +49,20 @@ def board(
         found = scored.score_folder(scored.suite_folder(suite, results))
         layout.show(found.board, suite)
     except scored.NothingToShow as error:
-        board_commands.tell_problems(error.problems)
+        board_commands.print_problems(error.problems)
         raise typer.Exit(2) from None
     except BoardError as error:
         print(f"no board: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     if markdown is not None:
         layout.write_markdown(found.board, suite, markdown)
-    board_commands.tell_problems(found.problems)
+    board_commands.print_problems(found.problems)
     if found.problems:
         raise typer.Exit(1)
 
 
 def _write_boards(results: Path, site: Path, leaderboard: Path) -> None:
-    """Write ``board.md`` beside the records of every suite, and the site with every other format."""
+    """Write ``board.md`` next to the records of every suite, and the website with all other formats."""
     from immunebench.board.loading import measured_capacity, reported
     from immunebench.board.site import load_suite, suite_folders, write_site
     from immunebench.board.tables import layout

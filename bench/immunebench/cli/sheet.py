@@ -1,4 +1,4 @@
-"""The command `sheet`: parse, call, print."""
+"""The command ``sheet``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def sheet(
     defense: Annotated[str, typer.Argument(help="A defense that changes pictures, such as noise.")],
     suite: Annotated[str, typer.Argument(help="Suite whose artifacts are shown: an id, or a TOML file.")],
     task: Annotated[
-        str | None, typer.Option("--task", help="Task that is shown, such as --task style-okafor; default the first.")
+        str | None, typer.Option("--task", help="Task to show, such as --task style-okafor; default the first.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="PNG to write; default DEFENSE--TASK.png here.")] = None,
     store: Annotated[
@@ -20,7 +20,7 @@ def sheet(
         typer.Option("--store", help="Store; default $IMMUNEBENCH_STORE, else ~/.cache/immunebench/store."),
     ] = None,
 ) -> None:
-    """Draw a defense's pictures: clean, protected, difference x10, after each purifier, and what attacks then draw.
+    """Draw a contact sheet of a defense: clean, protected, difference x10, after each purifier, and after the attacks.
 
     Example: immunebench sheet noise mini-lite --task style-solano --out noise.png
     """

@@ -18,7 +18,7 @@ weights_app = typer.Typer()
 
 @weights_app.callback(invoke_without_command=True)
 def weights_list(context: typer.Context, as_json: AsJson = False) -> None:
-    """List the weights that metrics and bases need, and fetch those that are not embedded.
+    """List the weights that metrics and bases need, and download those that are not embedded.
 
     Example: immunebench weights fetch lpips-alex
     """
@@ -30,9 +30,9 @@ def weights_list(context: typer.Context, as_json: AsJson = False) -> None:
     catalog = the_catalog()
     for name, spec in catalog.models.bases.items():
         if spec.hub:
-            state: weights.State = "fetched" if base_folder.there(name, spec, catalog.models_path) else "missing"
+            state: weights.State = "fetched" if base_folder.is_available(name, spec, catalog.models_path) else "missing"
             purpose = f"base, {spec.size_gb:g} GB, {spec.licence}"
-            rows.append(weights.Listed(name, purpose, state, base_folder.home(name)))
+            rows.append(weights.Listed(name, purpose, state, base_folder.added_path(name)))
     if as_json:
         print_json([{"name": r.name, "purpose": r.purpose, "state": r.state, "file": str(r.file)} for r in rows])
     else:
@@ -43,7 +43,7 @@ def weights_list(context: typer.Context, as_json: AsJson = False) -> None:
 def weights_fetch(
     name: Annotated[str, typer.Argument(help="Weights of a metric or a base: lpips-alex, sd14.")],
 ) -> None:
-    """Fetch weights once, checked by SHA-256: of a metric into the cache, of a base into the model hub's cache.
+    """Download weights, verified by SHA-256: of a metric into the cache, of a base into the model hub's cache.
 
     Example: immunebench weights fetch lpips-alex
     """
@@ -66,7 +66,7 @@ def weights_add(
     name: Annotated[str, typer.Argument(help="A base that comes from a model hub: sd14.")],
     path: Annotated[Path, typer.Argument(help="Its diffusers folder, or its single-file checkpoint.")],
 ) -> None:
-    """Use a copy of a base that is here already: a folder as it lies, a checkpoint converted once; checked by SHA-256.
+    """Use a local copy of a base, verified by SHA-256: a folder in place, or a checkpoint, which is converted once.
 
     Example: immunebench weights add sd14 models/stable-diffusion-v1-4
     """

@@ -1,1 +1,1 @@
-"""Errors, shared types, wording and the probe of this machine; knows nothing of the benchmark."""
+"""Errors, shared types, caption templates and hardware probing; imports no other sub-package."""

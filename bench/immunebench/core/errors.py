@@ -1,4 +1,4 @@
-"""The error a person can act on: wrong use of the suite."""
+"""`UsageError`: the exception for mistakes that the user can correct."""
 
 from __future__ import annotations
 
@@ -6,14 +6,25 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+#: Most characters of an error's line, which may hold a value of any length.
+_LONGEST = 2_000
 
-def shown(text: str) -> str:
-    """Return text that is safe to print: what controls a terminal or turns its writing round is escaped."""
+
+def printable(text: str) -> str:
+    """Escape control characters and changes of writing direction, so that text from a file is safe to print."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def shortened(text: str, most: int) -> str:
+    """Return text of at most about `most` characters: the middle of a longer one is left out, and that is said."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]} ... ({len(text) - 2 * half:,} characters left out) ... {text[-half:]}"
+
+
 class UsageError(Exception):
-    """Something that the user wrote is wrong; the command line prints it and exits with 2.
+    """A mistake in a file, option or argument; the command line prints it and exits with status 2.
 
     Parameters
     ----------
@@ -26,7 +37,7 @@ class UsageError(Exception):
     value
         The wrong value; shown after the message when it is not None.
     choices
-        The valid values; the nearest one is named, or all of them when few and none is near.
+        The valid values; the message names the nearest one, or lists up to eight where none is near.
     """
 
     def __init__(
@@ -46,22 +57,29 @@ class UsageError(Exception):
         self.choices = tuple(sorted(choices))
 
     def __str__(self) -> str:
-        where = "".join(f"{shown(part)}: " for part in (self.file, self.field) if part)
-        what = self.message if self.value is None else f"{self.message} {self.value!r}"
-        return shown(" ".join(f"{where}{what}{self._hint()}".split()))
+        where = "".join(f"{printable(part)}: " for part in (self.file, self.field) if part)
+        what = self.message if self.value is None else f"{self.message} {_repr(self.value)}"
+        return printable(" ".join(shortened(f"{where}{what}{self._hint()}", _LONGEST).split()))
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Exceptions cross process borders by their positional arguments, which do not hold these fields.
+        # Pickling between processes passes positional arguments only, which do not hold these fields.
         return (_rebuild, (self.message, self.file, self.field, self.value, self.choices))
 
     def _hint(self) -> str:
         if not self.choices:
             return ""
-        near = difflib.get_close_matches(str(self.value), self.choices, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(_repr(self.value).strip("'"), self.choices, n=1, cutoff=0.5)
         if near:
             return f" (nearest: {near[0]!r})"
-        shown = ", ".join(self.choices[:8]) + (", ..." if len(self.choices) > 8 else "")
-        return f" (valid: {shown})"
+        listed = ", ".join(self.choices[:8]) + (", ..." if len(self.choices) > 8 else "")
+        return f" (valid: {listed})"
+
+
+def _repr(value: object) -> str:
+    try:
+        return shortened(repr(value), _LONGEST // 4)
+    except ValueError:  # Python writes no integer of more than 4,300 digits.
+        return "an integer of thousands of digits"
 
 
 def _rebuild(message: str, file: str | None, field: str | None, value: object, choices: tuple[str, ...]) -> UsageError:

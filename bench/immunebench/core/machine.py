@@ -1,6 +1,6 @@
-"""What this machine is and what this process takes of it: processor, GPU, libraries, peaks of memory.
+"""Probes of the machine and the process: processor, GPU, library versions, peak memory.
 
-Imports no torch until it is asked about a GPU.
+torch is imported only where a GPU is probed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy
 
 
 def reset_process_peak() -> None:
-    """Start a new peak of resident memory, where the system allows it (Linux)."""
+    """Reset the peak of resident memory, where the system allows it (Linux)."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -25,7 +25,7 @@ def reset_process_peak() -> None:
 
 
 def process_peak() -> int:
-    """Peak resident memory of this process in bytes, since the last reset where there is one."""
+    """Return the peak resident memory of this process in bytes, since the last reset where the system has one."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -37,7 +37,7 @@ def process_peak() -> int:
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
-    """Describe the machine and the libraries for a stage's manifest; never enters a key.
+    """Describe the machine and the libraries for a stage's manifest; it is no part of a stage's cache key.
 
     Returns
     -------

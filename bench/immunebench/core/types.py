@@ -1,6 +1,6 @@
-"""The words that entries and stages exchange: pictures, concepts, parameters, weights, numerics.
+"""Types that entries and stages exchange: pictures, concepts, parameters, weights, numerics.
 
-This module imports NumPy and Pillow only, so that planning and listing never load torch.
+Only NumPy and Pillow are imported here, so that planning and listing never load torch.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ StageErrorKind = Literal["error", "oom", "over_memory", "timeout", "skipped"]
 
 
 class StageError(Exception):
-    """A stage failed in a way that belongs in its record.
+    """A failure of a stage that is written to its record.
 
     Parameters
     ----------
     kind : {"error", "oom", "over_memory", "timeout", "skipped"}
-        The status of every cell that needs the stage; ``skipped`` says that there was nothing to measure.
+        The status of every cell that needs the stage; ``skipped`` means that there was nothing to measure.
     message : str
-        One line for the person who reads the record.
+        One line, shown in the record.
     """
 
     def __init__(self, kind: StageErrorKind, message: str) -> None:
@@ -49,12 +49,12 @@ class Pictures:
     pixels : ndarray of uint8, shape (n, height, width, 3)
         RGB, 0 to 255.
     captions : tuple of str
-        One a picture, in the same order.
+        One per picture, in the same order.
 
     Raises
     ------
     ValueError
-        If dtype, shape or number of captions do not fit.
+        If dtype, shape or number of captions is wrong.
     """
 
     pixels: NDArray[np.uint8]
@@ -73,11 +73,11 @@ class Pictures:
         return len(self.pixels)
 
     def captioned(self, caption: str) -> Pictures:
-        """Return the same pixels with one caption for all."""
+        """Return the same pixels, all with one caption."""
         return Pictures(self.pixels, (caption,) * len(self))
 
     def save(self, folder: Path, names: Sequence[str] | None = None) -> None:
-        """Write one PNG a picture and `captions.json`, which maps file names to captions.
+        """Write one PNG per picture and `captions.json`, which maps file names to captions.
 
         Parameters
         ----------
@@ -114,14 +114,14 @@ class Pictures:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Concept:
-    """What a defense is told of the concept that it protects.
+    """The concept to protect, as far as a defense knows it.
 
     Parameters
     ----------
     id, family, noun : str
-        Task id, task family and the common noun of the thing (`painting`, `person`).
+        Task id, task family and the class noun of the concept (`painting`, `person`).
     token : str
-        The owner's placeholder word; the attacker uses another.
+        The owner's placeholder token; the attacker uses another.
     caption : str
         The owner's caption with the placeholder filled in.
     owner : Pictures
@@ -137,7 +137,7 @@ class Concept:
 
 
 class Params(Mapping[str, Any]):
-    """Resolved parameters of an entry, read by attribute or by key; never changed.
+    """Resolved parameters of an entry, read-only, by attribute or by key.
 
     Raises
     ------
@@ -175,7 +175,7 @@ class Params(Mapping[str, Any]):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Weights:
-    """UNet tensors that replace the base's own, by their name in the base.
+    """UNet tensors that replace those of the base.
 
     Parameters
     ----------
@@ -201,7 +201,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Numerics:
-    """The part of a profile that changes numbers; it enters every key whose stage runs a model.
+    """The settings of a profile that can change results; part of the cache key of every stage that runs a model.
 
     Parameters
     ----------
@@ -210,15 +210,15 @@ class Numerics:
     memory_gib : float
         Memory cap, in GiB: the process on a CPU, the allocator on a GPU.
     threads : int
-        Threads of one stage on the CPU; one makes the bytes independent of the workers.
+        Threads of one stage on the CPU; with one, results do not depend on the number of workers.
     resolution : int
         Side of the pictures, in pixels.
     batch : int
-        Pictures a sampling batch and, unless an entry says otherwise, a training batch.
+        Sampling batch size and, unless an entry sets its own, training batch size.
     sampler : str
         `ddim`, `dpm++` or `pndm`.
     sampling_steps : int
-        Denoising steps of a sample.
+        Denoising steps per sample.
     guidance : float
         Classifier-free guidance scale; 1 switches it off.
     attention : str
@@ -230,14 +230,16 @@ class Numerics:
     optimiser_state : str
         Precision of the optimiser's moments: `float32` or `8bit`.
     release_gradients : bool
-        Move each trained tensor during the backward pass and drop its gradient; see `optim.ReleasedAdamW`.
+        Update each trained tensor during the backward pass and free its gradient; see `optim.ReleasedAdamW`.
     offload : bool
-        Keep the autoencoder and the text encoder in the host's memory while nothing needs them.
+        Keep the autoencoder and the text encoder in CPU memory while they are not in use.
     micro_batch : int
-        Pictures of a training batch whose activations are in memory at once; 0 is all of them.
+        Pictures of a training batch whose activations are in memory at once; 0 means the whole batch.
     compute_capability : str
-        Of the profile's card, where that leaves out what a larger card would use (`7.5`: no bfloat16, no flash
-        attention); empty where nothing is left out.
+        CUDA compute capability of the profile's GPU, where it lacks features that are otherwise used (`7.5`: no
+        bfloat16, no flash attention); empty where it lacks none.
+    extra : mapping
+        Settings of a key that this version does not know.
     """
 
     device: str = "cpu"
@@ -262,7 +264,7 @@ class Numerics:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Numerics:
-        """Build from a key's table; what no field takes is kept in `extra`."""
+        """Build from the table in a stage's key; unknown settings go to `extra`."""
         known = {f.name for f in fields(cls)} - {"extra"}
         taken = {name: value for name, value in values.items() if name in known}
         return cls(**taken, extra={name: v for name, v in values.items() if name not in known})

@@ -1,4 +1,4 @@
-"""Words of captions and prompts: templates are filled, and a prompt's content is told from its concept."""
+"""Caption and prompt templates: filling them in, and removing the concept from a prompt."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import re
 
 from immunebench.core.types import Pictures
 
-#: What a picture of somebody's own shows where nobody captioned it, by family; see `fill`.
+#: Default `content` of a user's picture without a caption, by family; see `fill`.
 CONTENT = {"style": "a picture", "object": "a {subject}", "identity": "a portrait of {subject}"}
 _STYLE = re.compile(r",? in (the )?\{token\} style")
 _VOWELS = frozenset("aeiou")
 
 
 def fill(template: str, *, token: str, noun: str = "", content: str = "") -> str:
-    """Fill a caption: `{content}` is the picture's own words, their `{subject}` the placeholder and noun.
+    """Fill a caption template.
+
+    `{content}` becomes the description of the picture, and `{subject}` in it the placeholder and noun.
 
     >>> fill("{content} as a painting", token="sks", noun="mug", content="a {subject} near the sea")
     'a sks mug near the sea as a painting'
@@ -23,13 +25,13 @@ def fill(template: str, *, token: str, noun: str = "", content: str = "") -> str
     return template.replace("{content}", content).replace("{token}", token).replace("{noun}", noun)
 
 
-def whole(token: str, noun: str) -> str:
-    """Return the content of a picture of the concept and of nothing else, for `fill`.
+def concept_content(token: str, noun: str) -> str:
+    """Return the `content` of a picture that shows the concept alone, for `fill`.
 
-    >>> fill("{content} in {token} style", token="mosaic", noun="style", content=whole("mosaic", "style"))
+    >>> fill("{content} in {token} style", token="mosaic", noun="style", content=concept_content("mosaic", "style"))
     'a painting in mosaic style'
-    >>> fill("{content} in plain style", token="umbrella", noun="umbrella", content=whole("umbrella", "umbrella"))
-    'an umbrella in plain style'
+    >>> fill("{content} in plain style", token="owl", noun="owl", content=concept_content("owl", "owl"))
+    'an owl in plain style'
     """
     if noun == "style":
         return "a painting"
@@ -37,16 +39,16 @@ def whole(token: str, noun: str) -> str:
 
 
 def content(prompt: str, noun: str) -> str:
-    """Return a prompt without its placeholder, in words that a judge knows.
+    """Return a prompt without its placeholder, so that a judge that does not know the placeholder can read it.
 
-    A style is left out, every other concept becomes its noun.
+    A style is removed, every other concept becomes its noun.
 
     Parameters
     ----------
     prompt
         A task's prompt, with ``{token}`` for the placeholder.
     noun
-        The task's word for the concept; ``style`` for styles.
+        The class noun of the task's concept; ``style`` for styles.
 
     >>> content("a red house near the meadow in {token} style", "style")
     'a red house near the meadow'

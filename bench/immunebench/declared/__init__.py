@@ -1,1 +1,1 @@
-"""What TOML files may say: tasks, suites, profiles, manifests, models; and the rules of scoring."""
+"""Schemas of the TOML files (tasks, suites, profiles, manifests, models), and the thresholds of scoring."""

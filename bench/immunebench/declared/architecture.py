@@ -1,7 +1,7 @@
-"""Architectures of full-size bases as numbers: widths, blocks, vocabulary, noise schedule.
+"""Configurations of full-size bases: widths, blocks, vocabulary, noise schedule.
 
-The configurations are those of the published pipelines; what is not said here is the library's default, which is
-Stable Diffusion 1.x's.
+They are those of the published pipelines. What is not set here takes the default of diffusers or transformers, which is
+the value of Stable Diffusion 1.x.
 """
 
 from __future__ import annotations
@@ -19,29 +19,31 @@ _VAE = {
     "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 4, "sample_size": 512,
     "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
 }  # fmt: skip
-#: What Stable Diffusion XL's denoiser has of its own kind, at any width.
+#: UNet settings of Stable Diffusion XL that do not depend on its width.
 _UNET_XL = {
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     "transformer_layers_per_block": (1, 2, 10), "use_linear_projection": True, "addition_embed_type": "text_time",
 }  # fmt: skip
 _WORDS = {"vocab_size": 49408, "max_position_embeddings": 77, "bos_token_id": 49406, "eos_token_id": 49407}
-#: What the second tokenizer of Stable Diffusion XL fills prompts up with.
+#: The padding token of Stable Diffusion XL's second tokenizer.
 SECOND_PAD = "!"
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Configurations of a pipeline's networks, over the defaults of diffusers and transformers.
+    """Configurations of a pipeline's networks, as overrides of the defaults of diffusers and transformers.
 
     Attributes
     ----------
     source
-        Whose published configuration it is.
+        The repository whose published configuration it is.
+    unet, text, vae
+        Of the UNet, the text encoder and the autoencoder.
     resolution
         Side of the pictures that the base was trained on, in pixels.
     text_2
-        The second text encoder, of Stable Diffusion XL.
+        Of the second text encoder, for Stable Diffusion XL.
     """
 
     source: str
@@ -72,7 +74,7 @@ SHAPES: dict[str, Shape] = {
             "num_attention_heads": 16, "hidden_act": "gelu", "projection_dim": 512,
         },
     ),
-    # All of SD 1.x's kinds of blocks at full depth, 160 attention tensors, with few channels: for tests and laptops.
+    # Every block type of SD 1.x at full depth, 160 attention tensors, with few channels: for tests and laptops.
     "sd14-narrow": Shape(
         "CompVis/stable-diffusion-v1-4, fewer channels",
         unet={
@@ -104,7 +106,7 @@ SHAPES: dict[str, Shape] = {
             "num_attention_heads": 20, "hidden_act": "gelu", "projection_dim": 1280,
         },
     ),
-    # As `sd14-narrow`. The encoders differ in width: a single file's are told apart by it.
+    # As `sd14-narrow`. The encoders differ in width, by which diffusers distinguishes them in a single-file checkpoint.
     "sdxl-narrow": Shape(
         "stabilityai/stable-diffusion-xl-base-1.0, fewer channels",
         unet={

@@ -1,4 +1,4 @@
-"""What a defense's or an attack's manifest may hold: who, what for, which parameters and their limits."""
+"""Schemas of defense and attack manifests: identity, threat model, parameters and their limits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from immunebench.declared.schema import Id, Model, PictureFile, Sha256, Text, Va
 Hook = Literal["protect_model", "protect_images", "freeze"]
 
 
-def _names_some(what: str) -> AfterValidator:
+def _non_empty_unique(what: str) -> AfterValidator:
     def check(value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
         if isinstance(value, tuple) and not value:
             raise ValueError(f"names no {what}")
@@ -25,17 +25,17 @@ def _names_some(what: str) -> AfterValidator:
 
 
 #: The attacks that a defense simulates.
-Against = Annotated[Id | tuple[Id, ...] | None, _names_some("attack")]
-#: The bases that a defense computes on instead of the task's.
-Surrogates = Annotated[tuple[Id, ...] | None, _names_some("base")]
-#: Seconds of one core that one task takes, by base; no part of any key.
+Against = Annotated[Id | tuple[Id, ...] | None, _non_empty_unique("attack")]
+#: The surrogate bases that a defense computes on instead of the task's.
+Surrogates = Annotated[tuple[Id, ...] | None, _non_empty_unique("base")]
+#: Estimated CPU seconds per task on one core, by base; no part of any cache key.
 Seconds = dict[Id, Annotated[float, Field(gt=0)]]
-#: The greatest perceptual distance that a defense may put between a picture and its protected copy.
+#: Largest perceptual distance between a picture and its protected version.
 PerceptualBudget = Annotated[float, Field(gt=0, le=1)]
 
 
 class Variant(Model):
-    """A further entry from the same code: what it changes, the rest is its parent's."""
+    """A further entry from the same code: the fields that it overrides; the others are inherited from its parent."""
 
     title: Text | None = None
     description: Text | None = None
@@ -52,14 +52,14 @@ class Variant(Model):
 
 
 class Limit(Model):
-    """What a parameter may be: bounds of a number, or a list of values that it, or each of its items, is one of."""
+    """Allowed values of a parameter: bounds of a number, or a list of choices for it or for each of its items."""
 
     least: float | None = None
     most: float | None = None
     choices: tuple[JsonValue, ...] | None = None
 
-    def complaint(self, value: JsonValue) -> str | None:
-        """Say what is wrong with a value, None if nothing is."""
+    def violation(self, value: JsonValue) -> str | None:
+        """Describe why a value is not allowed; None if it is."""
         wrong = [] if self.choices is None else [v for v in _items(value) if v not in self.choices]
         if self.choices is not None and wrong:
             near = difflib.get_close_matches(str(wrong[0]), [str(c) for c in self.choices], n=1)
@@ -75,7 +75,7 @@ class Limit(Model):
 
 
 class EntryManifest(Model):
-    """The part that a defense's and an attack's manifest share."""
+    """The fields that manifests of defenses and attacks share."""
 
     id: Id
     version: Annotated[int, Field(ge=1)]
@@ -91,7 +91,7 @@ class EntryManifest(Model):
     limits: dict[str, Limit] = {}
     seconds: Seconds = {}
     needs: tuple[Literal["perceptual", "upscaler"], ...] = ()
-    #: What the denoisers of the bases that it is meant for may predict.
+    #: The prediction types of the bases that the entry supports.
     predictions: tuple[Literal["epsilon", "v_prediction"], ...] = ("epsilon", "v_prediction")
 
     @field_validator("params", "presets")
@@ -108,23 +108,23 @@ class EntryManifest(Model):
                 if self.params and name not in self.params:
                     near = difflib.get_close_matches(name, list(self.params), n=1, cutoff=0.5)
                     hint = f" (nearest: {near[0]!r})" if near else ""
-                    raise ValueError(f"{table}.{name} is no parameter of [params]{hint}")
+                    raise ValueError(f"{table}.{name} is not a parameter of [params]{hint}")
         return self
 
     @model_validator(mode="after")
-    def _values_keep_their_limits(self) -> EntryManifest:
+    def _values_are_within_limits(self) -> EntryManifest:
         for name, variant in self.variants.items():
             for scaled in variant.scale:
                 if not _is_numeric(self.params.get(scaled)):
-                    raise ValueError(f"variants.{name}.scale.{scaled} is no number of [params]")
+                    raise ValueError(f"variants.{name}.scale.{scaled} is not a numeric parameter of [params]")
         for name in self.limits:
             if name not in self.params:
-                raise ValueError(f"limits.{name} is no parameter of [params]")
+                raise ValueError(f"limits.{name} is not a parameter of [params]")
         for table, values in ({"params": self.params} | self.overrides()).items():
             for name, value in values.items() if not table.endswith(".scale") else ():
-                complaint = self.limits[name].complaint(value) if name in self.limits else None
-                if complaint:
-                    raise ValueError(f"{table}.{name} {complaint}, not {value!r}")
+                violation = self.limits[name].violation(value) if name in self.limits else None
+                if violation:
+                    raise ValueError(f"{table}.{name} {violation}, not {value!r}")
         return self
 
     def overrides(self) -> dict[str, Values]:
@@ -138,10 +138,11 @@ class EntryManifest(Model):
 
 
 class CloakedPicture(Model):
-    """What a closed tool made of one published picture.
+    """The protected version of one published picture, made by a closed-source tool.
 
-    ``index`` is the picture's place among the task's published ones and ``clean`` the SHA-256 of its pixels (RGB, 8
-    bits, row by row); ``file`` lies in the entry's folder of the task's name, ``sha256`` is that of its bytes.
+    ``index`` is the picture's position among the task's published ones and ``clean`` the SHA-256 of its original pixels
+    (RGB, 8 bits, row by row); ``file`` is the protected picture in the entry's folder named after the task, ``sha256``
+    the digest of that file.
     """
 
     index: Annotated[int, Field(ge=0)]
@@ -151,7 +152,7 @@ class CloakedPicture(Model):
 
 
 class Artefact(Model):
-    """The closed tool that made an entry's pictures, and the pictures by task."""
+    """The closed-source tool that made an entry's pictures, and the pictures by task."""
 
     tool: Text
     tool_version: Text
@@ -163,17 +164,17 @@ class Artefact(Model):
         for task, pictures in value.items():
             if [picture.index for picture in pictures] != list(range(len(pictures))):
                 raise ValueError(f"{task} must hold every published picture once, index 0, 1, ...")
-            # Some file systems take two names for one that differ in case only.
+            # Some file systems ignore case in file names.
             if len({picture.file.lower() for picture in pictures}) < len(pictures):
                 raise ValueError(f"{task} names a file twice")
         return value
 
 
 class DefenseManifest(EntryManifest):
-    """``defenses/<id>/defense.toml``: who, what for, which hooks, which parameters.
+    """``defenses/<id>/defense.toml``: identity, threat model, hooks and parameters.
 
     A defense of kind ``artefact`` is a folder of pictures without code. ``perceptual_budget`` bounds the perceptual
-    distance from the clean picture, in the place of ``budget``.
+    distance from the clean picture, instead of ``budget``.
     """
 
     kind: Literal["control", "model", "data", "layered", "api", "erasure", "artefact"]
@@ -192,50 +193,50 @@ class DefenseManifest(EntryManifest):
     def _pictures_have_a_budget(self) -> DefenseManifest:
         if "protect_images" in self.hooks and self.budget is None and self.perceptual_budget is None:
             raise ValueError(
-                "budget is missing: a defense that changes pictures declares the largest change, of 255, "
+                "budget is missing: a defense that changes pictures declares the largest change of a value (of 255), "
                 "or perceptual_budget"
             )
         tables: tuple[DefenseManifest | Variant, ...] = (self, *self.variants.values())
         linf = any(table.budget is not None for table in tables)
         if linf and any(table.perceptual_budget is not None for table in tables):
-            raise ValueError("perceptual_budget stands in the place of budget, never beside it")
+            raise ValueError("perceptual_budget replaces budget; declare one of the two")
         return self
 
     @model_validator(mode="after")
-    def _an_artefact_is_pictures_alone(self) -> DefenseManifest:
+    def _an_artefact_has_no_code(self) -> DefenseManifest:
         if (self.kind == "artefact") != (self.artefact is not None):
-            raise ValueError("kind 'artefact' and the table [artefact] belong together")
+            raise ValueError("kind 'artefact' and the table [artefact] require each other")
         if self.artefact is None:
             return self
         if self.hooks != ("protect_images",):
             raise ValueError("hooks of an artefact are ['protect_images']")
         for name in ("params", "presets", "variants", "limits", "against", "surrogates", "needs"):
             if getattr(self, name):
-                raise ValueError(f"{name} means nothing to an artefact, which runs no code")
+                raise ValueError(f"{name} does not apply to an artefact, which runs no code")
         return self
 
 
 class AttackManifest(EntryManifest):
-    """``attacks/<id>/attack.toml``: an ``adapt`` attack's presets hold steps, lr, batch and saves."""
+    """``attacks/<id>/attack.toml``: presets of an ``adapt`` attack must set steps, lr, batch and saves."""
 
     hooks: tuple[Literal["adapt", "purify", "clean_samples"], ...] = Field(min_length=1, max_length=2)
     status: Text = "reimplementation"
 
     @model_validator(mode="after")
-    def _one_place_in_a_chain(self) -> AttackManifest:
+    def _hooks_fit_together(self) -> AttackManifest:
         if self.hooks not in (("adapt",), ("purify",), ("purify", "clean_samples")):
             raise ValueError('hooks must be ["adapt"], ["purify"] or ["purify", "clean_samples"]')
         tables = {"params": self.params} | self.overrides()
         for table, values in tables.items():
             prompt = values.get("negative_prompt")
             if prompt is not None and not isinstance(prompt, str):
-                raise ValueError(f"{table}.negative_prompt must be words, not {prompt!r}")
+                raise ValueError(f"{table}.negative_prompt must be a string, not {prompt!r}")
             if prompt and self.hooks[0] != "purify":
-                raise ValueError(f"{table}.negative_prompt belongs to a purifier")
+                raise ValueError(f"{table}.negative_prompt applies to a purifier only")
         return self
 
     @model_validator(mode="after")
-    def _budget_is_whole(self) -> AttackManifest:
+    def _presets_are_complete(self) -> AttackManifest:
         if self.hooks != ("adapt",):
             return self
         for base, values in self.presets.items():
@@ -248,12 +249,12 @@ class AttackManifest(EntryManifest):
 
 
 def save_steps(params: Values) -> tuple[int, ...]:
-    """Return the steps at which an attack saves its adapter, ascending; it trains until the last of them.
+    """Return the training steps at which an attack saves its adapter, ascending; it trains until the last of them.
 
     Raises
     ------
     ValueError
-        If ``saves`` is no ascending list of positive whole numbers that holds ``steps``.
+        If ``saves`` is not an ascending list of positive integers that contains ``steps``.
     """
     saves, steps = params["saves"], params["steps"]
     numbers = [n for n in saves if type(n) is int] if isinstance(saves, list) else []

@@ -1,4 +1,4 @@
-"""What ``models.toml`` may hold: bases, judges, sources, perceptual distances and upscalers."""
+"""Schema of ``models.toml``: bases, judges, picture sources, perceptual distances and upscalers."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ class HubSource(Model):
 class BaseModelSpec(Model):
     """A pre-trained model in the diffusers folder format.
 
-    It lies at ``path``, or comes from the first repository of ``hub`` that answers: the publisher's, then mirrors.
-    ``files`` holds the SHA-256 of its files by name, ``checkpoints`` of the single files that were published of it,
-    whose architecture is the one of `immunebench.model.shapes` that ``shape`` names. ``public`` is the source of
-    innocent pictures for it, drawn from ``public_prompts`` if that source is drawn, ``perceptual`` the distance that
-    entries measure with, ``upscaler`` what enlarges pictures for them. An entry without a preset for this base is given
-    its preset for the base ``like``, whose prompts and placeholders are this one's too unless it has its own.
+    It is embedded at ``path``, or downloaded from the first repository of ``hub`` that answers: the publisher's, then
+    mirrors. ``files`` maps its weight files to their SHA-256, ``checkpoints`` its published single-file checkpoints to
+    theirs; ``shape`` names the architecture of those, a key of `immunebench.declared.architecture.SHAPES`.
+
+    ``public`` is the source of unprotected regularisation pictures, generated from ``public_prompts`` if that source is
+    ``drawn``; ``perceptual`` the perceptual distance and ``upscaler`` the upscaler that entries may use. An entry
+    without a preset for this base uses its preset for the base ``like``; prompts and placeholders that are not set here
+    are taken from that base too.
     """
 
     path: Text | None = None
@@ -48,22 +50,22 @@ class BaseModelSpec(Model):
     like: Id | None = None
 
     @model_validator(mode="after")
-    def _lies_in_one_place(self) -> BaseModelSpec:
+    def _has_one_location(self) -> BaseModelSpec:
         if (self.path is None) == (not self.hub):
-            raise ValueError("path or hub says where a base comes from: one of the two, and not both")
+            raise ValueError("exactly one of path and hub is required")
         if self.hub and (not self.files or self.licence is None or self.size_gb is None):
-            raise ValueError("files, licence and size_gb are required of a base that comes from a hub")
+            raise ValueError("files, licence and size_gb are required for a base from a hub")
         if self.checkpoints and self.shape is None:
-            raise ValueError("shape is missing: a single file does not say its architecture")
+            raise ValueError("shape is missing: a single-file checkpoint does not state its architecture")
         return self
 
 
 class JudgeSpec(Model):
-    """A judge: ``module:function`` that loads it, what it reads, and what it can be asked.
+    """A judge (evaluation classifier): the ``module:function`` that loads it, its weights and what it can classify.
 
-    It reads ``files`` beside ``models.toml``, fetched ``weights``, or both. It can tell apart the prompts of the
-    families in ``reads_prompts``, and the captions of ``genres``. In families of ``reads_traits`` likeness is read off
-    the traits of concepts out of the source ``traits_of``, elsewhere it is measured in an embedding.
+    It reads ``files`` next to ``models.toml``, downloaded ``weights``, or both. It can distinguish the prompts of the
+    families in ``reads_prompts``, and the captions in ``genres``. In the families of ``reads_traits`` similarity is
+    computed from classified traits of the concepts of the source ``traits_of``, elsewhere from an embedding.
     """
 
     loader: Loader
@@ -78,12 +80,12 @@ class JudgeSpec(Model):
     @model_validator(mode="after")
     def _reads_something(self) -> JudgeSpec:
         if not self.files and not self.weights:
-            raise ValueError("files and weights are missing: a judge names what it reads")
+            raise ValueError("files or weights are required: a judge lists what it loads")
         return self
 
 
 class PerceptualSpec(Model):
-    """A perceptual distance: ``module:function`` that loads it, the files or the fetched weights that it reads."""
+    """A perceptual distance: the ``module:function`` that loads it, and its files or downloaded weights."""
 
     loader: Loader
     version: Annotated[int, Field(ge=1)] = 1
@@ -92,7 +94,7 @@ class PerceptualSpec(Model):
 
 
 class UpscalerSpec(Model):
-    """An upscaler: ``module:function`` that loads it, the files that it reads or a folder among the fetched weights."""
+    """An upscaler: the ``module:function`` that loads it, and its files or a folder among the downloaded weights."""
 
     loader: Loader
     version: Annotated[int, Field(ge=1)] = 1
@@ -101,11 +103,11 @@ class UpscalerSpec(Model):
 
 
 class SourceSpec(Model):
-    """A source of pictures: ``module:function`` and its version.
+    """A source of pictures: the ``module:function`` that loads them, and its version.
 
-    ``files`` names the function that says which files a split consists of, by name with their SHA-256, where the source
-    reads some that belong to the task: they enter the key of the stage. A source that is ``drawn`` has no function: the
-    task's base draws its pictures, from the task's own prompts.
+    ``files`` names the function that lists a split's files with their SHA-256, for sources that read files of the task;
+    the digests are part of the stage's cache key. A ``drawn`` source has no function: its pictures are sampled from the
+    task's base with the task's own prompts.
     """
 
     loader: Loader | None = None
@@ -116,7 +118,7 @@ class SourceSpec(Model):
     @model_validator(mode="after")
     def _has_one_origin(self) -> SourceSpec:
         if self.drawn == (self.loader is not None) or (self.drawn and self.files is not None):
-            raise ValueError("loader or drawn says where pictures come from: one of the two, and not both")
+            raise ValueError("exactly one of loader and drawn is required, and files needs a loader")
         return self
 
 
@@ -130,16 +132,16 @@ class Models(Model):
     upscalers: dict[Id, UpscalerSpec] = {}
 
     @model_validator(mode="after")
-    def _a_base_is_like_another(self) -> Models:
+    def _inherit_prompts(self) -> Models:
         for base, spec in self.bases.items():
             if spec.like is not None and spec.like not in self.bases.keys() - {base}:
-                raise ValueError(f"bases.{base}.like is no other base: {spec.like!r}")
+                raise ValueError(f"bases.{base}.like must name another base, not {spec.like!r}")
             other = spec if spec.like is None else self.bases[spec.like]
-            words = {
+            inherited = {
                 name: getattr(spec, name) or getattr(other, name)
                 for name in ("unrelated_prompts", "public_prompts", "placeholders")
             }
-            if len(words["unrelated_prompts"]) < 2:
-                raise ValueError(f"bases.{base}.unrelated_prompts is missing: at least two prompts")
-            self.bases[base] = spec.model_copy(update=words)
+            if len(inherited["unrelated_prompts"]) < 2:
+                raise ValueError(f"bases.{base}.unrelated_prompts needs at least two prompts")
+            self.bases[base] = spec.model_copy(update=inherited)
         return self

@@ -1,4 +1,4 @@
-"""What a profile may hold: the standard machine on which a suite is measured."""
+"""Schema of hardware profiles: device, memory limit, precision and sampler of a suite."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ DType = Literal["float32", "float16", "bfloat16"]
 
 
 def lacks_ampere(compute_capability: str) -> bool:
-    """Whether a card is older than Ampere (8.0): no bfloat16, no flash attention. An empty string is no such card."""
+    """Whether a GPU is older than Ampere (8.0): no bfloat16, no flash attention. False for an empty string."""
     return bool(compute_capability) and float(compute_capability) < 8
 
 
 class Profile(Model):
-    """``profiles/<id>.toml``: the standard machine. ``numerics`` is the part that changes bytes.
+    """``profiles/<id>.toml``: the reference hardware and numerical settings; see `Numerics` for the fields.
 
-    ``compute_capability`` is that of the card where something is left out for its sake, such as 7.5 of a T4.
+    ``compute_capability`` is set for GPUs that lack a feature otherwise used, such as 7.5 for a T4.
     """
 
     id: Id
@@ -49,13 +49,13 @@ class Profile(Model):
     def _the_card_has_bfloat16(self) -> Profile:
         for name in ("frozen_dtype", "trained_dtype", "vae_dtype"):
             if getattr(self, name) == "bfloat16" and lacks_ampere(self.compute_capability):
-                raise ValueError(f"{name}: a card of compute_capability {self.compute_capability} has no bfloat16")
+                raise ValueError(f"{name}: a GPU of compute_capability {self.compute_capability} has no bfloat16")
         return self
 
     def numerics(self, *, sampling: bool) -> Values:
-        """Return what may change the bytes of a stage, with or without the sampler's settings."""
+        """Return the settings that can change a stage's results, with or without those of the sampler."""
         values: Values = self.model_dump(mode="json", exclude={"id", "version", "title"})
-        # What a profile leaves out is no part of its keys: they stay those from before there was such a field.
+        # Optional fields at their default are left out, so that adding a field does not change existing cache keys.
         values = {k: v for k, v in values.items() if type(self).model_fields[k].is_required() or v}
         if not sampling:
             values = {k: v for k, v in values.items() if k not in ("sampler", "sampling_steps", "guidance")}

@@ -1,4 +1,4 @@
-"""What a suite may hold: blocks of cells, and what is unusual in a cell."""
+"""Schema of suites: blocks of cells (task x defense x attack chain) and their threat-model settings."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ Track = Literal["model", "data", "erasure", "api-enforced", "layered"]
 
 
 class Setting(Model):
-    """What is unusual in a cell; usually all pictures are protected, on the base that is attacked, the task's own.
+    """How a cell departs from the usual threat model: all pictures protected, on the task's base, which is attacked.
 
     Attributes
     ----------
     clean
-        Percent of the attacker's pictures that are clean ones of the split ``extra``, never protected.
+        Percent of the attacker's pictures that are unprotected ones from the split ``extra``.
     surrogate
-        Base on which pictures are protected, where it is not the task's.
+        Base on which pictures are protected, if not the task's.
     attacker_base
-        Base that the attacker adapts, where it is not the task's.
+        Base that the attacker fine-tunes, if not the task's.
     """
 
     clean: Annotated[int, Field(ge=0, le=100)] = 0
@@ -30,7 +30,7 @@ class Setting(Model):
 
     @property
     def usual(self) -> bool:
-        """Whether nothing is unusual: only such cells enter a board's headline."""
+        """Whether this is the usual threat model: only such cells enter a board's headline."""
         return self == USUAL
 
     @property
@@ -44,7 +44,7 @@ USUAL = Setting()
 
 
 class Block(Model):
-    """A product of tasks, defenses, chains and shares of clean pictures, on one pair of bases."""
+    """The product of tasks, defenses, attack chains and shares of clean pictures, on one pair of bases."""
 
     tasks: tuple[Id, ...] = Field(min_length=1)
     defenses: tuple[Text, ...] = Field(min_length=1)
@@ -54,7 +54,7 @@ class Block(Model):
     attacker_base: Id | None = None
 
     @model_validator(mode="after")
-    def _no_twins(self) -> Block:
+    def _no_duplicates(self) -> Block:
         for name in ("tasks", "defenses", "chains", "clean"):
             values = getattr(self, name)
             if len(set(values)) != len(values):
@@ -107,14 +107,14 @@ class Suite(Model):
     @model_validator(mode="after")
     def _consistent(self) -> Suite:
         if self.curve_pictures > self.prompts:
-            raise ValueError("curve_pictures must not exceed prompts: early steps draw one picture a prompt")
+            raise ValueError("curve_pictures must not exceed prompts: early steps sample one picture per prompt")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds holds a value twice")
         if len({*self.seeds, *self.none_seeds}) != len(self.seeds) + len(self.none_seeds):
             raise ValueError("none_seeds holds a value twice, or one of seeds")
         own = (self.tasks, self.defenses, self.chains)
         if self.cells and any(own):
-            raise ValueError("has tasks, defenses and chains of its own or [[cells]], not both")
+            raise ValueError("holds either tasks, defenses and chains or [[cells]], not both")
         if not self.cells:
             for name, values in zip(("tasks", "defenses", "chains"), own, strict=True):
                 if not values:
@@ -124,7 +124,7 @@ class Suite(Model):
 
     @property
     def blocks(self) -> tuple[Block, ...]:
-        """Return the products whose cells make the suite."""
+        """Return the blocks whose cells make up the suite."""
         return self.cells or (Block(tasks=self.tasks, defenses=self.defenses, chains=self.chains),)
 
     def names(self, of: Literal["tasks", "defenses", "chains"]) -> tuple[str, ...]:

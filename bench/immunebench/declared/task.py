@@ -1,4 +1,4 @@
-"""What a task may hold: one concept to protect on one base, its words, and where its pictures come from."""
+"""Schema of tasks: one concept to protect on one base, its captions and prompts, and the source of its pictures."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ ConceptName = Annotated[str, Field(pattern=r"^[a-z0-9_-]+(/[a-z0-9_-]+)+$")]
 Caption = Annotated[str, Field(min_length=1, pattern=r"\{(token|content)\}")]
 Prompt = Annotated[str, Field(min_length=1, pattern=r"\{token\}")]
 Split = Literal["owner", "published", "extra", "reference"]
-#: The source of pictures that a task's table ``[dataset]`` describes.
+#: Name of the picture source that reads a task's table ``[dataset]``.
 DATASET = "dataset"
-#: A data set's pictures are dealt out in this order, in consecutive runs, so that none is in two splits.
+#: A data set's pictures are assigned in this order, in consecutive ranges, so that none is in two splits.
 SPLITS: tuple[Split, ...] = ("owner", "published", "extra", "reference")
 
 
 class TaskConcept(Model):
-    """The concept to protect: where its pictures come from and how the base sees it."""
+    """The concept to protect: the source of its pictures and whether the base knows it."""
 
     source: Id
     name: ConceptName
@@ -28,7 +28,7 @@ class TaskConcept(Model):
 
 
 class TaskPictures(Model):
-    """How many pictures each disjoint split has."""
+    """The number of pictures in each of the disjoint splits."""
 
     owner: Count = 16
     published: Count = 16
@@ -42,27 +42,27 @@ class TaskPictures(Model):
 
 
 class Wording(Model):
-    """A caption and the placeholder that stands for ``{token}``; ``{content}`` is a picture's own words."""
+    """A caption template and its placeholder ``{token}``; ``{content}`` becomes the description of each picture."""
 
     caption: Caption
     token: Text
 
 
 class Evaluation(Model):
-    """What is drawn after the attack; ``{token}`` becomes the attacker's placeholder."""
+    """Prompts sampled after the attack; ``{token}`` becomes the attacker's placeholder."""
 
     prompts: tuple[Prompt, ...] = Field(min_length=1)
 
 
 class Prior(Model):
-    """What the base is asked to draw as class pictures for a prior-preservation loss."""
+    """Prompts from which the base generates class pictures for a prior-preservation loss."""
 
     prompts: tuple[Text, ...] = Field(min_length=1)
     per_prompt: Count = 4
 
 
 class Benign(Model):
-    """A harmless concept that an honest user personalises; family and source are the task's unless named."""
+    """A benign concept that an honest user fine-tunes on; family and source default to the task's."""
 
     source: Id | None = None
     concept: ConceptName
@@ -74,7 +74,7 @@ class Benign(Model):
 
 
 class Anchors(Model):
-    """The family's other concepts, of the task's source or another: how alike are unlike things."""
+    """Other concepts of the family, from the task's source or another, as the reference for unrelated concepts."""
 
     source: Id | None = None
     others: tuple[ConceptName, ...] = Field(min_length=1)
@@ -95,14 +95,14 @@ RepositoryFile = Annotated[
 
 
 class TaskDataset(Model):
-    """Where the pictures of a task's concept are published: they are fetched by whoever measures, never shipped.
+    """A public data set with the pictures of a task's concept; users download it, it is not redistributed.
 
-    On the host ``github`` they are the ``files`` of a repository; on ``huggingface`` the rows of a data set's
-    ``config`` and ``split`` whose columns have the values of ``where``, with the picture in the column ``image``. Both
-    are pinned to a commit, and both have an order, in which pictures are dealt to `SPLITS`.
+    On the host ``github`` the pictures are the ``files`` of a repository; on ``huggingface`` the rows of a data set's
+    ``config`` and ``split`` whose columns equal the values of ``where``, with the picture in the column ``image``. Both
+    are pinned to a commit, and pictures are assigned to `SPLITS` in their order.
 
-    ``licence`` and ``size_mb`` are said before anything is fetched; a data set with ``terms`` is fetched only after
-    the user accepted them. ``sha256`` holds the digests of the picture files in order, where they are known.
+    ``licence`` and ``size_mb`` are shown before the download; a data set with ``terms`` is downloaded only after the
+    user accepted them. ``sha256`` holds the digests of the picture files in order, where they are known.
     """
 
     host: Literal["github", "huggingface"]
@@ -119,7 +119,7 @@ class TaskDataset(Model):
     sha256: tuple[Sha256, ...] = ()
 
     @model_validator(mode="after")
-    def _of_its_host(self) -> TaskDataset:
+    def _fields_fit_the_host(self) -> TaskDataset:
         needed = {"github": ("files",), "huggingface": ("split", "image")}[self.host]
         foreign = {"github": ("config", "split", "image", "where"), "huggingface": ("files",)}[self.host]
         for name in needed:
@@ -127,7 +127,7 @@ class TaskDataset(Model):
                 raise ValueError(f"{name} is required on the host {self.host!r}")
         for name in foreign:
             if getattr(self, name):
-                raise ValueError(f"{name} means nothing on the host {self.host!r}")
+                raise ValueError(f"{name} does not apply to the host {self.host!r}")
         twice = [file for file in self.files if self.files.count(file) > 1]
         if twice:
             raise ValueError(f"files holds {twice[0]!r} twice: each picture belongs to one split")
@@ -152,39 +152,39 @@ class Task(Model):
     benign: Benign
     anchors: Anchors
     prior: Prior | None = None
-    #: By concept, what the base is asked to draw its pictures from, where their source is drawn.
+    #: Prompts for sampling a concept's pictures from the base, by concept, where their source is ``drawn``.
     drawn: dict[ConceptName, Annotated[tuple[Text, ...], Field(min_length=1)]] = {}
     dataset: TaskDataset | None = None
 
     @model_validator(mode="after")
-    def _a_data_set_holds_the_task_s_own_concept(self) -> Task:
+    def _dataset_fits_the_concept(self) -> Task:
         if (self.concept.source == DATASET) != (self.dataset is not None):
-            raise ValueError(f"concept.source {DATASET!r} and the table [dataset] belong together")
+            raise ValueError(f"concept.source {DATASET!r} and the table [dataset] require each other")
         for part, source in {"benign": self.benign.source, "anchors": self.anchors.source}.items():
             if (source or self.concept.source) == DATASET:
-                raise ValueError(f"{part}.source is needed: the data set holds the task's own concept alone")
+                raise ValueError(f"{part}.source is required: the data set holds only the task's own concept")
         if self.dataset is None:
             return self
         if self.concept.name != f"{self.family}/{self.id}":
-            raise ValueError(f"concept.name of a data set's task must be '{self.family}/{self.id}'")
+            raise ValueError(f"concept.name of a task with [dataset] must be '{self.family}/{self.id}'")
         needed = sum(self.pictures.sizes.values())
         for name in ("files", "sha256"):
             listed = len(getattr(self.dataset, name))
             if listed not in (0, needed):
-                raise ValueError(f"dataset.{name} lists {listed} pictures, the splits take {needed}")
+                raise ValueError(f"dataset.{name} lists {listed} pictures, the splits need {needed}")
         return self
 
     @model_validator(mode="after")
     def _sides_differ(self) -> Task:
         if self.owner.caption == self.attacker.caption:
             raise ValueError("owner and attacker must differ in caption")
-        # A concept to relearn has a name already, and both sides use it.
+        # In the family relearn both sides use the name by which the base knows the concept.
         if self.owner.token == self.attacker.token and self.family != "relearn":
             raise ValueError("owner and attacker must differ in token")
         if (self.family == "relearn") != (self.start_from is not None):
-            raise ValueError("start_from belongs to the family relearn, where it is required")
+            raise ValueError("start_from is required in the family relearn, and applies to no other")
         if self.family == "relearn" and self.benign.family is None:
-            raise ValueError("benign.family is required: what a base knows already cannot be personalised")
+            raise ValueError("benign.family is required: the benign concept must be new to the base")
         if self.owner.caption in self.evaluation.prompts:
             raise ValueError("evaluation.prompts must not hold the owner's caption")
         if self.anchors.source in (None, self.concept.source) and self.concept.name in self.anchors.others:

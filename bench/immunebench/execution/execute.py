@@ -1,7 +1,7 @@
-"""Run a graph of stages: a scheduler over executors that share one small protocol.
+"""Runs a graph of stages: one scheduler, and executors that share one protocol.
 
-The scheduler knows the order and what a failure takes with it; an executor only carries out single stages.
-`Inline` is the executor of this process, `immunebench.execution.pool.Processes` that of spawned workers.
+The scheduler decides the order and which stages cannot be made once another has failed; an executor carries out single
+stages. `Inline` does so in this process, `immunebench.execution.pool.Processes` in spawned workers.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any, Literal, Protocol, cast
 
 from filelock import Timeout
 
+from immunebench.core.errors import shortened
+from immunebench.execution.failures import stage_failure
 from immunebench.execution.resume import Resume
 from immunebench.methods.loops import running
 from immunebench.store.artifacts import Spec, Store
@@ -27,15 +29,17 @@ Report = Callable[[str, int, int], None]
 RunStage = Callable[[Any, dict[str, Path], Path, Report], dict[str, object]]
 DEFAULT_STAGES = "immunebench.execution.stages:run_stage"
 _MOST_LOSSES = 3
+#: Most characters of a failure's line: an entry may raise an exception of any length.
+_LINE = 2_000
 
 
 @dataclass(frozen=True)
 class Event:
     """Something that happened to one stage.
 
-    `made`, `reused`, `failed` and `blocked` settle it; `busy` (another run makes it) and `lost` (the input
-    `text` was corrupted) send it back to the queue; `started`, `progress`, `again` (its worker died) and `noted` (a
-    line for the user, with the `seconds` of earlier attempts that count from now on) tell.
+    `made`, `reused`, `failed` and `blocked` are final; `busy` (another run makes it) and `lost` (the input `text` was
+    corrupted) send it back to the queue; `started`, `progress`, `again` (its worker died) and `noted` (a line for the
+    user, with the `seconds` of earlier attempts that count from now on) only report.
     """
 
     kind: Literal["started", "progress", "made", "reused", "failed", "blocked", "busy", "lost", "again", "noted"]
@@ -56,18 +60,18 @@ class Executor(Protocol):
     def slots(self) -> int: ...
 
     def submit(self, spec: Spec, *, wait: bool) -> None:
-        """Begin a stage; with `wait`, wait for the run that holds its lock rather than answer `busy`."""
+        """Start a stage; with `wait`, wait for the run that holds its lock rather than return `busy`."""
 
     def finished(self, tell: Tell) -> list[Event]:
-        """Block until at least one submitted stage ended; tell of progress meanwhile."""
+        """Block until at least one submitted stage ended; report progress to `tell` meanwhile."""
 
     def close(self) -> None:
-        """End at once whatever still runs."""
+        """Stop whatever still runs, at once."""
 
 
 @dataclass
 class Outcome:
-    """What became of every stage."""
+    """The outcome of every stage."""
 
     present: set[str] = field(default_factory=set)
     made: set[str] = field(default_factory=set)
@@ -75,11 +79,11 @@ class Outcome:
     blocked: dict[str, str] = field(default_factory=dict)
 
     def settled(self, digest: str) -> bool:
-        """Whether the stage is present, failed, or blocked by a failed one."""
+        """Return whether the stage is present, failed, or blocked by a failed one."""
         return digest in self.present or digest in self.failed or digest in self.blocked
 
     def cause(self, digest: str) -> str | None:
-        """The failed stage behind a failed or blocked one."""
+        """Return the failed stage that a failed or blocked one goes back to."""
         return digest if digest in self.failed else self.blocked.get(digest)
 
 
@@ -94,7 +98,7 @@ class Inline:
         self._next: tuple[Spec, bool] | None = None
 
     def submit(self, spec: Spec, *, wait: bool) -> None:
-        """Keep the stage; `finished` carries it out."""
+        """Remember the stage; `finished` carries it out."""
         self._next = (spec, wait)
 
     def finished(self, tell: Tell) -> list[Event]:
@@ -105,7 +109,7 @@ class Inline:
         return [perform(self._store, spec, self._run_stage, tell, wait=wait)]
 
     def close(self) -> None:
-        """Nothing runs between two calls."""
+        """Do nothing: no stage runs between two calls."""
 
 
 def execute(
@@ -117,7 +121,7 @@ def execute(
     tell: Tell = lambda event: None,
     outcome: Outcome | None = None,
 ) -> Outcome:
-    """Make every stage of a graph that the store lacks; a failed one takes its dependents with it, no others.
+    """Make every stage of a graph that the store lacks; after a failure only the stages that need it are left out.
 
     Parameters
     ----------
@@ -130,9 +134,9 @@ def execute(
     retry_failed
         Try stages again that failed in an earlier run. A stage whose process died is always tried again.
     tell
-        Called with every event, after `outcome` shows it.
+        Called with every event, after `outcome` was updated.
     outcome
-        Filled while running, for callers that look at it from `tell`.
+        Updated while running, for callers that read it in `tell`.
 
     Returns
     -------
@@ -230,7 +234,7 @@ class _Schedule:
 
 
 def perform(store: Store, spec: Spec, run_stage: RunStage | str, tell: Tell, *, wait: bool) -> Event:
-    """Make one stage under its lock, or find it made; a failure is noted in the store and returned.
+    """Make one stage while holding its lock, or find it made; a failure is noted in the store and returned.
 
     Parameters
     ----------
@@ -243,12 +247,13 @@ def perform(store: Store, spec: Spec, run_stage: RunStage | str, tell: Tell, *, 
     tell
         Called with `started`, `progress` and `noted`.
     wait
-        Wait for another run that makes the same stage, rather than answer `busy`.
+        Wait for another run that makes the same stage, rather than return `busy`.
 
     Returns
     -------
     One of the events made, reused, failed, busy, lost.
     """
+    began = time.perf_counter()
     try:
         with store.lock(spec.digest, wait=wait):
             if store.get(spec.digest) is not None:
@@ -263,6 +268,16 @@ def perform(store: Store, spec: Spec, run_stage: RunStage | str, tell: Tell, *, 
             return _make(store, spec, run_stage, inputs, tell)
     except Timeout:
         return Event("busy", spec.digest)
+    except OSError as error:  # The store itself cannot be written.
+        return _failed(store, spec, error, began)
+
+
+def _failed(store: Store, spec: Spec, error: Exception, began: float) -> Event:
+    """Note a failure in the store, and return it."""
+    failure = stage_failure(error, store.root)
+    store.fail(spec, failure.kind, failure.message, traceback.format_exc(), transient=failure.transient)
+    line = shortened(failure.line, _LINE)
+    return Event("failed", spec.digest, line, seconds=time.perf_counter() - began)
 
 
 def _make(store: Store, spec: Spec, run_stage: RunStage | str, inputs: dict[str, Path], tell: Tell) -> Event:
@@ -286,17 +301,12 @@ def _make(store: Store, spec: Spec, run_stage: RunStage | str, inputs: dict[str,
             if spent.resumed:
                 draft.cost["resumed"] = spent.resumed
     except Exception as error:
-        kind = str(getattr(error, "kind", "oom" if isinstance(error, MemoryError) else "error"))
-        message = str(error) or type(error).__name__
-        # A full disk or a missing package says nothing of the entry, so the next run may try again unasked.
-        transient = isinstance(error, OSError | ImportError)
-        store.fail(spec, kind, message, traceback.format_exc(), transient=transient)
-        return Event("failed", spec.digest, f"{kind}: {message}", seconds=time.perf_counter() - began)
+        return _failed(store, spec, error, began)
     return Event("made", spec.digest, seconds=time.perf_counter() - began)
 
 
 def resolve(run_stage: RunStage | str) -> RunStage:
-    """The function behind "module:function"; the module is imported now and no earlier."""
+    """Return the function that "module:function" names; the module is imported now and no earlier."""
     if not isinstance(run_stage, str):
         return run_stage
     module, _, name = run_stage.partition(":")

@@ -23,7 +23,7 @@ Key = Mapping[str, Any]
 
 @cache
 def load_judge(name: str) -> Judge:
-    """The judge of a name in ``models.toml``, loaded once a process."""
+    """Return a judge of ``models.toml`` by name; it is loaded once a process."""
     judges = default_catalog().models.judges
     if name not in judges:
         raise UsageError("unknown judge", field="judge", value=name, choices=judges)
@@ -34,7 +34,7 @@ def load_judge(name: str) -> Judge:
 
 
 def _metrics(key: Key) -> list[str]:
-    """Ids out of a key; a version that this code does not compute is refused."""
+    """Return the ids of the metrics of a key; a version that this code does not compute is refused."""
     for row in key["metrics"]:
         if find(row["id"]).version != row["version"]:
             raise UsageError(f"metric {row['id']} has version {METRICS[row['id']].version} here", value=row["version"])
@@ -99,7 +99,7 @@ def run_anchor(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) 
 
 
 def _others(inputs: Mapping[str, Path]) -> list[str]:
-    """Inputs that hold the family's other concepts."""
+    """Return the names of the inputs that hold the family's other concepts."""
     return sorted(name for name in inputs if name.startswith("other_"))
 
 

@@ -1,4 +1,4 @@
-"""Calls the functions of entries, and holds what they return to what was declared."""
+"""Calls the functions of entries and checks what they return against their manifests."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
-    """An attack as a defense is lent it: its parameters, and what it trains."""
+    """An attack that a defense may simulate: its parameters and the modules that it trains."""
 
     entry: Entry
     params: Params
     ctx: Context
 
     def attach(self, model: LatentDiffusion) -> Adapter:
-        """Put what the attack trains on a model."""
+        """Attach the modules that the attack trains to a model."""
         module = importlib.import_module(self.entry.function("adapt").__module__)
         adapter: Adapter = module.attach(model, self.params, self.ctx)
         return adapter
@@ -74,13 +74,13 @@ def concept_of(view: Key, owner: Pictures) -> Concept:
 
 
 def check_unchanged(entry: Entry, key: Key) -> None:
-    """Refuse code that is not the code of the key; an OSError, so that the next run tries again unasked."""
+    """Raise an OSError if an entry's code changed since planning, so that the next run tries again unasked."""
     if digests(entry.folder) != key["entry_files"]:
         raise OSError(f"{entry.id}: its files changed after the run was planned; start it again")
 
 
 def call_hook(entry: Entry, hook: str, *arguments: object) -> Any:
-    """Call an entry's function; what it raises becomes one line with the entry's name.
+    """Call an entry's function; its exceptions become one line with the entry's name.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def call_hook(entry: Entry, hook: str, *arguments: object) -> Any:
 
 
 def named(entry: Entry, call: Callable[[], Any]) -> Any:
-    """Say in one line which entry failed; memory errors pass, for the guard to judge."""
+    """Call a function and raise its exceptions as one line with the entry's name, except those of memory."""
     try:
         return call()
     except StageError as error:
@@ -115,7 +115,7 @@ def cleaned(
 
 
 def check_pictures(entry: str, published: Pictures, protected: object, budget: int | None) -> None:
-    """Hold an image defense to its declared budget, on the 8-bit pixels that are saved.
+    """Check an image defense against its declared budget, on the 8-bit pixels that are saved.
 
     Raises
     ------
@@ -136,7 +136,7 @@ def check_pictures(entry: str, published: Pictures, protected: object, budget: i
 
 
 def check_perceptual(entry: str, distances: NDArray[np.float64], p: float) -> None:
-    """Hold an image defense to its declared perceptual distance, measured on the 8-bit pixels that are saved.
+    """Check an image defense against its declared perceptual distance, on the 8-bit pixels that are saved.
 
     Raises
     ------
@@ -149,7 +149,7 @@ def check_perceptual(entry: str, distances: NDArray[np.float64], p: float) -> No
 
 
 def cloaked(entry: Entry, key: Key, clean: Path) -> Pictures:
-    """Read what a closed tool made of the published pictures and hold it to its declared bound.
+    """Read the pictures that a closed tool made of the published ones, and check them against the declared bound.
 
     Raises
     ------
@@ -159,11 +159,11 @@ def cloaked(entry: Entry, key: Key, clean: Path) -> Pictures:
     name, task, p = entry.id, key["task"], key.get("perceptual_budget")
     if not key["cloaked"]:
         raise StageError("skipped", f"{name}: no pictures of the task {task} were submitted")
-    from immunebench.methods.bound import apart
+    from immunebench.methods.bound import paired_distances
 
     published = Pictures.load(clean)
     protected = read_cloaked(name, entry.folder / task, key["cloaked"], published)
     check_pictures(name, published, protected, key["budget"])
     if p is not None:
-        check_perceptual(name, apart(published, protected, load_distance(key["perceptual"]["id"], "cpu")), p)
+        check_perceptual(name, paired_distances(published, protected, load_distance(key["perceptual"]["id"], "cpu")), p)
     return protected

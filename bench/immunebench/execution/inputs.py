@@ -1,4 +1,4 @@
-"""What a stage computes on: the base in its untouched or released state, networks by name, captioned pictures."""
+"""Loads what stages compute on: bases, untouched or with released weights, and networks by name."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _bases: dict[str, LatentDiffusion] = {}
 
 
 def forget_base() -> None:
-    """Drop the base that this process holds: foreign code may have left something on it."""
+    """Drop the base that this process has loaded, which an entry's code may have changed."""
     _bases.clear()
 
 
 def load_base(key: Key) -> LatentDiffusion:
-    """Return the base that a key names, in its untouched state; kept for the next stage of this process."""
+    """Return the base that a key names, in its untouched state; it stays loaded for the next stage of this process."""
     from immunebench.model.diffusion import LatentDiffusion
 
     numerics = Numerics.of(key["numerics"])
@@ -44,7 +44,7 @@ def load_base(key: Key) -> LatentDiffusion:
 
 
 def _planned(base: str, key: Key) -> Path:
-    """Return the folder of a base; an OSError where the files of a hub's are others than those that the key names."""
+    """Return the folder of a base; an OSError if files from a hub differ from those that the key names."""
     catalog = default_catalog()
     if catalog.models.bases[base].hub and catalog.base_files(base) != key["base_files"]:
         raise OSError(f"base {base}: its files changed after the run was planned; start it again")
@@ -58,14 +58,14 @@ def load_distance(name: str, device: str) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def loader(name: str) -> Callable[..., Any]:
-    """Import what ``module:function`` names in ``models.toml``."""
+    """Import the function that ``models.toml`` names as ``module:function``."""
     module, _, function = name.partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(module), function)
     return found
 
 
 def surrogate(name: str, key: Key, model: LatentDiffusion) -> Callable[[], LatentDiffusion]:
-    """Return what loads a base beside the stage's own, which is not loaded twice."""
+    """Return a function that loads a further base; the stage's own is not loaded twice."""
     from immunebench.model.diffusion import LatentDiffusion
 
     if name == key["base"]:

@@ -1,8 +1,8 @@
 """Executor of spawned worker processes, one thread each.
 
 Every worker has a pipe of its own: a queue shared by all would stay locked for good when one worker is killed
-while it holds the queue's lock. Stages that run an entry's code have workers of their own: what an entry may have
-changed in its process meets no sampler and no judge.
+while it holds the queue's lock. Stages that run an entry's code have workers of their own, so that whatever an entry
+changes in its process affects no sampler and no judge.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
+from immunebench.core.errors import UsageError
 from immunebench.execution.execute import DEFAULT_STAGES, Event, RunStage, Tell, perform
+from immunebench.execution.spawning import require_spawnable, without_interrupts
 from immunebench.store.artifacts import CorruptArtifact, Spec, Store
 from immunebench.store.graph import runs_entries
 
@@ -37,6 +39,7 @@ class _Worker:
     runs_entries: bool
     task: tuple[Spec, bool] | None = None
     began: float | None = None
+    started: bool = False
 
 
 class Processes:
@@ -53,11 +56,17 @@ class Processes:
         As for `immunebench.execution.execute.perform`; a function must be importable by name in a fresh process.
     timeout
         Seconds that a stage may take; its worker is killed then, and the stage fails with the kind ``timeout``.
+
+    Raises
+    ------
+    UsageError
+        The program that runs cannot start worker processes.
     """
 
     def __init__(
         self, store: Store, workers: int, run_stage: RunStage | str = DEFAULT_STAGES, timeout: float | None = None
     ) -> None:
+        require_spawnable()
         self.slots = workers
         self.timeout = timeout
         self._store = store
@@ -66,7 +75,7 @@ class Processes:
         self._deaths: Counter[str] = Counter()
 
     def submit(self, spec: Spec, *, wait: bool) -> None:
-        """Hand the stage to an idle worker of its kind; a new one is started where none is idle."""
+        """Send the stage to an idle worker of its kind; a new one is started where none is idle."""
         entries = runs_entries(spec)
         while True:
             idle = (w for w in self._workers if w.task is None and w.runs_entries == entries)
@@ -80,7 +89,13 @@ class Processes:
             return
 
     def finished(self, tell: Tell) -> list[Event]:
-        """Block until a worker ends a stage. A stage whose worker died is tried once more, then fails."""
+        """Block until a worker ends a stage. A stage whose worker died is tried once more, then fails.
+
+        Raises
+        ------
+        UsageError
+            Workers end before they receive their first stage.
+        """
         ended: list[Event] = []
         while not ended:
             working = {w.pipe: w for w in self._workers if w.task is not None}
@@ -93,9 +108,10 @@ class Processes:
                 except (EOFError, OSError):
                     ended += self._died(worker, tell)
                     continue
+                worker.started = True
                 if event.kind in ("started", "progress", "noted"):
                     # Not before: waiting for another run's lock and starting a process are no work on the stage.
-                    # What attempts took that it goes on from is.
+                    # The time of earlier attempts whose bookmark is used is.
                     worker.began = (worker.began or time.monotonic()) - event.seconds * (event.kind == "noted")
                     tell(event)
                 else:
@@ -112,7 +128,7 @@ class Processes:
             self._bury(worker)
 
     def _left(self, worker: _Worker) -> float:
-        """Seconds that a worker's stage still has."""
+        """Return the seconds that a worker's stage still has."""
         if self.timeout is None or worker.task is None or worker.began is None:
             return math.inf
         return worker.began + self.timeout - time.monotonic()
@@ -133,7 +149,7 @@ class Processes:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, self._store.root, self._run_stage), daemon=True)
-        with _environment():
+        with _environment(), without_interrupts():
             process.start()
         theirs.close()
         worker = _Worker(process, ours, runs_entries)
@@ -157,6 +173,9 @@ class Processes:
         self._deaths[spec.digest] += 1
         end = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         how = f"worker process ended with {end}"
+        if not worker.started and self._deaths[spec.digest] > 1:
+            message = f"{how} before its first stage, twice; no worker process can start for"
+            raise UsageError(message, field="workers", value=self.slots)
         if self._deaths[spec.digest] == 1:
             tell(Event("again", spec.digest, how))
             self.submit(spec, wait=wait_for_lock)
@@ -167,7 +186,7 @@ class Processes:
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    # The libraries read these when they load, which in a spawned process is before any code of ours runs.
+    # The libraries read these when they load, which in a spawned process is before this package is imported.
     before = {name: os.environ.get(name) for name in _ONE_THREAD}
     os.environ.update(_ONE_THREAD)
     try:
@@ -181,9 +200,10 @@ def _environment() -> Iterator[None]:
 
 
 def _work(pipe: Connection, root: Path, run_stage: RunStage | str) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and kills
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent decides, and kills.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    warnings.simplefilter("ignore", CorruptArtifact)  # told by the event `lost`
+    warnings.simplefilter("ignore", CorruptArtifact)  # Reported by the event `lost`.
     store = Store(root)
     told = 0.0
 

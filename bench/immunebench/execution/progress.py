@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
+from immunebench.core.errors import printable
 from immunebench.execution.execute import Event, Outcome
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ _EVERY = 5.0
 
 
 class Progress:
-    """Cells done of planned, stage at work, hits, rate and time left, on standard error.
+    """Shows cells done of planned, the running stage, reused stages, rate and time left, on standard error.
 
     Parameters
     ----------
@@ -29,7 +30,7 @@ class Progress:
     cells
         Stages of each cell, by cell key.
     outcome
-        What the scheduler fills in.
+        Updated by the scheduler.
     workers
         Stages at a time.
     stream
@@ -67,10 +68,10 @@ class Progress:
             from rich.progress import Progress as Bars
 
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
             )
             self._bars = Bars(*columns, console=Console(file=self._stream), transient=True)
             self._bars.start()
@@ -84,19 +85,19 @@ class Progress:
             self._bars.stop()
 
     def say(self, line: str) -> None:
-        """Print a line that stays."""
+        """Print a line that stays, with control and direction characters escaped."""
         if self._bars is not None:
-            self._bars.console.print(line, highlight=False, markup=False)
+            self._bars.console.print(printable(line), highlight=False, markup=False)
         else:
-            print(line, file=self._stream, flush=True)
+            print(printable(line), file=self._stream, flush=True)
 
     def tell(self, event: Event) -> None:
-        """Take an event of the scheduler."""
+        """Update the display by an event of the scheduler."""
         name = self._names.get(event.digest, event.digest[:12])
         if event.kind in ("made", "reused", "failed", "blocked"):
             self._settle(event)
         elif event.kind == "lost":
-            # It may count again: what depended on it stays done, so cells do not go back.
+            # Cells that depend on it stay done, although it is made again.
             self.say(f"corrupted: {self._names.get(event.text, event.text[:12])}; it is made again")
         if event.kind == "failed":
             self.say(f"failed: {name}: {event.text}")
@@ -116,7 +117,7 @@ class Progress:
             self.say(f"{self.summary()} | {name}: {detail}")
 
     def summary(self) -> str:
-        """One line: cells, stages, hits, rate and time left."""
+        """Return one line: cells, stages, reused stages, rate and time left."""
         done = sum(map(self._outcome.settled, self._names))
         made = len(self._outcome.made)
         parts = [f"cells {self._cells_done}/{self._cells}", f"stages {done}/{len(self._names)}"]
@@ -146,18 +147,18 @@ class Progress:
         done = sum(map(self._outcome.settled, self._names))
         self._bars.update(self._total, completed=done, note=self.summary())
         if event.kind == "started":
-            self._running[event.digest] = self._bars.add_task(f"  {name}", total=None, note="")
+            self._running[event.digest] = self._bars.add_task(f"  {printable(name)}", total=None, note="")
         task = self._running.get(event.digest)
         if task is None:
             return
         if event.kind == "progress":
-            self._bars.update(task, completed=event.done, total=event.total, note=event.text)
+            self._bars.update(task, completed=event.done, total=event.total, note=printable(event.text))
         elif event.kind not in ("started", "noted"):
             self._bars.remove_task(self._running.pop(event.digest))
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them.
+    """Return seconds in words.
 
     >>> duration(42), duration(200), duration(7000)
     ('42 s', '3 min', '1 h 57 min')
@@ -169,7 +170,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes as a person says them.
+    """Return bytes in words.
 
     >>> size(512), size(3_400_000)
     ('512 B', '3.4 MB')

@@ -1,10 +1,11 @@
-"""`Resume`: a stage that was stopped goes on in the middle of its loop, to the same bytes as without the stop.
+"""`Resume`: continues an interrupted stage inside its loop, with the same bytes as without the interruption.
 
-What a loop of an entry changes from step to step is known to the context, if the entry takes it from there: the
-context's random streams, log and saves; optimisers, orders of batches, perturbations, draws and surrogates, each as it
-is made; and what `Context.keep` names. On the second attempt the entry sets up anew, which its seed makes the same, and
-the first step of the loop finds everything as the bookmark has it. An entry that changes anything else between two
-steps would go on to another result, so only loops that are known, or say so themselves, do.
+The context knows the state that a loop of an entry changes from step to step, if the entry gets it from the context:
+random streams, log and saves; optimisers, orders of batches, perturbations, draws and surrogates, each when it is
+made; and the tensors that `Context.keep` names. On the next attempt the entry runs its set-up again, which its seed
+makes the same, and the first step of the loop finds that state as it was when the bookmark was written. An entry that
+changes anything else between two steps would come to another result, so only loops that are listed in `KNOWN`, or that
+ask for it, are continued.
 """
 
 from __future__ import annotations
@@ -22,26 +23,25 @@ from immunebench.store.bookmark import Bookmark, Page, Spent
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Loops that were read and found to change nothing but what `Resume` keeps, by the SHA-256 of their entry's code: a
-#: changed entry starts anew until its loops are read again, for its files are in the keys of what it made before and
-#: cannot say so themselves. Not among them: glaze-open, whose loops (one a micro-batch) hold an Adam and a change of
-#: their own, and the loops `time steps` of simac and `pool` of metacloak, which fill a list; these two run anew before
-#: their last loop is taken up. FSMG is one round, and within a round nothing is kept.
+#: Loops that were reviewed and change only state that `Resume` saves, by the SHA-256 of their entry's code. A changed
+#: entry starts from its beginning until its loops are reviewed again. Not listed: glaze-open, whose loops (one a
+#: micro-batch) have an Adam and a change of their own, and the loops `time steps` of simac and `pool` of metacloak,
+#: which fill a list; both run again before the last loop is continued. FSMG is a single round, which saves nothing.
 KNOWN: Mapping[str, tuple[str, ...]] = {
-    "3bb74c474b96b8f6c978b25abdf1572d12c24d32fc7f67efb5231802aa64262e": ("training",),  # lora
-    "183d4974c34a64bdf6a4b7d03d0cbe93f8221d23db9ebe635ea8689b5d1d68f1": ("training",),  # dreambooth
-    "4038a2fa6bb0ccb4cf90125d6b1e389f0fbf5c6f9ba4b22fffd11b4e929a415c": ("training",),  # textual-inversion
-    "d3d9fa08b0c289d468000bd5b0e4b682b23fa45f090a9f5defcd036e2578f270": ("training",),  # imma-lora
-    "a8ea4c6b566ccbe824a6677a9d9da29868f8144d75887acacdd6b9a8b312d42f": ("erasing",),  # esd
-    "f4e50ffa8297f083fe9bff3a1810b0da57fa7dad7cab85936a4ce099bc7ab31c": ("perturbing",),  # mist
-    "d71c4e51e7e82a4c4e4967e633fcfd5e83941aaf1f6ecc09a2f31108fc895427": ("rounds",),  # anti-dreambooth
-    "c59bc0217c6b4fd01bf0607c3dac8a5ecf079b458db8a388dc017d5c707d3f35": ("rounds",),  # simac
-    "930204617b3fd0a78c0ccea94a8c1e284ada6717ea3e79182466e1a9c3c9f027": ("trials",),  # metacloak
+    "65df47ad26877992572cfbc15aea671460235fb2791a3222a7aec0512e139d71": ("training",),  # lora
+    "59c74a4cecb7556b37587fc46d7dff020ff0effce6499710aaa5ca993048e41b": ("training",),  # dreambooth
+    "e06cebe9418c5b7b45042e1ee6bbdc206102e9d273f3b869ccf36f99bf34e802": ("training",),  # textual-inversion
+    "3da2acd6b9c0dab281afcc1916af03f86723e15feb93e5b3173458a309b2f29d": ("training",),  # imma-lora
+    "24698f95897bf01e0d5a86ff5621b3240e8e2a4c85c979a6e02c887ae5aa960e": ("erasing",),  # esd
+    "c1b97527d31ec964eab905c70297ef6b45f7bc152d9fb1c5c31523d7124ff6d8": ("perturbing",),  # mist
+    "f87ef995b7b2ec58b26a2837a2d5e496d8b7fe2ea85f54bc85678730e05b6cb4": ("rounds",),  # anti-dreambooth
+    "5d20c2b032ca852623890483ddf4d7d38514dd12e454668fd1311d079893822a": ("rounds",),  # simac
+    "ae1de7ab26bcc12fe30320caf7e668718b65b86c11cc8121814f7983ecb9e98d": ("trials",),  # metacloak
 }
 
 
 def known(key: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of a stage's loops that resume unasked: its entry's code and every attack's in it are known."""
+    """Return the loops of a stage that are continued without asking: all code that it runs is listed in `KNOWN`."""
     simulated = [attack["entry_files"] for attack in key.get("against", {}).values()]
     loops = [KNOWN.get(digest, ()) for files in [key["entry_files"], *simulated] for digest in files.values()]
     return loops[0] if loops and all(loops) else ()
@@ -49,19 +49,19 @@ def known(key: Mapping[str, Any]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Tensors that an entry named."""
+    """Tensors that an entry asked to have saved."""
 
     tensors: Mapping[str, Tensor]
 
-    def live(self) -> Mapping[str, Tensor]:
+    def state_tensors(self) -> Mapping[str, Tensor]:
         """Return them."""
         return self.tensors
 
-    def rest(self) -> tuple[Mapping[str, Tensor], Any]:
+    def extra_state(self) -> tuple[Mapping[str, Tensor], Any]:
         """Return nothing: they are all there is."""
         return {}, None
 
-    def take(self, tensors: Mapping[str, Tensor], value: Any) -> None:
+    def load_extra_state(self, tensors: Mapping[str, Tensor], value: Any) -> None:
         """Do nothing."""
 
 
@@ -72,9 +72,9 @@ class Resume(Loops):
     Parameters
     ----------
     bookmark : Bookmark, optional
-        Where it is kept; without one nothing is.
+        Where the state is saved; without one nothing is.
     loops : sequence of str
-        Names of the loops that resume unasked, see `known`.
+        Names of the loops that are continued without asking, see `known`.
     """
 
     bookmark: Bookmark | None = None
@@ -87,23 +87,23 @@ class Resume(Loops):
 
     @property
     def earlier(self) -> Spent:
-        """What the attempts before this one took."""
+        """Return time and memory of the attempts before this one."""
         return Spent() if self.bookmark is None else self.bookmark.earlier
 
     def register(self, name: str, thing: Stateful) -> None:
-        """Keep a thing as long as something else holds it: a surrogate's optimiser of one round is no state."""
+        """Save the state of an object as long as something else refers to it."""
         if self.bookmark is not None:
             self._things = [*self._alive(), (name, weakref.ref(thing))]
 
     def keep(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keep tensors under a name of the entry's choice."""
+        """Save tensors under a name that the entry chooses."""
         if self.bookmark is not None:
             kept = Kept(dict(tensors))
             self._things.append((name, lambda: kept))
 
     @contextmanager
     def loop(self, ctx: State, what: str, count: int, *, resumes: bool) -> Iterator[Steps]:
-        """Run a loop of `count` steps; one within another is part of the outer one's step."""
+        """Run a loop of `count` steps; a loop inside another belongs to the step of the outer one."""
         number, outermost = self._begun, self._depth == 0
         self._begun, self._depth = number + 1, self._depth + 1
         try:
@@ -115,13 +115,13 @@ class Resume(Loops):
             self._depth -= 1
 
     def page(self, device: str) -> Page | None:
-        """Return the bookmark that is still to be taken up, verified once a stage."""
+        """Return the bookmark that is still to be restored; it is verified once a stage."""
         if not self._looked and self.bookmark is not None:
             self._looked, self._page = True, self.bookmark.read(device)
         return self._page
 
     def turn(self) -> None:
-        """Forget the bookmark that was found: it was taken up, or it does not fit."""
+        """Drop the bookmark that was found: it was restored, or it does not fit."""
         self._page = None
 
     def _alive(self) -> list[tuple[str, Callable[[], Stateful | None]]]:
@@ -129,13 +129,13 @@ class Resume(Loops):
 
 
 def earlier() -> Spent:
-    """Return what earlier attempts at the running stage took."""
+    """Return time and memory of earlier attempts at the running stage."""
     loops = current()
     return loops.earlier if isinstance(loops, Resume) else Spent()
 
 
 def stage_loops(key: Mapping[str, Any]) -> Loops:
-    """Return the loops of the running stage, told which of them resume unasked."""
+    """Return the loops of the running stage, after setting which are continued without asking."""
     loops = current()
     if isinstance(loops, Resume):
         loops.loops = known(key)
@@ -143,7 +143,7 @@ def stage_loops(key: Mapping[str, Any]) -> Loops:
 
 
 class Loop:
-    """One loop, between its steps."""
+    """One loop of a stage: restores its state before the first step and saves it between steps."""
 
     def __init__(
         self,
@@ -154,11 +154,11 @@ class Loop:
         things: Sequence[tuple[str, Callable[[], Stateful | None]]],
     ) -> None:
         self._resume, self._bookmark, self._ctx, self._name = resume, bookmark, ctx, list(name)
-        # Held from here on: what was there before the loop is its state, whatever the loop does with it.
+        # Referred to from here on: objects made before the loop are its state, whatever the loop does with them.
         self._things = [(label, thing) for label, of in things if (thing := of()) is not None]
 
     def first(self) -> int:
-        """Return the step to begin with: 0, or where the bookmark is, with everything as it was then."""
+        """Return the step to start with: 0, or that of the bookmark, whose state is restored."""
         page = self._resume.page(self._ctx.numerics.device)
         if page is None or page.state["loop"][0] > self._name[0]:
             return 0
@@ -169,23 +169,23 @@ class Loop:
         self._restore(page)
         self._bookmark.take_up(page)
         step, spent = int(page.state["step"]), self._bookmark.earlier.seconds
-        self._bookmark.tell(f"goes on after step {step} of {self._name[2]}", spent)
+        self._bookmark.tell(f"continues after step {step} of {self._name[2]}", spent)
         return step
 
     def done(self, step: int) -> None:
-        """Leave a bookmark after `step` steps, if it is time for one and everything is at rest."""
+        """Write a bookmark after `step` steps, if one is due and no update is pending."""
         resume, ctx = self._resume, self._ctx
         if step == self._name[2]:
             return
-        # While a bookmark of a later loop waits to be taken up, this loop has nothing better to offer.
+        # A bookmark of a later loop that is still to be restored is worth more than one of this loop.
         if not self._bookmark.due() or resume.page(ctx.numerics.device) is not None or not self._rests():
             return
         ctx.read()
         if not all(math.isfinite(value) for row in ctx.rows for value in row.values()):
-            return  # `check` will say so
+            return  # `check` will report it.
         tensors, values = {"generator": ctx.generator.get_state()}, []
         for i, (_, thing) in enumerate(self._things):
-            rest, value = thing.rest()
+            rest, value = thing.extra_state()
             tensors |= {f"{i}.rest.{name}": tensor for name, tensor in rest.items()}
             values.append(value)
         tensors |= self._live()
@@ -201,14 +201,14 @@ class Loop:
         self._bookmark.write(state, tensors, ctx.out, ctx.numerics.device)
 
     def _rests(self) -> bool:
-        """Whether no gradient waits for its update, and nothing that was made within the loop outlives a step."""
+        """Return whether no gradient is pending and no object made within the loop outlives its step."""
         held = {id(thing) for _, thing in self._things}
         late = any(id(of()) not in held for _, of in self._resume._alive())
         return not late and all(tensor.grad is None for tensor in self._live().values() if tensor.is_leaf)
 
     def _live(self) -> dict[str, Tensor]:
-        """Name every tensor that is overwritten, once: two optimisers may move the same one."""
-        named = {f"{i}.{n}": t for i, (_, thing) in enumerate(self._things) for n, t in thing.live().items()}
+        """Return every tensor that is overwritten on restoring, once each: two optimisers may share one."""
+        named = {f"{i}.{n}": t for i, (_, thing) in enumerate(self._things) for n, t in thing.state_tensors().items()}
         return {name: tensor for name, tensor in {id(t): (n, t) for n, t in named.items()}.values()}
 
     def _outline(self) -> list[Any]:
@@ -228,5 +228,5 @@ class Loop:
         for i, ((_, thing), value) in enumerate(zip(self._things, state["values"], strict=True)):
             start = f"{i}.rest."
             rest = {name.removeprefix(start): t.clone() for name, t in tensors.items() if name.startswith(start)}
-            thing.take(rest, value)
+            thing.load_extra_state(rest, value)
         page.restore(ctx.out)

@@ -1,6 +1,6 @@
 """Stages: pure functions from immutable artifacts to an immutable artifact.
 
-Each takes its key, the folders of its inputs and an empty folder; it fills that and returns figures to keep.
+Each takes its key, the folders of its inputs and an empty folder, which it fills; it returns figures for the manifest.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ def run_stage(spec: StageSpec, inputs: dict[str, Path], out: Path, report: Repor
     Raises
     ------
     StageError
-        With the status that the cells above it get.
+        Its kind becomes the status of the cells that need the stage.
     """
     if spec.stage not in STAGES:
         raise UsageError("unknown stage", value=spec.stage, choices=STAGES)
     stage = STAGES[spec.stage]
     if "numerics" not in spec.key:
-        # No base runs here, but a judge may: its threads must not depend on the machine either.
+        # No base runs here, but a judge may, whose number of threads must not depend on the machine either.
         if "judge" in spec.key:
             runtime.prepare_process(Numerics())
         return dict(stage(spec.key, inputs, out, report))
@@ -81,7 +81,7 @@ def run_stage(spec: StageSpec, inputs: dict[str, Path], out: Path, report: Repor
             memory.add(resume.earlier())
     finally:
         if runs_entries(spec):
-            # Foreign code held this model; nothing that it may have left on it reaches another stage.
+            # An entry had this model, so the next stage loads a new one.
             forget_base()
     return {**meta, **memory.as_dict(), "environment": machine.environment(numerics.device)}
 
@@ -136,7 +136,7 @@ def protect(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> 
 
 
 def mix(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
-    """Put clean pictures in the places that the key names, the first of them in the first place."""
+    """Replace pictures by clean ones at the places that the key names, in order."""
     extra, places = Pictures.load(inputs["extra"]), key["clean"]
     images = Pictures.load(inputs["images"]) if "images" in inputs else extra
     pixels, captions = images.pixels.copy(), list(images.captions)
@@ -148,7 +148,7 @@ def mix(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta
 
 
 def purify(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
-    """Let the attacker clean the pictures before training on them."""
+    """Clean the pictures by the attacker's purifier before training."""
     entry = default_catalog().attack(key["entry"])
     check_unchanged(entry, key)
     model = load_base(key)

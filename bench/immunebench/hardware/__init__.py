@@ -1,1 +1,1 @@
-"""What this machine can run, and what a method takes on a profile."""
+"""Hardware checks: which profiles this machine supports, and the memory and time that methods need."""

@@ -1,6 +1,6 @@
-"""What each attack and defense of the model takes on a profile: a few real steps, their peak memory and their time.
+"""Measurement of the peak memory and time per step of attacks and model defenses on a profile, from a few real steps.
 
-Each is run in a process of its own, so that no peak holds what another left behind.
+Each runs in its own process, so that peaks do not affect each other.
 """
 
 from __future__ import annotations
@@ -32,14 +32,16 @@ if TYPE_CHECKING:
     from immunebench.methods.context import AttackHandle, Context, Report
     from immunebench.model.diffusion import LatentDiffusion
 
-#: What is measured where nothing is named: every attack that trains, and each kind of defense of the model.
-USUAL = ("lora", "textual-inversion", "dreambooth-lora", "dreambooth", "imma-lora", "imma-ti", "imma-dreambooth", "esd")
+#: Measured by default: every attack that trains, and each kind of model defense.
+DEFAULT_ENTRIES = (
+    "lora", "textual-inversion", "dreambooth-lora", "dreambooth", "imma-lora", "imma-ti", "imma-dreambooth", "esd",
+)  # fmt: skip
 PICTURES = 5
 
 
 @dataclass(frozen=True)
 class Job:
-    """One entry on one profile, on a base or on a shape; all that another process needs to know."""
+    """One measurement: an entry on a profile, with a base or a shape. It is sent to another process."""
 
     entry: str
     kind: Literal["attack", "defense"]
@@ -58,23 +60,23 @@ def jobs(
     catalog: Catalog, profiles: Sequence[str], *, base: str | None, shape: str | None, entries: Sequence[str],
     steps: int = 4,
 ) -> list[Job]:  # fmt: skip
-    """Return what is to be measured, held against this machine before anything is.
+    """Return the measurements, after checking that this machine can run all of them.
 
     Raises
     ------
     UsageError
         An unknown name, an entry that trains no model, a base and a shape or neither, a profile that the machine
-        cannot stand in for, or a cap below the weights alone.
+        cannot emulate, or a memory cap below the weights alone.
     """
     if (base is None) == (shape is None):
-        raise UsageError("one of the two is needed, and not both", field="--base, --shape-of")
+        raise UsageError("exactly one of the two is required", field="--base, --shape-of")
     if steps < 3:
         raise UsageError("must be at least 3: the first two are warm-up, not", field="--steps", value=steps)
     if shape is not None and shape not in SHAPES:
         raise UsageError("unknown shape", field="--shape-of", value=shape, choices=SHAPES)
     folder = None if base is None else catalog.base_folder(base)
     found = [catalog.profile(name, field="PROFILE") for name in profiles]
-    kinds = [(entry, kind_of(catalog, entry)) for entry in entries or USUAL]
+    kinds = [(entry, kind_of(catalog, entry)) for entry in entries or DEFAULT_ENTRIES]
     for profile in found:
         _check_machine(profile)
         if shape is not None:
@@ -87,7 +89,7 @@ def jobs(
 
 
 def kind_of(catalog: Catalog, name: str) -> Literal["attack", "defense"]:
-    """Say whether a name is an attack that trains or a defense that changes the model.
+    """Return whether a name is an attack that trains, or a defense that changes the model.
 
     Raises
     ------
@@ -106,14 +108,14 @@ def kind_of(catalog: Catalog, name: str) -> Literal["attack", "defense"]:
 
 
 def _check_machine(profile: Profile) -> None:
-    """Refuse a profile that is larger than the card; a smaller one is emulated."""
+    """Refuse a profile with more memory than the GPU; one with less is emulated."""
     reasons = shortfall(cuda_devices(), profile.memory_gib) if profile.device == "cuda" else []
     if reasons:
         raise UsageError(f"cannot be measured here, {reasons[0]}:", field="PROFILE", value=profile.id)
 
 
 def _check_cap(profile: Profile, shape: Shape) -> None:
-    """Refuse a cap below the weights alone."""
+    """Refuse a memory cap below the weights alone."""
     least = weights_gib(shape, Numerics.of(profile.numerics(sampling=True)))
     if least > profile.memory_gib:
         why = f"caps memory at {profile.memory_gib:g} GiB, and the weights alone take {least:.1f}:"
@@ -121,7 +123,7 @@ def _check_cap(profile: Profile, shape: Shape) -> None:
 
 
 def measure(planned: Sequence[Job]) -> Iterator[Demand]:
-    """Run the jobs one after another, each in a new process, and yield what they took as it comes."""
+    """Run the jobs one after another, each in a new process, and yield their results."""
     for job in planned:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             try:
@@ -129,11 +131,11 @@ def measure(planned: Sequence[Job]) -> Iterator[Demand]:
             except BrokenProcessPool:
                 cap = default_catalog().profile(job.profile).memory_gib
                 yield Demand(job.entry, job.kind, job.profile, job.model, cap, "killed",
-                             reason="the process was ended from outside, usually for want of memory")  # fmt: skip
+                             reason="the process was killed, usually because memory ran out")  # fmt: skip
 
 
 def run(job: Job) -> Demand:
-    """Take a few steps of one entry under the guard of its profile; a shape draws at its own resolution."""
+    """Run a few steps of one entry with the memory limit of its profile; a shape uses its own resolution."""
     from immunebench.model import runtime
 
     catalog = default_catalog()
@@ -168,12 +170,12 @@ def run(job: Job) -> Demand:
 
 
 def parameters(catalog: Catalog, entry: Entry, job: Job) -> Mapping[str, Any]:
-    """Return an entry's parameters on the job's base; a shape takes those of the base that it is the shape of."""
+    """Return an entry's parameters on the job's base; for a shape, those on the base of the same name."""
     return catalog.params(entry, job.base) if job.base is not None else entry.params(str(job.shape))
 
 
 def shortened(values: Mapping[str, Any], steps: int) -> Params:
-    """Return parameters of a run of so many steps, which saves its adapter at the last one."""
+    """Return parameters with the given number of steps, and a checkpoint at the last one."""
     short: dict[str, Any] = {"steps": steps} | ({"saves": [steps]} if "saves" in values else {})
     return Params({**values, **short})
 
@@ -182,14 +184,14 @@ def take_steps(
     catalog: Catalog, entry: Entry, job: Job, model: LatentDiffusion, params: Params, out: Path, report: Report,
     seed: int = 0,
 ) -> tuple[Context, Weights | None]:  # fmt: skip
-    """Call the entry's hook as its stage would, on made-up pictures: their values change neither time nor memory.
+    """Call the entry's hook as its stage would, on random pictures, whose values affect neither time nor memory.
 
     Returns
     -------
     ctx : Context
-        With the figures of each step.
+        With the log of each step.
     made : Weights or None
-        What a defense releases.
+        The weights that a defense releases.
     """
     from immunebench.execution.hooks import Simulated, call_hook
     from immunebench.methods.context import Context
@@ -220,7 +222,7 @@ def _load(catalog: Catalog, job: Job, numerics: Numerics) -> LatentDiffusion:
 
 
 def made_up(count: int, side: int, caption: str) -> Pictures:
-    """Return seeded noise as pictures of one caption."""
+    """Return random pictures from a fixed seed, all with one caption."""
     import numpy as np
 
     pixels = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
@@ -228,7 +230,7 @@ def made_up(count: int, side: int, caption: str) -> Pictures:
 
 
 class _Clock:
-    """Is told of each step that is done, and waits for the device before it looks at the time."""
+    """Progress callback that records the time of each step, after synchronising with the device."""
 
     def __init__(self, device: str) -> None:
         self.device = device
@@ -242,6 +244,6 @@ class _Clock:
         self.times.append(time.perf_counter())
 
     def step(self) -> float | None:
-        """Return the mean seconds of a step, from the third on: each of two optimisers makes its state in its first."""
-        kept = self.times[1:]
-        return round((kept[-1] - kept[0]) / (len(kept) - 1), 4) if len(kept) > 1 else None
+        """Return the mean seconds per step from the third on; up to two optimisers allocate state in the first two."""
+        times = self.times[1:]
+        return round((times[-1] - times[0]) / (len(times) - 1), 4) if len(times) > 1 else None

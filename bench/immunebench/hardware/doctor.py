@@ -1,4 +1,4 @@
-"""Looks at the machine: what is installed, and which profiles it qualifies for."""
+"""Probing the machine: what is installed, and which profiles it can run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from immunebench.declared.profile import Profile
 from immunebench.store.artifacts import versions
 
 _NEEDED = ("torch", "diffusers", "transformers", "peft", "open_clip", "lpips", "torchmetrics", "safetensors")
-# A base, one stage's artifacts and a sheet fit with room to spare.
+# Enough for a base, the artifacts of one stage and a contact sheet.
 _DISK_GIB = 1.0
 
 
@@ -31,20 +31,20 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the machine qualifies for a profile, and what is in the way."""
+    """Whether the machine can run a profile, with reasons if it cannot."""
 
     profile: str
     reasons: tuple[str, ...]
 
     @property
     def qualifies(self) -> bool:
-        """Whether nothing is in the way."""
+        """Whether the machine can run the profile."""
         return not self.reasons
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What was found; memory and disk in GiB."""
+    """Properties of the machine; memory and disk in GiB."""
 
     python: str
     platform: str
@@ -59,24 +59,26 @@ class Machine:
     broken: tuple[str, ...] = ()
 
     def as_dict(self, verdicts: list[Verdict]) -> dict[str, object]:
-        """Plain values for `--json`."""
+        """Return values for `--json`."""
         profiles = {v.profile: {"qualifies": v.qualifies, "reasons": list(v.reasons)} for v in verdicts}
         return {**asdict(self), "profiles": profiles}
 
 
 def examine(catalog: Catalog, store: Path) -> tuple[Machine, list[Verdict]]:
-    """Probe the machine and hold it against every profile.
+    """Probe the machine and compare it with every profile.
 
     Parameters
     ----------
     catalog
         Its profiles and bases are checked.
     store
-        Root of the store; its disk is measured.
+        Root of the store, whose free disk space is measured.
     """
     import psutil
 
-    there = {name: base_folder.there(name, spec, catalog.models_path) for name, spec in catalog.models.bases.items()}
+    available = {
+        name: base_folder.is_available(name, spec, catalog.models_path) for name, spec in catalog.models.bases.items()
+    }
     machine = Machine(
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
@@ -87,17 +89,17 @@ def examine(catalog: Catalog, store: Path) -> tuple[Machine, list[Verdict]]:
         versions=versions(),
         missing=tuple(name for name in _NEEDED if importlib.util.find_spec(name) is None),
         gpus=cuda_devices(),
-        weights=there,
+        weights=available,
         broken=tuple(f"{b.kind} {b.id}: {b.reason}" for b in catalog.broken),
     )
     return machine, [judge(machine, profile) for profile in catalog.profiles.values()]
 
 
 def judge(machine: Machine, profile: Profile) -> Verdict:
-    """Hold a machine against one profile.
+    """Compare a machine with one profile.
 
-    On a CPU the profile's memory is a cap that the process must stay below, so half of it must be there at
-    least; on a GPU the device must hold the whole of it.
+    On a CPU the profile's memory is an upper limit for the process, so at least half of it is required; on a GPU the
+    device must have all of it.
     """
     reasons = []
     if machine.missing:
@@ -112,11 +114,11 @@ def judge(machine: Machine, profile: Profile) -> Verdict:
 
 
 def shortfall(gpus: Sequence[Gpu], memory_gib: float) -> list[str]:
-    """Say why none of these devices can stand in for a card of a profile's memory; empty where one can."""
+    """Return why no device can emulate a GPU with a profile's memory; empty if one can."""
     largest = max((gpu.memory_gib for gpu in gpus), default=0.0)
     if not gpus:
         return ["no CUDA device"]
-    if largest < 0.95 * memory_gib:  # the driver keeps some of the nominal memory
+    if largest < 0.95 * memory_gib:  # the driver reserves some of the nominal memory
         return [f"{largest:g} GiB of GPU memory, needs {memory_gib:g}"]
     return []
 
@@ -130,7 +132,7 @@ def _existing(path: Path) -> Path:
 
 
 def cuda_devices() -> tuple[Gpu, ...]:
-    """Return the CUDA devices of this machine; none where torch is not installed."""
+    """Return the CUDA devices of this machine; none if torch is not installed."""
     if importlib.util.find_spec("torch") is None:
         return ()
     import torch

@@ -1,1 +1,1 @@
-"""What defenses and attacks are written in: context, adapters, perturbations, surrogates, bounds."""
+"""Building blocks of defenses and attacks: context, adapters, perturbations, surrogates, perceptual bounds."""

@@ -1,4 +1,4 @@
-"""A bound on the perceptual distance of changed pictures: measured on 8-bit pixels, and kept by shrinking."""
+"""A bound on the perceptual distance of perturbed pictures: measured on 8-bit pixels, enforced by scaling down."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from immunebench.model.pixels import to_tensor
 if TYPE_CHECKING:
     from immunebench.methods.context import Context
 
-#: Halvings of the interval that holds the factor: 1 / 1024 of a perturbation lies below half a step of 8 bits.
+#: Bisection steps for the scale factor: 1 / 1024 of a perturbation is less than half an 8-bit level.
 HALVINGS = 10
 
 
 def distances(a: Pictures, b: Pictures, ctx: Context) -> NDArray[np.float64]:
-    """Return the distance (n,) of pictures of equal index that the stage's entry is lent; see `apart`."""
-    return apart(a, b, ctx.perceptual, ctx.numerics.device)
+    """Return the context's perceptual distance (n,) between pictures of equal index; see `paired_distances`."""
+    return paired_distances(a, b, ctx.perceptual, ctx.numerics.device)
 
 
 @torch.no_grad()
-def apart(
+def paired_distances(
     a: Pictures, b: Pictures, distance: Callable[[Tensor, Tensor], Tensor], device: str = "cpu"
 ) -> NDArray[np.float64]:
-    """Return the distance (n,) of pictures of equal index; one at a time, so that none sways another."""
+    """Return the distance (n,) between pictures of equal index, one at a time so that none depends on the batch."""
     pairs = (
         (to_tensor(x[None]).to(device), to_tensor(y[None]).to(device)) for x, y in zip(a.pixels, b.pixels, strict=True)
     )
@@ -37,23 +37,23 @@ def apart(
 
 
 def within(clean: Pictures, change: NDArray[np.float32], p: float, ctx: Context) -> Pictures:
-    """Round changed pictures to 8 bits and shrink each change until the perceptual bound holds.
+    """Round perturbed pictures to 8 bits, and scale each perturbation down until the perceptual bound holds.
 
     Parameters
     ----------
     clean : Pictures
     change : ndarray of float, shape (n, height, width, 3)
-        Added to the pictures, of 255.
+        The perturbation in 8-bit levels (of 255).
     p : float
         Largest distance of a rounded picture from its clean one.
     ctx : Context
-        Lends the distance.
+        Provides the perceptual distance.
 
     Returns
     -------
     Pictures
-        For each picture the largest factor of its change that bisection finds: 1 where it keeps the bound as it
-        is, and where nothing else does 0, the clean picture.
+        With the largest scale factor per picture that bisection finds: 1 if the whole perturbation is within the
+        bound, 0 (the clean picture) if none is.
     """
 
     def scaled(factor: NDArray[np.float64]) -> Pictures:

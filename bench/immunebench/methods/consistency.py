@@ -1,4 +1,4 @@
-"""IMPRESS's optimisation, which several purifiers run: a clean picture survives the autoencoder."""
+"""IMPRESS's optimisation, used by several purifiers: clean pictures are reconstructed well by the autoencoder."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from immunebench.model.pixels import to_pixels
 
 
 def consistent(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Context) -> Pictures:
-    """Make every picture consistent with its round trip, near to what was published (Cao et al. 2023, sec. 4):
+    """Make pictures consistent with their reconstruction and similar to the published ones (Cao et al. 2023, sec. 4):
 
     min over x of  |x - D(E(x))|^2 + alpha max(LPIPS(x, x_adv) - epsilon, 0)
 
-    by Adam from x_adv + N(0, start^2), pictures in [-1, 1], the rate falling to `lr_last` along half a cosine. The
-    square is a mean over the picture and E the mean of the posterior, so that nothing is random but the start.
+    by Adam from x_adv + N(0, start^2), pictures in [-1, 1], with a cosine schedule of the learning rate down to
+    `lr_last`. The squared error is averaged over the picture, and E is the mean of the posterior, so that only the
+    start is random.
 
     Parameters
     ----------
@@ -27,7 +28,7 @@ def consistent(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: 
     params : Params
         `steps`, `lr`, `lr_last`, `alpha`, `epsilon`, `start`.
     ctx : Context
-        Of an entry that asks for the perceptual distance.
+        Of an entry whose manifest needs the perceptual distance.
     """
     cleaned = []
     for rows in ctx.micro_batches(len(pictures)):
@@ -40,7 +41,7 @@ def consistent(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: 
         for step in ctx.counted(params.steps, f"pictures {rows[0] + 1} to {rows[-1] + 1}"):
             trip = (x - model.images(model.latents(x))).square().mean((1, 2, 3))
             away = ctx.perceptual(x, x_adv)
-            # A sum, for no picture's step may depend on how many others there are.
+            # A sum, so that a picture's step does not depend on the number of pictures.
             loss = (trip + params.alpha * (away - params.epsilon).clamp(min=0)).sum()
             adam.zero_grad()
             torch.autograd.backward(loss)

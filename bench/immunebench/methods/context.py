@@ -1,4 +1,4 @@
-"""`Context`: what the engine lends to an entry, so that the entry holds its algorithm and nothing else."""
+"""`Context`: what a stage provides to an entry, so that the entry consists of its algorithm only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from immunebench.model.optim import AdamW, adamw
 from immunebench.model.runtime import derive_seed
 
 Report = Callable[[str, int, int], None]
-#: Pictures uint8 (n, h, w, 3), captions, seeds and options to larger pictures, each from its own seed.
+#: Maps pictures uint8 (n, h, w, 3), captions, seeds and options to upscaled pictures, each with its own seed.
 Upscaler = Callable[..., NDArray[np.uint8]]
 Distance = Callable[[Tensor, Tensor], Tensor]
 CHECK_EVERY = 25
@@ -32,7 +32,7 @@ State = TypeVar("State", bound=Tensor | Mapping[str, Tensor])
 
 
 class AttackHandle(Protocol):
-    """An attack as a defense may use it: what it trains, not how."""
+    """An attack as a defense may simulate it: its parameters and its adapter, not its training loop."""
 
     @property
     def params(self) -> Params:
@@ -40,19 +40,19 @@ class AttackHandle(Protocol):
         ...
 
     def attach(self, model: LatentDiffusion) -> Adapter:
-        """Put what the attacker would train on the model."""
+        """Attach the adapter that the attacker would train to the model."""
         ...
 
 
 class Orders:
-    """Endless index batches: permutations of all pictures, one after another.
+    """An endless iterator of index batches, drawn from consecutive random permutations of all pictures.
 
     Parameters
     ----------
     rng : numpy.random.Generator
     pictures : int
     batch : int
-        Indices at a time, at least 1.
+        Batch size, at least 1.
     """
 
     def __init__(self, rng: np.random.Generator, pictures: int, batch: int) -> None:
@@ -68,50 +68,50 @@ class Orders:
         drawn, self._left = self._left[: self._batch], self._left[self._batch :]
         return drawn
 
-    def live(self) -> dict[str, Tensor]:
-        """Return nothing: what is left of a permutation differs in length; see `loops.Stateful`."""
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Return no tensors, as the remaining permutation varies in length; see `loops.Stateful`."""
         return {}
 
-    def rest(self) -> tuple[dict[str, Tensor], Any]:
-        """Return what is left of the permutation; the random stream is the context's."""
+    def extra_state(self) -> tuple[dict[str, Tensor], Any]:
+        """Return the remaining permutation; the random stream is the context's."""
         return {}, self._left.tolist()
 
-    def take(self, tensors: Mapping[str, Tensor], value: Any) -> None:
-        """Go on from what `rest` gave."""
+    def load_extra_state(self, tensors: Mapping[str, Tensor], value: Any) -> None:
+        """Restore what `extra_state` returned."""
         self._left = np.array(value, dtype=np.int64)
 
 
 @dataclass(slots=True)
 class Context:
-    """Seeded randomness, batches, attacks, public pictures, log and checkpoints of one stage.
+    """Seeded randomness, batches, simulated attacks, public pictures, log and checkpoints of one stage.
 
     Parameters
     ----------
     numerics : Numerics
     seed : int
-        The stage's stream; everything random in an entry comes from `rng`, `generator` or `seed_of`.
+        The stage's seed; everything random in an entry comes from `rng`, `generator` or `seed_of`.
     out : Path
         Folder of the artifact; entries do not write to it themselves.
     report : callable
-        Progress: what, done, of how many.
+        Progress: name of the loop, finished steps, all steps.
     attacks : mapping of str to AttackHandle
-        The attacks that the entry's manifest names.
+        The attacks in the manifest's `against`.
     public : Pictures, optional
-        Innocent pictures, none of the concept's, with captions.
+        Captioned pictures of unrelated concepts, for regularisation.
     prior : Pictures, optional
-        Class pictures that the base drew, captioned with their prompts.
+        Class pictures that the base generated, captioned with their prompts.
     token, noun : str
-        The placeholder in the captions and the common noun of the thing.
+        The placeholder in the captions and the class noun of the concept.
     distance : callable, optional
-        The base's perceptual distance, where the entry's manifest asks for it.
+        The base's perceptual distance, if the entry's manifest needs it.
     upscaler : callable, optional
-        What enlarges pictures, where the manifest asks for it.
+        The base's upscaler, if the entry's manifest needs it.
     bases : mapping of str to callable
-        What loads the bases that the entry's manifest names as its surrogates.
+        Loaders of the bases in the manifest's `surrogates`.
     captioned : callable
-        Gives published pictures the captions that their owner would write: the concept's, each around its own content.
+        Maps published pictures to the same pictures with the owner's captions, filled with their own content.
     loops : Loops, optional
-        Keeps what loops change, so that a stopped stage goes on; keeps nothing by default.
+        Saves the state of loops, so that a stopped stage can resume; saves nothing by default.
     """
 
     numerics: Numerics
@@ -132,18 +132,18 @@ class Context:
     generator: torch.Generator = field(init=False)
     rows: list[dict[str, Any]] = field(init=False, default_factory=list)
     saved: list[int] = field(init=False, default_factory=list)
-    noted: dict[str, Any] = field(init=False, default_factory=dict)
+    optimiser_values: dict[str, Any] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed_of("rng"))
         self.generator = torch.Generator().manual_seed(self.seed_of("noise"))
 
     def seed_of(self, *names: object) -> int:
-        """Return a seed of this stage for a named purpose."""
+        """Derive a seed of this stage for a named purpose."""
         return derive_seed(self.seed, *names)
 
     def seeds(self, count: int, *names: object) -> list[int]:
-        """Return a seed for each picture, which its number and the named purpose decide and no other picture."""
+        """Derive a seed for each picture from the named purpose and its index, independent of other pictures."""
         return [self.seed_of(*names, i) for i in range(count)]
 
     def attack(self, name: str) -> AttackHandle:
@@ -152,7 +152,7 @@ class Context:
         Raises
         ------
         StageError
-            If the defense's manifest does not name it.
+            If it is not in the manifest's `against`.
         """
         if name not in self.attacks:
             known = ", ".join(self.attacks) or "none"
@@ -160,27 +160,27 @@ class Context:
         return self.attacks[name]
 
     def surrogates(self, model: LatentDiffusion) -> list[LatentDiffusion]:
-        """Return the bases that the manifest names under `surrogates`, loaded, else the model that was given."""
+        """Load the bases in the manifest's `surrogates`; without any, return the given model."""
         return [load() for load in self.bases.values()] or [model]
 
     def adamw(self, parameters: Mapping[str, nn.Parameter], lr: float, weight_decay: float = 1e-2) -> AdamW:
-        """Return an optimiser under the profile's precision policy."""
-        made = adamw(parameters, lr, weight_decay, self.numerics, self.noted.update)
+        """Return an AdamW optimiser with the profile's precision policy."""
+        made = adamw(parameters, lr, weight_decay, self.numerics, self.optimiser_values.update)
         self.loops.register("adamw", made)
         return made
 
     def keep(self, name: str, state: State) -> State:
-        """Name tensors that a loop with `resumes` overwrites, beside those of `adamw`.
+        """Register tensors as state of a loop with `resumes`, in addition to the parameters given to `adamw`.
 
         Parameters
         ----------
         name : str
         state : Tensor, or mapping of str to Tensor
-            Live, named before the loop, and changed in place from then on (``copy_``, ``add_``).
+            Registered before the loop, and from then on changed in place only (``copy_``, ``add_``).
 
         Returns
         -------
-        What was given.
+        The argument `state`.
         """
         self.loops.keep(name, {"": state} if isinstance(state, Tensor) else state)
         return state
@@ -195,7 +195,7 @@ class Context:
         what: str = "training",
         resumes: bool = False,
     ) -> Iterator[tuple[int, Batch]]:
-        """Yield `count` numbered batches, epoch after epoch, each epoch in a new order.
+        """Yield `count` numbered batches, in epochs with a new random order each.
 
         Parameters
         ----------
@@ -204,12 +204,11 @@ class Context:
         data : Latents
             From `LatentDiffusion.prepare`.
         batch : int, optional
-            Pictures a step, at most all of them; the profile's by default. Epochs run into each other
-            where it does not divide them.
+            Batch size, limited to the number of pictures; the profile's by default. A batch may span two epochs.
         what : str
-            Name in the progress report.
+            Name of the loop in the progress report.
         resumes : bool
-            Whether a stage that was stopped may go on in the middle, see `counted`.
+            Whether a stopped stage may resume in the middle of the loop, see `counted`.
 
         Yields
         ------
@@ -222,18 +221,19 @@ class Context:
             yield step, model.draw(data, next(order), self.generator)
 
     def counted(self, count: int, what: str = "training", *, resumes: bool = False) -> Iterator[int]:
-        """Yield 0 to `count` - 1, with progress and a look at the logged figures now and then.
+        """Yield 0 to `count` - 1, report progress, and check regularly that the logged values are finite.
 
         Parameters
         ----------
         count : int
         what : str
-            Name in the progress report.
+            Name of the loop in the progress report.
         resumes : bool
-            Whether a stage that was stopped may go on in the middle. Say so only of a loop that changes nothing from
-            one step to the next but what this context made before it (optimisers, endless batches, its random streams,
-            log and saves), a `Perturbation`, `Draws` or `Surrogate`, and tensors named by `keep`; no list that it
-            fills, no average in a variable. What comes before the loop runs again and has to give the same.
+            Whether a stopped stage may resume in the middle of the loop. Set it only if all state that changes from
+            step to step belongs to this context (its random streams, log and checkpoints, and the optimisers and batch
+            iterators that it made before the loop), to a `Perturbation`, `Draws` or `Surrogate`, or to tensors
+            registered with `keep`; not if the loop fills a list or updates an average in a variable. The code before
+            the loop runs again on resuming, and must be deterministic.
         """
         with self.loops.loop(self, what, count, resumes=resumes) as loop:
             for step in range(loop.first(), count):
@@ -245,28 +245,28 @@ class Context:
             self.check()
 
     def micro_batches(self, count: int) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
-        """Return the rows of micro-batches of the profile's size at most: memory does not grow with the pictures."""
+        """Return row indices of micro-batches of at most the profile's batch size, to bound memory."""
         return np.array_split(np.arange(count), -(-count // self.numerics.batch))
 
     def public_batches(self, model: LatentDiffusion, batch: int) -> Iterator[Batch]:
-        """Return endless batches of the public pictures.
+        """Return an endless iterator of batches of the public pictures.
 
         Raises
         ------
         StageError
-            If the stage was given none.
+            If the stage has none.
         """
         if self.public is None:
             raise StageError("error", "the stage has no public pictures, which a retain term needs")
         return self._endless(model, self.public, batch)
 
     def prior_batches(self, model: LatentDiffusion, batch: int) -> Iterator[Batch]:
-        """Return endless batches of the class pictures.
+        """Return an endless iterator of batches of the class pictures.
 
         Raises
         ------
         StageError
-            If the stage was given none.
+            If the stage has none.
         """
         if self.prior is None:
             raise StageError("error", "the stage has no class pictures, which a prior-preservation loss needs")
@@ -278,13 +278,13 @@ class Context:
         return (model.draw(data, indices, self.generator) for indices in orders)
 
     def orders(self, pictures: int, batch: int) -> Orders:
-        """Return endless index batches: permutations of all pictures, one after another."""
+        """Return an endless iterator of index batches; see `Orders`."""
         made = Orders(self.rng, pictures, batch)
         self.loops.register("orders", made)
         return made
 
     def perceptual(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the perceptual distance of pictures of equal index, by a network that grades nothing.
+        """Return the perceptual distance between pictures of equal index, by a network that does not score protection.
 
         Parameters
         ----------
@@ -294,27 +294,27 @@ class Context:
         Returns
         -------
         Tensor, shape (n,)
-            At least 0, with gradient. LPIPS (Zhang et al. 2018) on full-size bases.
+            At least 0, differentiable. LPIPS (Zhang et al. 2018) on full-size bases.
 
         Raises
         ------
         StageError
-            If the entry's manifest does not ask for it.
+            If the entry's manifest does not declare the need.
         """
         if self.distance is None:
-            raise StageError("error", 'the manifest does not ask for a perceptual distance: needs = ["perceptual"]')
+            raise StageError("error", 'the manifest lacks needs = ["perceptual"], for the perceptual distance')
         return self.distance(x, y)
 
     def upscale(self, pixels: NDArray[np.uint8], captions: Sequence[str], **options: float) -> NDArray[np.uint8]:
-        """Enlarge pictures by a network that grades nothing, each from its own seed.
+        """Upscale pictures by a network that no metric uses, each with its own seed.
 
         Parameters
         ----------
         pixels : ndarray of uint8, shape (n, height, width, 3)
         captions : sequence of str
-            What the pictures show; the placeholder is left out, for the network never saw it.
+            Captions of the pictures; the placeholder is removed, as the upscaler does not know it.
         **options
-            What the upscaler offers beside: `noise_level` and `steps` of the Stable Diffusion one.
+            Further arguments of the upscaler: `noise_level` and `steps` for Stable Diffusion's.
 
         Returns
         -------
@@ -324,24 +324,24 @@ class Context:
         Raises
         ------
         StageError
-            If the entry's manifest does not ask for it.
+            If the entry's manifest does not declare the need.
         """
         if self.upscaler is None:
-            raise StageError("error", 'the manifest does not ask for an upscaler: needs = ["upscaler"]')
+            raise StageError("error", 'the manifest lacks needs = ["upscaler"], for the upscaler')
         plain = [fill("{content}", token=self.noun, noun=self.noun, content=caption) for caption in captions]
         return self.upscaler(pixels, plain, self.seeds(len(pixels), "upscale"), **options)
 
     def log(self, step: int, **scalars: float | Tensor) -> None:
-        """Keep figures of a step; tensors are read later, so that a GPU is not made to wait.
+        """Log values of a step; tensors are read later, to avoid synchronising the GPU.
 
-        Where a network runs in fp16 or bf16, or gradients are released, how many tensors of the last update overflowed
-        and vanished is kept beside them.
+        For networks in fp16 or bf16, or with released gradients, the numbers of tensors whose gradient overflowed or
+        was zero in the last update are added.
         """
-        kept = {name: v.detach() if isinstance(v, Tensor) else v for name, v in scalars.items()}
-        self.rows.append({"step": step, **self.noted, **kept})
+        values = {name: v.detach() if isinstance(v, Tensor) else v for name, v in scalars.items()}
+        self.rows.append({"step": step, **self.optimiser_values, **values})
 
     def read(self) -> None:
-        """Turn the logged tensors into numbers."""
+        """Convert the logged tensors to numbers."""
         for row in reversed(self.rows):
             if not any(isinstance(value, Tensor) for value in row.values()):
                 break
@@ -349,12 +349,12 @@ class Context:
                 row[name] = value.item() if isinstance(value, Tensor) else value
 
     def check(self) -> None:
-        """Read the figures of the last steps.
+        """Check that the values logged in the last steps are finite.
 
         Raises
         ------
         StageError
-            If one is not finite.
+            If one is not.
         """
         self.read()
         for row in self.rows[-CHECK_EVERY:]:
@@ -372,14 +372,14 @@ class Context:
         self.saved.append(step)
 
     def write_log(self) -> None:
-        """Write `log.json`: one object a step."""
+        """Write `log.json`, with one object per step."""
         self.check()
         (self.out / "log.json").write_text(json.dumps(self.rows, allow_nan=False) + "\n")
 
 
 @torch.no_grad()
 def distance(tensors: Sequence[Tensor], reference: Sequence[Tensor]) -> Tensor:
-    """Euclidean distance of two lists of tensors, taken as one vector each."""
+    """Return the Euclidean distance between two lists of tensors, each flattened to one vector."""
     differences = torch._foreach_sub(list(tensors), list(reference))
     norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(differences)))
     return norm

@@ -1,7 +1,7 @@
-"""The loops of an entry, and what of their state is kept so that a stopped stage can continue.
+"""Interfaces for resuming the loops of an entry: objects with state register, and a `Loops` saves and restores them.
 
-An entry numbers its steps through `Context.counted`. Whatever carries state from one step to the next registers itself
-here; the engine that runs the stage provides a `Loops` that saves and restores it. This one keeps nothing.
+An entry counts its steps with `Context.counted`. Objects that carry state from step to step register with the stage's
+`Loops`. The base class here saves nothing; `immunebench.execution.resume` has the one that does.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 
 
 class Stateful(Protocol):
-    """What a loop changes and a bookmark keeps."""
+    """An object whose state changes in a loop and is saved in a bookmark, so that a stopped stage can resume."""
 
-    def live(self) -> Mapping[str, Tensor]:
-        """Return the tensors that a bookmark's values are copied into; their shapes and dtypes never change."""
+    def state_tensors(self) -> Mapping[str, Tensor]:
+        """Return the tensors that are restored in place; their shapes and dtypes never change."""
         ...
 
-    def rest(self) -> tuple[Mapping[str, Tensor], Any]:
-        """Return what else there is: further tensors, and a value for JSON."""
+    def extra_state(self) -> tuple[Mapping[str, Tensor], Any]:
+        """Return the other state: further tensors, and a JSON value."""
         ...
 
-    def take(self, tensors: Mapping[str, Tensor], value: Any) -> None:
-        """Go on from what `rest` gave."""
+    def load_extra_state(self, tensors: Mapping[str, Tensor], value: Any) -> None:
+        """Restore what `extra_state` returned."""
         ...
 
 
 class State(Protocol):
-    """What `Context` itself carries from step to step."""
+    """The state that a `Context` itself carries from step to step."""
 
     numerics: Numerics
     out: Path
@@ -47,24 +47,24 @@ class State(Protocol):
     saved: list[int]
 
     def read(self) -> None:
-        """Read back the logged figures that still lie on the device."""
+        """Convert logged tensors on the device to numbers."""
         ...
 
 
 class Steps(Protocol):
-    """One loop, between its steps."""
+    """Callbacks of one loop between its steps."""
 
     def first(self) -> int:
-        """Return the step to begin with: 0, or where an earlier attempt stopped, with the state it had then."""
+        """Return the first step: 0, or where an earlier attempt stopped, after restoring its state."""
         ...
 
     def done(self, step: int) -> None:
-        """Note that `step` steps are complete."""
+        """Handle that `step` steps are complete."""
         ...
 
 
 class Uninterrupted:
-    """A loop that begins at its first step and keeps nothing."""
+    """Callbacks of a loop that always starts at step 0 and saves nothing."""
 
     def first(self) -> int:
         """Return 0."""
@@ -75,16 +75,16 @@ class Uninterrupted:
 
 
 class Loops:
-    """The loops of one stage; base class of what saves and restores their state."""
+    """The loops of one stage; this base class saves no state."""
 
     def register(self, name: str, thing: Stateful) -> None:
-        """Keep the state of `thing` for as long as something else refers to it."""
+        """Register an object whose state is to be saved; only a weak reference is held."""
 
     def keep(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keep tensors under a name of the entry's choice."""
+        """Register tensors that are to be saved, under a name that the entry chooses."""
 
     def loop(self, ctx: State, what: str, count: int, *, resumes: bool) -> AbstractContextManager[Steps]:
-        """Run a loop of `count` steps; a loop inside another is part of the outer one's step."""
+        """Enter a loop of `count` steps; a nested loop belongs to the current step of the outer one."""
         return nullcontext(Uninterrupted())
 
 
@@ -92,13 +92,13 @@ _current: ContextVar[Loops | None] = ContextVar("loops", default=None)
 
 
 def current() -> Loops:
-    """Return the loops of the stage that runs here, for what is made without a context."""
+    """Return the loops of the running stage, for objects that are created without a context."""
     return _current.get() or Loops()
 
 
 @contextmanager
 def running(loops: Loops) -> Iterator[None]:
-    """Let `current` return `loops` inside the block."""
+    """Make `current` return `loops` inside the block."""
     token = _current.set(loops)
     try:
         yield

@@ -1,4 +1,4 @@
-"""`Perturbation`: a bounded change of pictures, and the signed gradient steps that every image defense takes."""
+"""`Perturbation`: an L_inf-bounded perturbation of pictures, optimised by projected gradient steps (PGD)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from immunebench.model.diffusion import LatentDiffusion
 from immunebench.model.runtime import derive_seed
 
 Objective = Callable[[Tensor, Tensor], Tensor]
-#: One 8-bit level where pictures lie in [-1, 1]: every budget and step is given in levels (1/255 of the range).
+#: One 8-bit level for pictures in [-1, 1]: all budgets and step sizes are in levels (1/255 of the range).
 LEVEL = 2 / 255
-#: Of the loss where a network runs in fp16: gradients of pixels may lie below its smallest number; sign(0) is 0.
+#: Loss scale for networks in fp16, where gradients of pixels may underflow to 0, whose sign is 0.
 HALF_SCALE = 2.0**10
 
 
@@ -30,17 +30,17 @@ class Perturbation:
     Parameters
     ----------
     model : LatentDiffusion
-        Gives device, precision and the default micro-batch.
+        Determines device, precision and the default micro-batch.
     pixels : ndarray of uint8, shape (n, height, width, 3)
-        x, which stays the centre of the ball.
+        x, the centre of the L_inf ball.
     budget : float
-        epsilon in 1/255; never in units of [-1, 1], which papers mix up with it.
+        epsilon in 8-bit levels (1/255); papers sometimes use units of [-1, 1] instead.
     seed : int
-        Of the random start; each picture has a stream of its own.
+        Of the random start; each picture has its own random stream.
     start : {"zero", "random"}
-        delta begins at 0, or uniformly within the ball.
+        delta starts at 0, or uniformly distributed in the ball.
     micro_batch : int, optional
-        Pictures whose graph is held at once, so that memory does not grow with n; the profile's batch by default.
+        Pictures per forward and backward pass, which bounds memory; the profile's batch size by default.
 
     Attributes
     ----------
@@ -72,15 +72,15 @@ class Perturbation:
         self.images = self._project(self.clean + delta)
         current().register("perturbation", self)
 
-    def live(self) -> dict[str, Tensor]:
+    def state_tensors(self) -> dict[str, Tensor]:
         """Return x + delta; see `loops.Stateful`."""
         return {"images": self.images}
 
-    def rest(self) -> tuple[dict[str, Tensor], Any]:
-        """Return nothing: a signed step has no memory."""
+    def extra_state(self) -> tuple[dict[str, Tensor], Any]:
+        """Return nothing, as signed gradient steps have no further state."""
         return {}, None
 
-    def take(self, tensors: Mapping[str, Tensor], value: Any) -> None:
+    def load_extra_state(self, tensors: Mapping[str, Tensor], value: Any) -> None:
         """Do nothing."""
 
     def __len__(self) -> int:
@@ -92,14 +92,14 @@ class Perturbation:
         Parameters
         ----------
         objective : callable
-            From some pictures, shape (b, 3, height, width), and their rows, int64 of shape (b,) on the CPU, to one
-            value each, shape (b,), or to their sum. A picture's value must not depend on the others'.
+            Maps pictures, shape (b, 3, height, width), and their row indices, int64 of shape (b,) on the CPU, to one
+            value per picture, shape (b,), or to their sum. A picture's value must not depend on other pictures.
 
         Returns
         -------
         gradient : Tensor, shape (n, 3, height, width)
         values : Tensor, shape (n,)
-            Of an objective that gives sums: the sum of the picture's micro-batch.
+            For an objective that returns sums: the sum over the picture's micro-batch.
 
         Raises
         ------
@@ -119,26 +119,26 @@ class Perturbation:
         return whole, torch.cat(values)
 
     def ascend(self, objective: Objective, step_size: float) -> Tensor:
-        """Take delta <- project(delta + alpha sign(gradient)) on every picture.
+        """Take one step of projected gradient ascent, delta <- project(delta + alpha sign(gradient)), on every picture.
 
         Parameters
         ----------
         objective : callable
-            What is ascended, see `gradient`; negate it to descend.
+            Maximised, see `gradient`; negate it to minimise.
         step_size : float
-            alpha in 1/255.
+            alpha in 8-bit levels (1/255).
 
         Returns
         -------
         Tensor, shape (n,)
-            Values before the step.
+            Values of the objective before the step.
         """
         gradient, values = self.gradient(objective)
         self.images = self._project(self.images + step_size * LEVEL * gradient.sign())
         return values
 
     def pictures(self) -> NDArray[np.uint8]:
-        """Round to 8 bits such that no saved pixel is more than the whole part of the budget away from x."""
+        """Round to 8 bits such that no pixel differs from x by more than the integer part of the budget."""
         most, x = math.floor(self.budget), self._pixels.astype(np.int16)
         levels = ((self.images + 1) / LEVEL).round().permute(0, 2, 3, 1).cpu().numpy().astype(np.int16)
         return np.clip(levels, np.maximum(x - most, 0), np.minimum(x + most, 255)).astype(np.uint8)
@@ -149,20 +149,20 @@ class Perturbation:
 
 
 class Draws:
-    """Noise and time steps of perturbed pictures: each has a stream of its own, so none depends on its neighbours.
+    """Noise and time steps for perturbed pictures, from one random stream per picture so that none depends on others.
 
     Parameters
     ----------
     captions : sequence of str
-        One a picture.
+        One per picture.
     seed : int
 
     Attributes
     ----------
     steps : sequence of Tensor of int64, or None
-        The time steps that each picture's t is drawn from; None: all from 0 to T - 1.
+        The time steps from which each picture's t is drawn; None: all from 0 to T - 1.
     streams : list of torch.Generator
-        On the CPU, one a picture, for further draws of the same kind.
+        On the CPU, one per picture; entries may draw further random numbers from them.
     """
 
     def __init__(self, captions: Sequence[str], seed: int) -> None:
@@ -172,43 +172,44 @@ class Draws:
         self._conditions: dict[int, Tensor] = {}
         current().register("draws", self)
 
-    def live(self) -> dict[str, Tensor]:
-        """Return nothing; see `loops.Stateful`."""
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Return no tensors; see `loops.Stateful`."""
         return {}
 
-    def rest(self) -> tuple[dict[str, Tensor], Any]:
-        """Return where each picture's stream is."""
+    def extra_state(self) -> tuple[dict[str, Tensor], Any]:
+        """Return the state of each picture's random stream."""
         return {str(i): stream.get_state() for i, stream in enumerate(self.streams)}, None
 
-    def take(self, tensors: Mapping[str, Tensor], value: Any) -> None:
-        """Go on from what `rest` gave."""
+    def load_extra_state(self, tensors: Mapping[str, Tensor], value: Any) -> None:
+        """Restore what `extra_state` returned."""
         for i, stream in enumerate(self.streams):
             stream.set_state(tensors[str(i)])
 
     def timesteps(self, model: LatentDiffusion, rows: Tensor) -> Tensor:
-        """Draw t for some of the pictures, shape (b,)."""
-        every = torch.arange(model.noising.config.num_train_timesteps)
+        """Draw t for the pictures in `rows`, shape (b,)."""
+        every = torch.arange(model.noise_scheduler.config.num_train_timesteps)
         allowed = [every if self.steps is None else self.steps[i] for i in rows.tolist()]
         drawn = (torch.randint(len(own), (1,), generator=self.streams[i]) for own, i in zip(allowed, rows, strict=True))
         return torch.cat([own[index] for own, index in zip(allowed, drawn, strict=True)])
 
     def batch(self, model: LatentDiffusion, x: Tensor, rows: Tensor, timesteps: Tensor | None = None) -> Batch:
-        """Draw epsilon and t for some of the pictures.
+        """Draw epsilon and t for the pictures in `rows`.
 
         Parameters
         ----------
         model : LatentDiffusion
         x : Tensor, shape (b, 3, height, width)
-            In [-1, 1]; the batch's latents have gradient to it.
+            The pictures in [-1, 1]; the batch's latents are differentiable with respect to them.
         rows : Tensor of int64, shape (b,)
-            Which pictures they are.
+            Their indices.
         timesteps : Tensor of int64, shape (b,), optional
-            Theirs, if they are not to be drawn.
+            Use these instead of drawing t.
         """
         z = model.latents(x)
         t = self.timesteps(model, rows) if timesteps is None else timesteps
         noise = torch.stack([torch.randn(z.shape[1:], generator=self.streams[i]) for i in rows.tolist()])
-        if id(model) not in self._conditions:  # once, not a step; a text side that learns reads the captions
+        # Embedded once, not at each step; models that train text embed the batch's captions themselves.
+        if id(model) not in self._conditions:
             self._conditions[id(model)] = model.condition(self.captions)
         condition = self._conditions[id(model)][rows.to(z.device)]
         captions = tuple(self.captions[i] for i in rows.tolist())

@@ -1,4 +1,4 @@
-"""What several purifiers do to pixels: add noise, and take noise of a known deviation away."""
+"""Pixel operations of several purifiers: adding Gaussian noise, and denoising with a known noise level."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
 Bytes = NDArray[np.uint8]
-#: Half the side of the window that similar patches are looked for in, and of a patch.
+#: Half the side of the search window for similar patches, and of a patch.
 _SEARCH, _PATCH = 5, 1
 
 
@@ -20,9 +20,9 @@ def noised(pixels: Bytes, sigma: float, seeds: Sequence[int]) -> Bytes:
     ----------
     pixels : ndarray of uint8, shape (n, height, width, 3)
     sigma : float
-        Of a pixel in [0, 1].
+        Standard deviation, for pixels in [0, 1].
     seeds : sequence of int
-        One a picture, which alone decides its noise.
+        One per picture, which alone determines its noise.
     """
     made = [
         x / 255 + np.random.default_rng(seed).normal(0.0, sigma, x.shape) for x, seed in zip(pixels, seeds, strict=True)
@@ -31,15 +31,15 @@ def noised(pixels: Bytes, sigma: float, seeds: Sequence[int]) -> Bytes:
 
 
 def denoised(pixels: Bytes, sigma: float, *, filtering: float = 0.8) -> Bytes:
-    """Non-local means: every pixel becomes the mean of those around it whose patches look alike.
+    """Denoise by non-local means: replace each pixel by a mean of surrounding pixels with similar patches.
 
     Parameters
     ----------
     pixels : ndarray of uint8, shape (n, height, width, 3)
     sigma : float
-        Deviation of the noise, of a pixel in [0, 1]; 0 changes nothing.
+        Standard deviation of the noise, for pixels in [0, 1]; 0 changes nothing.
     filtering : float
-        h / sigma: how unlike patches may be.
+        h / sigma: the filtering strength.
 
     Notes
     -----

@@ -1,4 +1,4 @@
-"""`Surrogate`: the model that a protector of pictures trains as the attacker would, copies and brings back."""
+"""`Surrogate`: the model that an image defense trains as the attacker would, with copies and restores of its state."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from immunebench.model.runtime import dtype, training
 
 
 class Surrogate:
-    """f: a model, what an attack trains on it, and the attack's own loss.
+    """A surrogate model f with the adapter and the loss of a simulated attack.
 
     Parameters
     ----------
     model : LatentDiffusion
-        It carries f; one model holds one surrogate.
+        The model to which the adapter is attached; it can have one surrogate only.
     attack : AttackHandle
-        What is simulated: its rate, batch, weight decay and, for DreamBooth, lambda and the class pictures.
+        The simulated attack: its learning rate, batch size, weight decay and, for DreamBooth, lambda and the class
+        pictures are used.
     ctx : Context
     lr : float
-        Rate in place of the attack's; 0 keeps that.
+        Learning rate instead of the attack's; 0 uses the attack's.
     weights : str
-        `float32` leaves the trained tensors as they are; `bfloat16` rounds them after each step, as if there were no
-        other copy of them. It has 8 significant bits: a step of AdamW leaves values above 512 lr as they were.
+        `float32` does not round the trained tensors; `bfloat16` rounds them after each step, as if there were no
+        master copy in higher precision. With its 8 significant bits, a step of AdamW does not change values above
+        512 lr.
     """
 
     def __init__(
@@ -40,30 +42,30 @@ class Surrogate:
         self.lr = lr or own.lr
         self.weights = dtype(weights)
         self.prior_weight = own.get("prior_weight", 0.0)
-        # Before anything is attached: a learned word would change the captions.
+        # Embedded before the adapter is attached, as a learned word would change the captions' embeddings.
         self._prior = ctx.prior_batches(model, own.prior_batch) if self.prior_weight else None
         self.phi = attack.attach(model)
         self._round()
         ctx.loops.register("surrogate", self)
 
-    def live(self) -> dict[str, nn.Parameter]:
-        """Return what is trained; see `loops.Stateful`."""
+    def state_tensors(self) -> dict[str, nn.Parameter]:
+        """Return the trained parameters; see `loops.Stateful`."""
         return self.phi.parameters
 
-    def rest(self) -> tuple[dict[str, Tensor], Any]:
-        """Return nothing: every call of `train` begins with a fresh optimiser and a fresh order."""
+    def extra_state(self) -> tuple[dict[str, Tensor], Any]:
+        """Return nothing, as every call of `train` starts with a new optimiser and a new order."""
         return {}, None
 
-    def take(self, tensors: Mapping[str, Tensor], value: Any) -> None:
+    def load_extra_state(self, tensors: Mapping[str, Tensor], value: Any) -> None:
         """Do nothing."""
 
     def train(self, pictures: Pictures, steps: int) -> None:
-        """Descend L(x, c) + lambda L(x_pr, c_pr) with a fresh optimiser (Ruiz et al. 2023, eq. 2).
+        """Descend L(x, c) + lambda L(x_pr, c_pr) with a new optimiser (Ruiz et al. 2023, eq. 2).
 
         Parameters
         ----------
         pictures : Pictures
-            x with their captions c, drawn in a new random order.
+            x with their captions c, used in a new random order.
         steps : int
         """
         own = self.attack.params
@@ -73,21 +75,21 @@ class Surrogate:
         for _ in range(steps):
             with training(self.phi.parameters):
                 loss = self.model.loss(self.model.draw(data, next(orders), self.ctx.generator))
-                kept = self.model.loss(next(self._prior)) if self._prior else 0.0
-                optimiser.step(loss + self.prior_weight * kept, clip=1.0)
+                preservation = self.model.loss(next(self._prior)) if self._prior else 0.0
+                optimiser.step(loss + self.prior_weight * preservation, clip=1.0)
             self._round()
 
     def state(self) -> dict[str, Tensor]:
-        """Copy what is trained to the host's memory, which holds a pool of states where a GPU's does not."""
+        """Copy the trained parameters to CPU memory, which unlike a GPU's has room for a pool of states."""
         return {name: tensor.cpu() for name, tensor in self.phi.snapshot().items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Return to a state."""
+        """Load a state that `state` returned."""
         self.phi.reset(state)
 
     @contextmanager
     def copied(self) -> Iterator[None]:
-        """Work on f' = copy(f) while the block runs; f itself stays as it was."""
+        """Use a copy f' of f inside the block; f is restored afterwards."""
         f = self.phi.snapshot()
         try:
             yield
@@ -102,7 +104,7 @@ class Surrogate:
 
 @contextmanager
 def watched(modules: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
-    """Keep what modules put out while the block runs, with its gradient, in the order in which they ran."""
+    """Collect the outputs of modules inside the block, differentiable and in the order of their forward passes."""
     seen: list[Tensor] = []
     hooks = [module.register_forward_hook(lambda _, __, output: seen.append(output)) for module in modules]
     try:

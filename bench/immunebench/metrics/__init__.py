@@ -1,7 +1,7 @@
-"""Metrics: one table, readable without torch, and one function that computes any of them.
+"""Metrics: one table, which imports no torch, and one function that computes any of them.
 
-A metric is a plain function in a module of this package. Its row says which arguments it takes, so that a
-stage or a notebook hands over what it has and gets one value a picture.
+A metric is a plain function in a module of this package. Its row in the table lists the arguments that it takes, so
+that callers pass all inputs they have, and get one value per picture.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ Direction = Literal["higher", "lower"]
 
 
 class Judge(Protocol):
-    """What metrics ask of a judge; pictures are uint8 (n, H, W, 3)."""
+    """Interface of judges, the evaluation networks that metrics use; pictures are uint8 (n, H, W, 3)."""
 
     def embed_images(self, pixels: Pixels) -> Floats:
-        """Unit embeddings (n, d)."""
+        """Return unit embeddings (n, d) of pictures."""
 
     def embed_texts(self, texts: Sequence[str]) -> Floats:
-        """Unit embeddings (n, d) in the space of the pictures'."""
+        """Return unit embeddings (n, d) of texts, in the space of the pictures' embeddings."""
 
     def caption_scores(self, pixels: Pixels, captions: Sequence[str]) -> Floats:
-        """How well each of several captions fits each picture, (n, k), by whatever the judge is surest of."""
+        """Return scores (n, k) of how well each caption fits each picture."""
 
     def embed_faces(self, pixels: Pixels) -> tuple[Floats, Floats]:
-        """Unit face embeddings (n, d) and the probability (n,) that there is a face."""
+        """Return unit face embeddings (n, d) and the probability (n,) that there is a face."""
 
     def concept_probability(self, pixels: Pixels, name: str) -> Floats:
-        """Probability (n,) that a picture shows a concept."""
+        """Return the probability (n,) that a picture shows a concept."""
 
     def agreement(self, pixels: Pixels, concept: str) -> tuple[Floats, Floats]:
-        """Mean probability (n,) of a concept's traits, and the share (n,) of them that cannot be read."""
+        """Return the mean probability (n,) of a concept's traits, and the share (n,) of unreadable traits."""
 
     def nothing_probability(self, pixels: Pixels) -> Floats:
-        """Probability (n,) that a picture shows nothing: one colour, noise, a blur."""
+        """Return the probability (n,) that a picture has no content: one colour, noise, a blur."""
 
     def perceptual(self, a: Pixels, b: Pixels) -> Floats:
-        """Perceptual distance (n,) between pictures of equal index."""
+        """Return the perceptual distance (n,) between pictures of equal index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +60,18 @@ class Metric:
     Attributes
     ----------
     id, version
-        ``id@version`` names the metric in records; the version moves whenever a value could.
+        ``id@version`` identifies the metric in records; the version increases whenever values could change.
     direction
-        Whether a higher or a lower value means more alike or more accurate.
+        Whether a higher or a lower value means more similar or more accurate.
     range
-        Least and greatest value; None where there is no bound.
+        Smallest and largest value; None if unbounded.
     needs
         Arguments of the function by name: ``judge``, ``pixels``, ``reference``, ``training``, ``captions``,
         ``own``, ``contents``, ``concept``, ``concept_id``, ``others``, ``genres``.
     function
         ``module:name``.
     weights
-        Names of weights that must be fetched first; see :mod:`immunebench.bases.weights`.
+        Names of weights that must be downloaded first; see :mod:`immunebench.bases.weights`.
     """
 
     id: str
@@ -141,9 +141,9 @@ _ROWS = (
     Metric("lpips", 1, "lower", (0, None), _PAIR, f"{_HERE}.perceptual:lpips_alex", ("lpips-alex",)),
     Metric("linf", 1, "lower", (0, 255), _PAIR, f"{_HERE}.pixels:linf"),
     Metric("psnr", 1, "higher", (0, None), _PAIR, f"{_HERE}.pixels:psnr"),
-    Metric("ssim", 1, "higher", (-1, 1), _PAIR, f"{_HERE}.pixels:ssim"),
+    Metric("ssim", 2, "higher", (-1, 1), _PAIR, f"{_HERE}.pixels:ssim"),
     Metric("brisque", 1, "lower", (None, None), ("pixels",), f"{_HERE}.brisque:brisque", ("brisque",)),
-    # Likeness as papers measure it, by today's recipe and by the one that IMMA's published figures rest on.
+    # Similarity as measured in papers: with current preprocessing, and with that of IMMA's published figures.
     *(
         Metric(
             f"{network}_similarity{recipe}",
@@ -166,12 +166,12 @@ METRICS: dict[str, Metric] = {metric.id: metric for metric in _ROWS}
 
 
 def find(metric: str) -> Metric:
-    """The row of a metric.
+    """Return the row of a metric.
 
     Raises
     ------
     UsageError
-        There is no such metric; the nearest one is named.
+        There is no such metric; the message has the nearest one.
     """
     if metric not in METRICS:
         raise UsageError("unknown metric", field="metrics", value=metric, choices=METRICS)
@@ -191,30 +191,30 @@ def score(
     others: Pictures | None = None,
     genres: Sequence[str] = (),
 ) -> dict[str, list[float]]:
-    """Compute metrics on pictures, one value a picture.
+    """Compute metrics on pictures, one value per picture.
 
     Parameters
     ----------
     metrics
         Ids out of :data:`METRICS`.
     judge
-        Loaded judge; None if no metric asks one.
+        Loaded judge; None if no metric needs one.
     generated
-        Pictures to score; their captions are the prompts that made them.
+        Pictures to score; their captions are their prompts.
     reference
-        Pictures to compare with: a set of any size, or for paired metrics one a generated picture.
+        Pictures to compare with: a set of any size, or for paired metrics one per generated picture.
     training
         The attacker's pictures.
     captions
-        Candidates of ``caption_accuracy``; they contain every generated picture's own.
+        Candidates of ``caption_accuracy``, including every generated picture's own.
     contents
-        For ``prompt_accuracy``: what each prompt asks for in words that the judge knows.
+        For ``prompt_accuracy``: the content of each prompt, without the placeholder.
     concept
-        Name of a concept that the judge knows; with its family where its traits are asked for.
+        Name of a concept that the judge knows, with its family for metrics on traits.
     others
-        Real pictures of other concepts of the family, what ``poor_match`` holds a picture against.
+        Real pictures of other concepts of the family, with which ``poor_match`` compares.
     genres
-        Captions of the genres that ``genre_shift`` chooses among.
+        Captions of the candidate genres of ``genre_shift``.
 
     Returns
     -------
@@ -224,7 +224,7 @@ def score(
     Raises
     ------
     UsageError
-        Unknown metric, missing argument or missing weights, all found before anything is computed.
+        Unknown metric, missing argument or missing weights; raised before anything is computed.
     """
     available: Mapping[str, object] = {
         "judge": judge,

@@ -1,7 +1,7 @@
-"""BRISQUE: how far a picture's statistics lie from those of natural photos (Mittal, Moorthy, Bovik 2012).
+"""BRISQUE: no-reference quality from natural scene statistics (Mittal, Moorthy, Bovik 2012).
 
-Written from the paper, with the support vectors that its authors trained. Implementations disagree by several
-points in borders, rounding and halving, so numbers compare with those of this one only.
+Implemented from the paper, with the support vectors that its authors trained. Implementations differ by several points
+because of padding, rounding and downscaling, so values are comparable with this implementation only.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = NDArray[np.float64]
 
-#: Shapes that a fit chooses among, as the authors' code has them.
+#: Candidate shape parameters of a fit, as in the authors' code.
 _SHAPES = np.arange(0.2, 10.001, 0.001)
 #: (E|x|)^2 / E x^2 of a generalised Gaussian of each shape.
 _RATIOS = gamma(2 / _SHAPES) ** 2 / (gamma(1 / _SHAPES) * gamma(3 / _SHAPES))
 
 
 def brisque(pixels: Pixels) -> Floats:
-    """Predicted opinion score, (n,): about 0 for a clean photo, 100 for a ruined one; a little beyond either is usual.
+    """Return the predicted opinion score, (n,): about 0 for a clean photo, 100 for a bad one, or slightly beyond.
 
-    It was fitted to photos of about 500 pixels; of smaller or painted pictures only differences mean something.
+    It was fitted to photos of about 500 pixels; for smaller or painted pictures only differences are meaningful.
 
     Raises
     ------
     UsageError
-        The weights have not been fetched.
+        The weights have not been downloaded.
     """
     model = _model()
     found = np.stack([features(picture) for picture in pixels])
@@ -47,7 +47,7 @@ def brisque(pixels: Pixels) -> Floats:
 
 
 def features(picture: NDArray[np.uint8]) -> Array:
-    """The 36 features of one picture (H, W, 3): 18 at full size, 18 at half of it (section III-A)."""
+    """Return the 36 features of one picture (H, W, 3): 18 at full size, 18 at half size (section III-A)."""
     grey = Image.fromarray(picture).convert("L")
     half = grey.convert("F").resize((max(1, grey.width // 2), max(1, grey.height // 2)), Image.Resampling.BICUBIC)
     return np.concatenate([_at_one_scale(np.asarray(image, np.float64)) for image in (grey, half)])
@@ -61,7 +61,7 @@ def _at_one_scale(image: Array) -> Array:
 
 
 def normalised(image: Array) -> Array:
-    """Mean-subtracted contrast-normalised brightness, equations 1 to 3: 7x7 Gaussian window of sigma 7/6, C = 1."""
+    """Return mean-subtracted contrast-normalised luminance, eq. 1 to 3: 7x7 Gaussian window of sigma 7/6, C = 1."""
     window = np.exp(-(np.arange(-3, 4) ** 2) / (2 * (7 / 6) ** 2))
     window /= window.sum()
 
@@ -75,13 +75,13 @@ def normalised(image: Array) -> Array:
 
 
 def symmetric_fit(x: Array) -> tuple[float, float]:
-    """Shape and variance of the generalised Gaussian with the moments of `x`, equations 4 to 6."""
+    """Return shape and variance of the generalised Gaussian with the moments of `x`, equations 4 to 6."""
     variance = float((x**2).mean())
     return _shape(float(np.abs(x).mean()) ** 2 / max(variance, 1e-12)), variance
 
 
 def skewed_fit(x: Array) -> tuple[float, float, float, float]:
-    """Shape, mean, left and right variance of the asymmetric generalised Gaussian, equations 8 to 12."""
+    """Return shape, mean, left and right variance of the asymmetric generalised Gaussian, equations 8 to 12."""
     left, right = (float((part**2).mean()) if part.size else 0.0 for part in (x[x < 0], x[x > 0]))
     skew = np.sqrt(left / max(right, 1e-12))
     ratio = float(np.abs(x).mean()) ** 2 / max(float((x**2).mean()), 1e-12)

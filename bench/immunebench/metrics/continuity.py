@@ -1,9 +1,9 @@
-"""Likeness as papers measure it: CLIP, DINO and LPIPS to a reference, each by two recipes.
+"""Similarity metrics of published papers: CLIP, DINO and LPIPS to a reference, each with two kinds of preprocessing.
 
-`..._similarity` prepares pictures as each network's authors do. `..._similarity_legacy` is the recipe of IMMA's
-released evaluation (Zheng and Yeh 2024, eval/eval.py), flaws and all, without which its figures cannot be met. None
-asks a judge, so a suite of any base may list them. Of each recipe the mean over pictures is the mean over all pairs
-with the reference, and the published gap ratios compare such means.
+`..._similarity` uses the preprocessing of each network's authors. `..._similarity_legacy` reproduces that of IMMA's
+released evaluation (Zheng and Yeh 2024, eval/eval.py) including its flaws, without which its figures cannot be
+reproduced. None needs a judge, so suites on any base may use them. The mean over pictures equals the mean over all
+pairs with the reference, on which the published gap ratios are based.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from immunebench.metrics import Floats, Pixels
 
-#: IMMA shrinks every picture to this side first, and enlarges it again for CLIP and DINO.
+#: IMMA first downscales every picture to this side, and upscales it again for CLIP and DINO.
 _LEGACY_SIDE = 64
 _INPUT = 224
 #: CLIP's mean and standard deviation, which the legacy recipe uses for DINO too.
@@ -28,27 +28,27 @@ _MEAN, _DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258
 
 
 def clip_similarity(pixels: Pixels, reference: Pixels) -> Floats:
-    """Mean over the reference of CLIP ViT-B/32's cosine, (n,), -1 to 1; CLIP-I (Ruiz et al. 2023, section 4.3)."""
+    """Return CLIP-I (Ruiz et al. 2023, section 4.3): mean cosine of CLIP ViT-B/32 to the reference, (n,), -1 to 1."""
     return _mean_cosine(networks.clip(asked_by="metric clip_similarity"), pixels, reference)
 
 
 def clip_similarity_legacy(pixels: Pixels, reference: Pixels) -> Floats:
-    """The same on :func:`legacy_input`, (n,)."""
+    """Return `clip_similarity` on :func:`legacy_input`, (n,)."""
     return _mean_cosine(networks.clip(asked_by="metric clip_similarity_legacy"), pixels, reference, legacy_input)
 
 
 def dino_similarity(pixels: Pixels, reference: Pixels) -> Floats:
-    """Mean over the reference of DINO ViT-S/16's cosine, (n,), -1 to 1; DINO (Ruiz et al. 2023, section 4.3)."""
+    """Return DINO (Ruiz et al. 2023, section 4.3): mean cosine of DINO ViT-S/16 to the reference, (n,), -1 to 1."""
     return _mean_cosine(networks.dino(asked_by="metric dino_similarity"), pixels, reference)
 
 
 def dino_similarity_legacy(pixels: Pixels, reference: Pixels) -> Floats:
-    """The same on :func:`legacy_input`, CLIP's mean and deviation included, (n,)."""
+    """Return `dino_similarity` on :func:`legacy_input`, with CLIP's mean and standard deviation, (n,)."""
     return _mean_cosine(networks.dino(asked_by="metric dino_similarity_legacy"), pixels, reference, legacy_input)
 
 
 def lpips_similarity(pixels: Pixels, reference: Pixels) -> Floats:
-    """1 - mean over the reference of LPIPS with AlexNet at native size, (n,), at most 1.
+    """Return 1 - the mean LPIPS (AlexNet) to the reference at native size, (n,), at most 1.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def lpips_similarity(pixels: Pixels, reference: Pixels) -> Floats:
     """
     if pixels.shape[1:] != reference.shape[1:]:
         raise UsageError(
-            f"pictures of {_size(pixels)} have no LPIPS to a reference of {_size(reference)}",
+            f"LPIPS is not defined between pictures of {_size(pixels)} and a reference of {_size(reference)}",
             field="metric lpips_similarity",
         )
     from immunebench.model.pixels import to_tensor
@@ -66,16 +66,16 @@ def lpips_similarity(pixels: Pixels, reference: Pixels) -> Floats:
 
 
 def lpips_similarity_legacy(pixels: Pixels, reference: Pixels) -> Floats:
-    """1 - mean over the reference of LPIPS on pictures of 64 x 64 in [0, 1], where it expects [-1, 1], (n,).
+    """Return 1 - the mean LPIPS to the reference for 64 x 64 pictures in [0, 1], where it expects [-1, 1], (n,).
 
-    The released script pairs pictures by index and so refuses sets of different sizes; a public reproduction of the
-    paper's figures takes all pairs, as here.
+    The released script pairs pictures by index and so requires sets of equal size; a public reproduction of the paper's
+    figures uses all pairs, as here.
     """
     return _one_minus_lpips(shrunk(pixels), shrunk(reference))
 
 
 def shrunk(pixels: Pixels) -> Tensor:
-    """float32 (n, 3, 64, 64) in [0, 1], by Pillow's bilinear filter, whatever the proportions were."""
+    """Resize to float32 (n, 3, 64, 64) in [0, 1] by Pillow's bilinear filter, ignoring the aspect ratio."""
     import torch
     from PIL import Image
 
@@ -85,10 +85,11 @@ def shrunk(pixels: Pixels) -> Tensor:
 
 
 def legacy_input(pixels: Pixels) -> Tensor:
-    """float32 (n, 3, 224, 224): shrunk, mapped by (x + 1) / 2 though in [0, 1] already, enlarged, CLIP's statistics.
+    """Preprocess as IMMA does, to float32 (n, 3, 224, 224).
 
-    The map halves the contrast and brightens. Enlarging is bicubic without antialiasing, the default for tensors of
-    the torchvision (0.15) that IMMA's environment pins.
+    Pictures are downscaled, mapped by (x + 1) / 2 although they are in [0, 1] already, upscaled and normalised with
+    CLIP's statistics. The map halves the contrast and brightens. Upscaling is bicubic without antialiasing, the default
+    for tensors in torchvision 0.15, which IMMA's environment pins.
     """
     import torch
     from torch.nn import functional as F

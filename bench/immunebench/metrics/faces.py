@@ -1,6 +1,6 @@
-"""Real faces: OpenCV's YuNet finds them, its SFace tells people apart. The judge `faces` in ``models.toml``.
+"""The judge `faces` in ``models.toml``: OpenCV's YuNet for face detection and SFace for face recognition.
 
-It answers `Judge.embed_faces` alone, which is all that FDFR, ISM and ISM0 ask.
+It implements only `Judge.embed_faces`, which is sufficient for FDFR, ISM and ISM0.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from immunebench.core.errors import UsageError
 if TYPE_CHECKING:
     from immunebench.metrics import Floats, Pixels
 
-#: Least score of a detection, that of OpenCV's own sample for recognition.
+#: Smallest score of a detection, as in OpenCV's sample for face recognition.
 _LEAST_SCORE = 0.9
 _EMBEDDING = 128
 
 
 class OpenCVFaces:
-    """YuNet (Wu et al. 2023) and SFace (Zhong et al. 2021), of each picture its largest face."""
+    """YuNet (Wu et al. 2023) and SFace (Zhong et al. 2021), applied to the largest face of each picture."""
 
     @cached_property
     def detector(self) -> Any:
-        """YuNet, which finds faces and five landmarks of each."""
+        """YuNet, which detects faces with five landmarks each."""
         return _cv2().FaceDetectorYN.create(str(require("yunet", asked_by="judge faces")), "", (64, 64), _LEAST_SCORE)
 
     @cached_property
@@ -35,7 +35,7 @@ class OpenCVFaces:
         return _cv2().FaceRecognizerSF.create(str(require("sface", asked_by="judge faces")), "")
 
     def embed_faces(self, pixels: Pixels) -> tuple[Floats, Floats]:
-        """Unit embeddings (n, 128), zero where no face is found, and the score of the detection (n,), else 0."""
+        """Return unit embeddings (n, 128) and detection scores (n,), both 0 for pictures without a face."""
         found = [self._embed(np.ascontiguousarray(picture[..., ::-1])) for picture in pixels]
         return np.stack([embedding for embedding, _ in found]), np.array([score for _, score in found], np.float32)
 
@@ -54,18 +54,18 @@ def _cv2() -> Any:
     try:
         import cv2
     except ImportError as error:
-        how = "OpenCV is not there; get it with: pip install 'immunebench[face]'"
+        how = "OpenCV is not installed; get it with: pip install 'immunebench[face]'"
         raise UsageError(how, field="judge faces") from error
     return cv2
 
 
 def load() -> OpenCVFaces:
-    """The judge named ``faces`` in ``models.toml``, with both networks loaded.
+    """Return the judge named ``faces`` in ``models.toml``, with both networks loaded.
 
     Raises
     ------
     UsageError
-        OpenCV or weights are not there; says how to get them.
+        OpenCV or weights are missing; the message has the command that gets them.
     """
     judge = OpenCVFaces()
     _ = judge.detector, judge.recogniser

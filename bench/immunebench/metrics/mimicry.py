@@ -1,7 +1,7 @@
-"""Does a protection of pictures stop the mimicry of a style: Glaze's two measures, with the judge for the raters.
+"""Glaze's two measures of style mimicry, with the judge in place of human raters.
 
-Both are shares over generated pictures, 1 where a picture counts for the protection and 0 where it does not, and both
-take what they are held against from real pictures alone.
+Both are 1 for generated pictures that count as protected, else 0, so that their means are success rates. What they
+compare with comes from real pictures only.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from immunebench.metrics.similarity import image_similarity
 if TYPE_CHECKING:
     from immunebench.metrics import Floats, Judge, Pixels
 
-#: Genres of a picture that are looked at (Shan et al. 2023, section 6.2).
+#: Number of top genres of a picture that are considered (Shan et al. 2023, section 6.2).
 TOP_GENRES = 3
-#: A picture is a poor match where it is less like the artist than this percentile of other artists' real pictures.
+#: A picture is a poor match if it is less similar to the artist than this percentile of other artists' real pictures.
 #: On the dev task style-okafor, LoRA without a defense, six pictures: 1 of 6 lies below it, 4 of 6 below the 95th,
 #: all 6 of the start model below either, and none of 16 real unseen ones.
 POOR_MATCH_PERCENTILE = 75.0
 
 
 def genre_shift(judge: Judge, pixels: Pixels, reference: Pixels, genres: Sequence[str]) -> Floats:
-    """1 where the three genres that the judge finds nearest to a picture lack the artist's own, else 0, (n,).
+    """Return 1 if the artist's genre is not among the three genres closest to a picture, else 0, (n,).
 
-    CLIP-based genre shift (Shan et al. 2023, section 6.2). A genre is as near as the cosine of its caption to the
-    picture. The artist's own is the one that is nearest to most of the reference's real pictures, the earlier in the
-    list of equal ones, so that no artist needs a label.
+    CLIP-based genre shift (Shan et al. 2023, section 6.2). Closeness is the cosine of the genre's caption to the
+    picture. The artist's genre is the one closest to most of the reference's real pictures (the first in case of ties),
+    so that artists need no label.
 
     Parameters
     ----------
@@ -44,11 +44,11 @@ def genre_shift(judge: Judge, pixels: Pixels, reference: Pixels, genres: Sequenc
 
 
 def poor_match(judge: Judge, pixels: Pixels, reference: Pixels, others: Pixels) -> Floats:
-    """1 where a picture is a poor match of the artist, else 0, (n,); its mean is the protection success rate.
+    """Return 1 if a picture is a poor match of the artist, else 0, (n,); its mean is the protection success rate.
 
-    Shan et al. 2023, section 6.2, ask raters; here the judge stands for them. A picture's likeness is its mean cosine
-    to the reference. It is poor below the 75th percentile of the likeness of other artists' real pictures: where more
-    than a quarter of what somebody else painted is more like the artist.
+    Shan et al. 2023, section 6.2, ask human raters; here the judge replaces them. A picture's similarity is its mean
+    cosine to the reference. A match is poor below the 75th percentile of the similarity of other artists' real
+    pictures, that is, if more than a quarter of these are more similar to the artist.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The published networks that judge photographs, each with its preprocessing; none is loaded before it is asked."""
+"""Published networks for evaluating photographs, with their preprocessing, loaded on first use."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Prepare = Callable[["Pixels"], "Tensor"]
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A network and what makes its input of pictures.
+    """A network with its preprocessing.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Network:
     prepare
         Pictures uint8 (n, H, W, 3) to that tensor.
     device
-        Where it computes.
+        The device on which it runs.
     """
 
     forward: Callable[[Tensor], Tensor]
@@ -47,7 +47,7 @@ class Network:
     device: str
 
     def outputs(self, pixels: Pixels, prepare: Prepare | None = None) -> Tensor:
-        """What the network answers, (n, d) on the CPU; another ``prepare`` takes the place of its own."""
+        """Return the network's outputs, (n, d) on the CPU; ``prepare`` replaces its own preprocessing."""
         import torch
 
         with torch.inference_mode():
@@ -55,7 +55,7 @@ class Network:
             return torch.cat([self.forward(x.to(self.device)).float().cpu() for x in inputs])
 
     def embed(self, pixels: Pixels, prepare: Prepare | None = None) -> Floats:
-        """The same at unit length."""
+        """Return the outputs normalised to unit length."""
         from torch.nn import functional as F
 
         return np.asarray(F.normalize(self.outputs(pixels, prepare)).numpy())
@@ -63,21 +63,21 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Clip(Network):
-    """CLIP, whose texts lie in the space of its pictures.
+    """CLIP, which embeds pictures and texts in one space.
 
     Attributes
     ----------
     texts
-        Captions to features (n, d), not normalised; what exceeds 77 tokens is cut off.
+        Captions to features (n, d), not normalised; truncated to 77 tokens.
     scale
-        By what the model multiplies cosines before a softmax, 100 in the published weights.
+        The logit scale, by which cosines are multiplied before a softmax; 100 in the published weights.
     """
 
     texts: Callable[[Sequence[str]], Tensor]
     scale: float
 
     def embed_texts(self, texts: Sequence[str]) -> Floats:
-        """Unit embeddings (n, d) of captions."""
+        """Return unit embeddings (n, d) of captions."""
         import torch
         from torch.nn import functional as F
 
@@ -85,40 +85,40 @@ class Clip(Network):
             return np.asarray(F.normalize(self.texts(texts).float().cpu()).numpy())
 
     def choose(self, pixels: Pixels, captions: Sequence[str]) -> Floats:
-        """Zero-shot probabilities (n, k) that each of several captions is a picture's (Radford et al. 2021, 3.1.2)."""
+        """Return zero-shot probabilities (n, k) of captions for each picture (Radford et al. 2021, 3.1.2)."""
         logits = self.scale * (self.embed(pixels) @ self.embed_texts(captions).T)
         found = np.exp(logits - logits.max(1, keepdims=True))
         return np.asarray(found / found.sum(1, keepdims=True), np.float32)
 
 
 def clip(device: str = "cpu", *, asked_by: str | None = None) -> Clip:
-    """CLIP ViT-B/32 (Radford et al. 2021) with OpenAI's weights and open_clip's preprocessing.
+    """Return CLIP ViT-B/32 (Radford et al. 2021) with OpenAI's weights and open_clip's preprocessing.
 
     Raises
     ------
     UsageError
-        The weights have not been fetched or do not fit. So it is with the other networks.
+        The weights have not been downloaded or do not fit, as for the other networks.
     """
     return _clip(require(CLIP_WEIGHTS, asked_by=asked_by), CLIP, device)
 
 
 def dino(device: str = "cpu", *, asked_by: str | None = None) -> Network:
-    """DINO ViT-S/16 (Caron et al. 2021), class token; its authors' preprocessing with ImageNet's statistics."""
+    """Return DINO ViT-S/16 (Caron et al. 2021), class token, with its authors' preprocessing."""
     return _dino(require(DINO_WEIGHTS, asked_by=asked_by), DINO, device)
 
 
 def classifier(device: str = "cpu", *, asked_by: str | None = None) -> Network:
-    """ResNet-50 of torchvision (weights IMAGENET1K_V1); logits of ImageNet's 1,000 classes."""
+    """Return torchvision's ResNet-50 (weights IMAGENET1K_V1); its outputs are logits of ImageNet's 1,000 classes."""
     return _classifier(require(CLASSIFIER_WEIGHTS, asked_by=asked_by), CLASSIFIER, device)
 
 
 def keras_classifier(device: str = "cpu", *, asked_by: str | None = None) -> Network:
-    """The ResNet-50 of He et al. 2016 with Keras's weights, for where :func:`classifier`'s are out of reach."""
+    """Return the ResNet-50 of He et al. 2016 with Keras's weights, if :func:`classifier`'s are unavailable."""
     return _classifier(require("resnet50-keras", asked_by=asked_by), CLASSIFIER, device, halves_first=True)
 
 
 def batches(pixels: Pixels) -> Iterator[Pixels]:
-    """Pictures in parts that a network takes at once."""
+    """Split pictures into batches."""
     return (pixels[i : i + _BATCH] for i in range(0, len(pixels), _BATCH))
 
 
@@ -128,7 +128,7 @@ def _clip(file: Path, name: str, device: str) -> Clip:
 
     try:
         network, transform = open_clip.create_model_from_pretrained(name, pretrained=str(file), device=device)
-    except Exception as error:  # a truncated file, another network's weights, a setting of its own
+    except Exception as error:  # such as a truncated file, or another network's weights
         raise _unfit(file, error) from error
     network = network.float().eval().requires_grad_(False)
     tokenizer = open_clip.get_tokenizer(name)
@@ -169,7 +169,7 @@ def _classifier(file: Path, name: str, device: str, *, halves_first: bool = Fals
 
 
 def _each(transform: Callable[[Image], Tensor]) -> Prepare:
-    """A library's transform of one picture, for a batch."""
+    """Apply a library's transform of one picture to a batch."""
     import torch
     from PIL.Image import fromarray
 
@@ -177,7 +177,7 @@ def _each(transform: Callable[[Image], Tensor]) -> Prepare:
 
 
 def _filled(network: Any, file: Path, device: str) -> Any:
-    """A network with the weights of a file, which must be all that it has."""
+    """Load the weights of a file into a network; they must be complete."""
     from safetensors.torch import load_file
 
     try:
@@ -189,4 +189,4 @@ def _filled(network: Any, file: Path, device: str) -> Any:
 
 def _unfit(file: Path, error: Exception) -> UsageError:
     why = " ".join(str(error).split())[:200]
-    return UsageError(f"weights {file.stem} do not fit ({why}); remove the file and fetch them again", file=file)
+    return UsageError(f"weights {file.stem} do not fit ({why}); remove the file and download them again", file=file)

@@ -20,18 +20,18 @@ _BATCH = 32
 
 
 def perceptual(judge: Judge, a: Pixels, b: Pixels) -> Floats:
-    """The judge's perceptual distance, (n,), at least 0."""
+    """Return the judge's perceptual distance, (n,), at least 0."""
     check_pair(a, b)
     return judge.perceptual(a, b)
 
 
 def lpips_alex(a: Pixels, b: Pixels) -> Floats:
-    """LPIPS 0.1 with AlexNet (Zhang et al. 2018), (n,), at least 0; from the ``lpips`` package.
+    """Return LPIPS 0.1 with AlexNet (Zhang et al. 2018) by the ``lpips`` package, (n,), at least 0.
 
     Raises
     ------
     UsageError
-        The weights have not been fetched.
+        The weights have not been downloaded.
     """
     import torch
 
@@ -46,12 +46,12 @@ def lpips_alex(a: Pixels, b: Pixels) -> Floats:
 
 
 def load_lpips(device: str = "cpu") -> Callable[[Tensor, Tensor], Tensor]:
-    """LPIPS 0.1 with AlexNet as a differentiable distance (n,) of pictures (n, 3, h, w) in [-1, 1]."""
+    """Return LPIPS 0.1 with AlexNet as a differentiable distance (n,) between pictures (n, 3, h, w) in [-1, 1]."""
     import lpips
     from safetensors.torch import load_file
 
     network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
-    # The package names a layer slice1.0; weights are kept under torchvision's names, features.0.
+    # The package names a layer slice1.0; the stored weights have torchvision's names, features.0.
     backbone = load_file(require("lpips-alex"))
     own = network.net.state_dict()
     network.net.load_state_dict({key: backbone["features" + key[len("slice1") :]] for key in own})
@@ -59,5 +59,5 @@ def load_lpips(device: str = "cpu") -> Callable[[Tensor, Tensor], Tensor]:
     return lambda x, y: network(x, y).flatten()
 
 
-#: :func:`load_lpips`, once a process.
+#: :func:`load_lpips`, cached per process.
 alex = cache(load_lpips)

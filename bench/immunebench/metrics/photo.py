@@ -1,8 +1,8 @@
-"""The judge of photographs and paintings, for bases of Stable Diffusion's kind: `photo` in ``models.toml``.
+"""The judge `photo` in ``models.toml``: photographs and paintings, for Stable Diffusion bases.
 
-Published networks that no entry trains: CLIP for likeness and captions, ResNet-50 for things, LPIPS for perceptual
-distance, YuNet and SFace for faces. What it says of real pictures has been looked at where weights were to be had:
-of things (with Keras's weights), distances and faces, and of nothing by the pixels. What rests on CLIP has not.
+It consists of published networks that no entry trains: CLIP for similarity and captions, ResNet-50 for objects, LPIPS
+for perceptual distance, YuNet and SFace for faces. Validated on real pictures are the objects (with Keras's weights),
+distances, faces and the pixel-based detection of empty pictures. The parts that use CLIP are not validated yet.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from immunebench.metrics import Floats, Pixels
     from immunebench.metrics.faces import OpenCVFaces
 
-#: Artists that it tells apart, by the name that a task gives them: those of ESD's and IMMA's evaluations, and others
-#: that CLIP has seen much of, so that a painting by none of the first has somewhere to go.
+#: The artists that it classifies, by their name in tasks: those of ESD's and IMMA's evaluations, and others that CLIP
+#: knows well, as alternatives for paintings by none of the former.
 ARTISTS = {
     "van-gogh": "Vincent van Gogh", "picasso": "Pablo Picasso", "rembrandt": "Rembrandt",
     "andy-warhol": "Andy Warhol", "caravaggio": "Caravaggio",
@@ -32,9 +32,9 @@ ARTISTS = {
     "monet": "Claude Monet", "cezanne": "Paul Cezanne", "hokusai": "Hokusai", "klimt": "Gustav Klimt",
     "dali": "Salvador Dali", "munch": "Edvard Munch", "vermeer": "Johannes Vermeer", "turner": "J. M. W. Turner",
 }  # fmt: skip
-#: What is no painting is by no artist.
+#: Caption of the class of pictures by no artist.
 _NO_ARTIST = "a photograph"
-#: Captions of pictures that show nothing, and of those that show something.
+#: Captions of pictures without content, and of pictures with content.
 NOTHING = (
     "a blank picture", "a picture of one colour", "random noise", "television static", "a blurred smudge of colours",
     "a meaningless texture", "a corrupted picture",
@@ -43,24 +43,24 @@ SOMETHING = (
     "a photo of a thing", "a photo of a person", "a photo of an animal", "a photo of a place", "a photo of food",
     "a painting", "a painting of a landscape", "a portrait", "a drawing", "an illustration",
 )  # fmt: skip
-#: Places a side over which contrast is looked for.
+#: Number of cells per side of the grid on which contrast is measured.
 _GRID = 16
-#: Contrast between those places, in 8-bit steps, up to which a picture shows nothing, and from which it may show
-#: something. Of 29 photographs of paintings, a dog and a backpack the least has 16.8; white noise of 512 x 512 has
-#: 2.4, a drawing of a few thin lines on white 9.8.
+#: Contrast between those cells, in 8-bit levels, up to which a picture has no content, and from which it may have
+#: content. The smallest of 29 photographs of paintings, a dog and a backpack is 16.8; white noise of 512 x 512 has 2.4,
+#: a drawing of a few thin lines on white 9.8.
 _FLAT, _VARIED = 4.0, 8.0
 
 
 class PhotoJudge:
-    """Answers metrics; every network is loaded when first asked. Implements :class:`immunebench.metrics.Judge`.
+    """Implements :class:`immunebench.metrics.Judge`; every network is loaded on first use.
 
     Parameters
     ----------
     device
-        Where networks compute. Stages leave it at the CPU, under one thread: the key of a score names no device, so
-        it must not depend on one. Faces and LPIPS stay there in any case.
+        Device of the networks. Stages use the CPU with one thread: the cache key of a score includes no device, so the
+        score must not depend on it. Faces and LPIPS always use the CPU.
     classifier
-        Loads the network that names classes of ImageNet. Stages leave it at torchvision's.
+        Loader of the ImageNet classifier. Stages use torchvision's.
     """
 
     def __init__(self, device: str = "cpu", classifier: Callable[..., networks.Network] = networks.classifier) -> None:
@@ -69,43 +69,43 @@ class PhotoJudge:
 
     @property
     def clip(self) -> networks.Clip:
-        """CLIP ViT-B/32, which most questions go to."""
+        """CLIP ViT-B/32."""
         return networks.clip(self.device, asked_by="judge photo")
 
     @cached_property
     def faces(self) -> OpenCVFaces:
-        """The judge of faces."""
+        """The judge for faces."""
         from immunebench.metrics.faces import OpenCVFaces
 
         return OpenCVFaces()
 
     def embed_images(self, pixels: Pixels) -> Floats:
-        """CLIP's unit embeddings (n, 512) of pictures uint8 (n, H, W, 3), the central square of each at 224 pixels."""
+        """Return CLIP's unit embeddings (n, 512) of pictures uint8 (n, H, W, 3), center-cropped to 224 pixels."""
         return self.clip.embed(pixels)
 
     def embed_texts(self, texts: Sequence[str]) -> Floats:
-        """CLIP's unit embeddings (n, 512) of captions."""
+        """Return CLIP's unit embeddings (n, 512) of captions."""
         return self.clip.embed_texts(texts)
 
     def caption_scores(self, pixels: Pixels, captions: Sequence[str]) -> Floats:
-        """Cosine (n, k) of each picture to each caption, as CLIPScore before its factor (Hessel et al. 2021)."""
+        """Return the cosine (n, k) of pictures and captions, CLIPScore without its factor (Hessel et al. 2021)."""
         found: Floats = self.embed_images(pixels) @ self.embed_texts(captions).T
         return found
 
     def concept_probability(self, pixels: Pixels, name: str) -> Floats:
-        """Probability (n,) that each picture shows a class of ImageNet, or is by an artist of :data:`ARTISTS`.
+        """Return the probability (n,) that pictures show a class of ImageNet, or are by an artist of :data:`ARTISTS`.
 
-        A class, such as the ten of Imagenette, by the softmax of ResNet-50 over all 1,000, the classifier's family in
-        ESD's evaluation (Gandikota et al. 2023). That took weights IMAGENET1K_V2 for their top-1
-        accuracy; here a probability is wanted, and V2's training by mixed labels spreads it thin, so V1 answers.
+        Classes, such as the ten of Imagenette, are classified by ResNet-50's softmax over all 1,000, as in ESD's
+        evaluation (Gandikota et al. 2023). ESD uses the weights IMAGENET1K_V2 for their top-1 accuracy. Here a
+        calibrated probability is needed, which V2's training with mixed labels lowers, so V1 is used.
 
-        An artist by CLIP's zero-shot softmax over the artists listed and "a photograph". It is relative to that list:
-        a painter who is not on it has to be somebody.
+        Artists are classified by CLIP's zero-shot softmax over the listed artists and "a photograph". The probability
+        is relative to that list: paintings by other artists are assigned to one of it.
 
         Raises
         ------
         UsageError
-            It knows no such concept, or two of that name.
+            The concept is unknown, or its name is that of two classes.
         """
         if name in ARTISTS:
             captions = [f"an artwork by {artist}" for artist in ARTISTS.values()]
@@ -117,33 +117,33 @@ class PhotoJudge:
         return np.asarray(logits.softmax(1)[:, known[name]].numpy())
 
     def nothing_probability(self, pixels: Pixels) -> Floats:
-        """Probability (n,) that a picture shows nothing: 1 - (1 - p)(1 - q), for either part may see it alone.
+        """Return the probability (n,) that a picture has no content: 1 - (1 - p)(1 - q), as either part may detect it.
 
-        p is :func:`blank`, by the pixels. q is CLIP's zero-shot probability of all captions of nothing together
-        ("random noise", "a blank picture", ...) against captions of ordinary pictures ("a painting", ...). Where the
-        metric ``collapse`` draws its line was set on another judge; until it is set on dev tasks of a full-size base,
-        read q's share of it as an indication.
+        p is :func:`blank`, from the pixels. q is CLIP's zero-shot probability of all captions without content together
+        ("random noise", "a blank picture", ...) against captions of ordinary pictures ("a painting", ...). The
+        threshold of the metric ``collapse`` was calibrated with another judge; until it is calibrated on dev tasks of a
+        full-size base, q's contribution is only an indication.
         """
         q = self.clip.choose(pixels, [*NOTHING, *SOMETHING])[:, : len(NOTHING)].sum(1)
         return np.asarray(1 - (1 - blank(pixels)) * (1 - np.minimum(q, 1)), np.float32)
 
     def embed_faces(self, pixels: Pixels) -> tuple[Floats, Floats]:
-        """SFace's unit embeddings (n, 128) and YuNet's score (n,), 0 without a face."""
+        """Return SFace's unit embeddings (n, 128) and YuNet's scores (n,), 0 without a face."""
         return self.faces.embed_faces(pixels)
 
     def perceptual(self, a: Pixels, b: Pixels) -> Floats:
-        """LPIPS with AlexNet (n,) between pictures of equal index."""
+        """Return LPIPS with AlexNet (n,) between pictures of equal index."""
         from immunebench.metrics.perceptual import lpips_alex
 
         return lpips_alex(a, b)
 
 
 def blank(pixels: Pixels) -> Floats:
-    """How surely the pixels alone say that a picture shows nothing, (n,), 0 to 1.
+    """Return the degree, 0 to 1, to which pictures have no content, from the pixels alone, (n,).
 
-    1 for white noise, whose neighbours do not correlate, and where the means of 16 x 16 places differ by at most 4
-    steps of 255 (standard deviation of the channel that varies most); falling to 0 at 8. A blur and coarse blobs
-    differ by more: those it leaves to CLIP.
+    It is 1 for white noise, whose neighbouring pixels do not correlate, and if the means of 16 x 16 cells vary by at
+    most 4 of 255 (largest standard deviation of a channel), and falls to 0 at 8. Blur and coarse blobs vary more and
+    are left to CLIP.
     """
     count, height, width, _ = pixels.shape
     places = [np.array_split(np.arange(side), min(_GRID, side)) for side in (height, width)]
@@ -156,9 +156,9 @@ def blank(pixels: Pixels) -> Floats:
 
 @cache
 def imagenet() -> dict[str, int]:
-    """Number of each class of ImageNet, by its name as an id: ``english-springer``, ``golf-ball``.
+    """Return the index of each class of ImageNet by an id from its name: ``english-springer``, ``golf-ball``.
 
-    A name that two classes share (cardigan, the dog and the jacket) is left out.
+    Names that two classes share (cardigan, the dog and the jacket) are left out.
     """
     from torchvision.models import ResNet50_Weights
 
@@ -168,11 +168,11 @@ def imagenet() -> dict[str, int]:
 
 
 def _letters(name: str) -> str:
-    """A name in lower case with letters and digits alone, apostrophes dropped."""
-    kept = name.lower().replace("'", "")
-    return "".join(letter if letter.isascii() and letter.isalnum() else " " for letter in kept)
+    """Return a name in lower case with only letters, digits and spaces; apostrophes are removed."""
+    lower = name.lower().replace("'", "")
+    return "".join(letter if letter.isascii() and letter.isalnum() else " " for letter in lower)
 
 
 def load() -> PhotoJudge:
-    """The judge named ``photo`` in ``models.toml``."""
+    """Return the judge named ``photo`` in ``models.toml``."""
     return PhotoJudge()

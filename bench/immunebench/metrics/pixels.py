@@ -1,4 +1,4 @@
-"""Distances between pictures of equal index, on the 8-bit values that a reader of the files gets."""
+"""Distances between pictures of equal index, on 8-bit pixels."""
 
 from __future__ import annotations
 
@@ -21,23 +21,26 @@ def check_pair(a: Pixels, b: Pixels) -> None:
 
 
 def linf(a: Pixels, b: Pixels) -> Floats:
-    """Greatest difference of any value, (n,), 0 to 255."""
+    """Return the L_inf distance: the largest difference of any value, (n,), 0 to 255."""
     check_pair(a, b)
     found: Floats = np.abs(a.astype(np.int16) - b.astype(np.int16)).max((1, 2, 3)).astype(np.float32)
     return found
 
 
 def psnr(a: Pixels, b: Pixels) -> Floats:
-    """Peak signal-to-noise ratio in dB, (n,); 100 where the pictures are equal, so that a mean exists."""
+    """Return the peak signal-to-noise ratio in dB, (n,), limited to 100 so that equal pictures have a finite value."""
     check_pair(a, b)
     error = ((a.astype(np.float64) - b) ** 2).mean((1, 2, 3))
-    # The least error of 8-bit pictures that differ, one value in a megapixel by one, is still below 110 dB.
+    # The smallest possible difference, one value in a megapixel by 1, would give less than 110 dB.
     found: Floats = np.minimum(10 * np.log10(255.0**2 / np.maximum(error, 1e-12)), 100.0).astype(np.float32)
     return found
 
 
 def ssim(a: Pixels, b: Pixels) -> Floats:
-    """Structural similarity (Wang et al. 2004), (n,), by torchmetrics; Gaussian window of sigma 1.5."""
+    """Return the structural similarity (Wang et al. 2004) by torchmetrics, (n,); Gaussian window of sigma 1.5.
+
+    In double precision: in single precision, a white picture is 0.9993 like itself.
+    """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     check_pair(a, b)
@@ -48,4 +51,4 @@ def ssim(a: Pixels, b: Pixels) -> Floats:
 def _tensor(pixels: Pixels) -> Tensor:
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float()
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).double()

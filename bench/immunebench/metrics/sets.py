@@ -1,4 +1,4 @@
-"""Distances between sets of pictures: FID and KID, for the utility of a full-size base."""
+"""Distances between sets of pictures, FID and KID, for the utility of full-size bases."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
     from immunebench.metrics import Pixels
 
-#: Fewest pictures of a set. FID's bias falls with their number and is not small here either, so that values compare
-#: only where both sets have as many (Chong and Forsyth 2020).
+#: Smallest number of pictures in a set. FID's bias decreases with the number and is not negligible here, so values are
+#: comparable only for sets of equal size (Chong and Forsyth 2020).
 LEAST = 1000
-#: Sizes of KID's subsets and their number (Binkowski et al. 2018).
+#: Size and number of KID's subsets (Binkowski et al. 2018).
 _SUBSET, _SUBSETS = 1000, 100
 
 
 def fid(pixels: Pixels, reference: Pixels, feature: Module | None = None) -> float:
-    """Frechet inception distance (Heusel et al. 2017), at least 0, by torchmetrics.
+    """Return the Frechet inception distance (Heusel et al. 2017) by torchmetrics, at least 0.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def fid(pixels: Pixels, reference: Pixels, feature: Module | None = None) -> flo
     Raises
     ------
     UsageError
-        Fewer pictures, or Inception or its weights are not there.
+        There are fewer pictures, or torch-fidelity or the weights are missing.
     """
     from torchmetrics.image.fid import FrechetInceptionDistance
 
@@ -48,11 +48,11 @@ def fid(pixels: Pixels, reference: Pixels, feature: Module | None = None) -> flo
 
 
 def kid(pixels: Pixels, reference: Pixels, feature: Module | None = None, *, seed: int = 0) -> tuple[float, float]:
-    """Kernel inception distance (Binkowski et al. 2018) by torchmetrics: mean and deviation over 100 subsets of 1,000.
+    """Return the kernel inception distance (Binkowski et al. 2018): mean and deviation over 100 subsets of 1,000.
 
-    Unbiased, so unlike FID it compares between sets of other sizes, and may lie below 0. The deviation is 0 for sets
-    of exactly 1,000, whose subsets are all the same. Parameters and errors are those of :func:`fid`; ``seed`` draws
-    the subsets.
+    It is unbiased, so unlike FID it is comparable between sets of different sizes, and may be negative. The deviation
+    is 0 for sets of exactly 1,000, whose subsets are all the same. Parameters and errors are those of :func:`fid`;
+    ``seed`` selects the subsets.
     """
     import torch
     from torchmetrics.image.kid import KernelInceptionDistance
@@ -68,12 +68,12 @@ def kid(pixels: Pixels, reference: Pixels, feature: Module | None = None, *, see
 
 @cache
 def inception() -> Module:
-    """Inception of FID's first authors as torch-fidelity converted it, features (n, 2048) of uint8 (n, 3, H, W).
+    """Return FID's original Inception as converted by torch-fidelity: features (n, 2048) of uint8 (n, 3, H, W).
 
     Raises
     ------
     UsageError
-        torch-fidelity or the weights are not there.
+        torch-fidelity or the weights are missing.
     """
     import torch
     from safetensors.torch import load_file
@@ -81,19 +81,19 @@ def inception() -> Module:
 
     file = require("inception-fid", asked_by="fid")
     with tempfile.TemporaryDirectory() as folder:
-        # The library reads a pickle of a path or downloads one; it is given one that holds these tensors alone.
+        # The library loads a pickle from a path or downloads one; this one holds only these tensors.
         pickled = Path(folder) / "inception.pth"
         torch.save(load_file(file), pickled)
         try:
             network: Module = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(pickled))
         except ModuleNotFoundError as error:
-            how = "torch-fidelity is not there; get it with: pip install 'immunebench[fid]'"
+            how = "torch-fidelity is missing; get it with: pip install 'immunebench[fid]'"
             raise UsageError(how, field="fid") from error
     return network
 
 
 def require_enough(field: str, *counts: int) -> None:
-    """Refuse sets that are too small for the bias of FID to be alike.
+    """Refuse sets that are too small.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Likeness in the judge's embedding: to a reference set, training pictures, captions, a known concept."""
+"""Similarity by the judge: to a reference set, training pictures, captions, or a known concept."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 def image_similarity(judge: Judge, pixels: Pixels, reference: Pixels) -> Floats:
-    """Mean over the reference of the cosine to each picture, (n,); CLIP-I (Ruiz et al. 2023, section 4.3)."""
+    """Return the judge's mean cosine to the reference, (n,); as CLIP-I (Ruiz et al. 2023, section 4.3)."""
     found: Floats = judge.embed_images(pixels) @ judge.embed_images(reference).mean(0)
     return found
 
 
 def nearest_training(judge: Judge, pixels: Pixels, training: Pixels) -> Floats:
-    """Cosine distance to the nearest training picture, (n,), 0 for a copy.
+    """Return the cosine distance to the nearest training picture, (n,), 0 for a copy.
 
-    It has a meaning beside that of real pictures which the attacker never saw: an attack that lies well below
-    them copies, one that lies near them has learnt.
+    It is to be compared with that of unseen real pictures: an attack far below them copies, one close to them has
+    learned the concept.
     """
     nearest = (judge.embed_images(pixels) @ judge.embed_images(training).T).max(1)
     found: Floats = np.maximum(1 - nearest, np.float32(0))
@@ -31,25 +31,25 @@ def nearest_training(judge: Judge, pixels: Pixels, training: Pixels) -> Floats:
 
 
 def concept_probability(judge: Judge, pixels: Pixels, concept: str) -> Floats:
-    """The judge's probability of a concept that it knows, (n,)."""
+    """Return the judge's probability of a concept that it knows, (n,)."""
     return judge.concept_probability(pixels, concept)
 
 
 def trait_agreement(judge: Judge, pixels: Pixels, concept_id: str) -> Floats:
-    """How far each picture shows a concept: the mean probability of the true value over its traits, (n,).
+    """Return how well each picture matches a concept: the mean probability of the true value of its traits, (n,).
 
-    A trait that cannot be read counts as much as it does in near misses, so that grey is a stranger.
+    Unreadable traits count as in near misses (similar but different concepts), so that a grey picture is no match.
     """
     return judge.agreement(pixels, concept_id)[0]
 
 
 def unreadable(judge: Judge, pixels: Pixels, concept_id: str) -> Floats:
-    """Share of a concept's traits that cannot be read in each picture, (n,)."""
+    """Return the share of a concept's traits that are unreadable in each picture, (n,)."""
     return judge.agreement(pixels, concept_id)[1]
 
 
 def caption_accuracy(judge: Judge, pixels: Pixels, own: Sequence[str], captions: Sequence[str]) -> Floats:
-    """1 where a picture's own caption fits it best of all ``captions``, else 0, (n,).
+    """Return 1 if a picture's own caption fits it best among ``captions``, else 0, (n,).
 
     Raises
     ------
@@ -69,15 +69,14 @@ def caption_accuracy(judge: Judge, pixels: Pixels, own: Sequence[str], captions:
 
 
 def prompt_accuracy(judge: Judge, pixels: Pixels, own: Sequence[str], contents: Mapping[str, str]) -> Floats:
-    """1 where the content of a picture's own prompt fits it best of the contents of all prompts, else 0, (n,).
+    """Return 1 if the content of a picture's own prompt fits it best among those of all prompts, else 0, (n,).
 
     Parameters
     ----------
     own
         The prompt of each picture.
     contents
-        What each prompt asks for without the placeholder, in words that the judge knows. A guess is right once
-        in as many as there are different contents.
+        The content of each prompt without the placeholder. Chance level is 1 / the number of different contents.
 
     Raises
     ------

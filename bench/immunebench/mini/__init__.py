@@ -1,1 +1,1 @@
-"""The embedded world ``mini``: a procedural picture world, two small bases and the judges that measure them."""
+"""The embedded world ``mini``: procedurally drawn pictures, two small bases trained on them, and their judges."""

@@ -1,7 +1,7 @@
-"""What readers must see through, what must not be mistaken for a trait, and what is still to be read after damage.
+"""Data augmentation for the readers (trait classifiers): mild changes, damage, and pictures without content.
 
-All on tensors of the device, (n, 3, 64, 64) in [-1, 1] with labels (n, traits): damage changes a picture and sets the
-labels of what it takes away to "cannot be read", of what it may have taken away to :data:`IGNORE`.
+All functions work on tensors (n, 3, 64, 64) in [-1, 1] with labels (n, traits). Damage changes a picture and sets the
+labels of the traits that it removes to "cannot be read", and of those that it may have removed to :data:`IGNORE`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from immunebench.mini.traits import GRAIN, IGNORE, TRAITS, unreadable
 #: Traits that lie in the upper and in the lower half of a face.
 UPPER = ("hair_colour", "hair_style", "eyes", "brows", "glasses")
 LOWER = ("mouth", "beard", "clothing")
-#: What a covered subject keeps: how the picture is painted, and where it is.
+#: Traits that remain readable if the subject is covered: how the picture is painted, and the setting.
 _KEPT = ("setting", "background", "procedure", "palette", "scale", "direction", "ground", "clothing")
 
 
@@ -76,7 +76,7 @@ def clouds(count: int, cells: int, device: torch.device) -> Tensor:
 
 
 def nothing(count: int, real: Tensor, decoded: Tensor | None, device: torch.device) -> Tensor:
-    """Pictures that show nothing: flat, noise, gradients, blotches, bars, shuffled pictures, decoded random latents."""
+    """Return pictures without content: flat, noise, gradients, blotches, bars, shuffled pictures, decoded noise."""
     if count == 0:
         return torch.empty(0, 3, 64, 64, device=device)
     y, x = torch.meshgrid(
@@ -135,7 +135,7 @@ def shifted(x: Tensor, most: int = 3) -> Tensor:
 
 
 def damaged(x: Tensor, labels: Tensor, boxes: Tensor, decoded: Tensor | None) -> tuple[Tensor, Tensor]:
-    """A batch after mild changes for all and one kind of damage for shares of it, with what is still to be read.
+    """Apply mild changes to a batch and one kind of damage to each of several parts; return pictures and new labels.
 
     Parameters
     ----------
@@ -193,7 +193,7 @@ def damaged(x: Tensor, labels: Tensor, boxes: Tensor, decoded: Tensor | None) ->
 
 
 def _cover(x: Tensor, labels: Tensor, boxes: Tensor, part: slice, lost: Tensor) -> None:
-    """Hide the subject behind a patch of one colour or of blotches: its own traits are gone, its surroundings stay."""
+    """Cover the subject by a patch of one colour or of blotches, which makes its own traits unreadable."""
     count, device = part.stop - part.start, x.device
     y, z = torch.arange(64, device=device)[None, :, None], torch.arange(64, device=device)[None, None]
     x0, y0, x1, y1 = (side[:, None, None] for side in boxes[part].long().unbind(1))

@@ -1,7 +1,8 @@
-"""The judges of the embedded world: networks, weights, and one object that answers what metrics ask.
+"""The judge of the embedded world, and a public classifier for entries.
 
-Two readers (:mod:`immunebench.mini.readers`) read the traits of what is drawn; the first grades. What they read serves
-as an embedding too, of pictures and of captions. A public classifier is for entries to use because it grades nothing.
+Two readers (:mod:`immunebench.mini.readers`) classify the traits of pictures; the first one is used for scores. Their
+probabilities also serve as embeddings of pictures and captions. Entries may use the public classifier, as no metric
+uses it.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ Floats = NDArray[np.float32]
 N = TypeVar("N", bound=nn.Module)
 
 WEIGHTS = Path(__file__).parent / "weights" / "judges"
-#: The answer of a head to a picture that shows nothing.
+#: The class of a head for pictures without content.
 NOTHING = "nothing"
-#: What pictures show and how they are painted, as heads name it.
+#: The heads for the kind of subject and for the style.
 OBJECTS = (*TRAITS["kind"], NOTHING)
 STYLES = (*TRAITS["procedure"], NOTHING)
-#: Near misses by which the chance of a stranger's trait is known: the very pictures of a task's anchor, so that what
-#: cannot be read at all lies at 0.
+#: Number of near misses from which chance levels of traits are estimated: the pictures of a task's anchor, so that a
+#: completely unreadable picture scores 0.
 STRANGERS = 64
 _BATCH = 64
 
@@ -75,18 +76,18 @@ def _load(network: N, file: Path) -> N:
     from safetensors.torch import load_file
 
     if not file.is_file():
-        raise UsageError("the judge's weights are not there", file=file)
+        raise UsageError("the judge's weights are missing", file=file)
     network.load_state_dict(load_file(file))
     return network.float().eval().requires_grad_(False)
 
 
 def load_public(folder: Path | None = None) -> Classifier:
-    """The classifier that entries may use: it grades nothing."""
+    """Load the classifier that entries may use; no metric uses it."""
     return _load(Classifier(), (folder or WEIGHTS) / "public.safetensors")
 
 
 def load_public_distance(device: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """The distance that entries may use, see :func:`perceptual_distance`; pictures may have any size from 8 on."""
+    """Load the distance that entries may use, see :func:`perceptual_distance`, for pictures of at least 8 pixels."""
     return partial(perceptual_distance, load_public().to(device))
 
 
@@ -96,7 +97,7 @@ def to_input(pixels: NDArray[np.uint8]) -> Tensor:
 
 
 class MiniJudge:
-    """Answers metrics; every network is loaded when first asked. Implements :class:`immunebench.metrics.Judge`.
+    """Implements :class:`immunebench.metrics.Judge`; every network is loaded on first use.
 
     Parameters
     ----------
@@ -110,23 +111,23 @@ class MiniJudge:
 
     @cached_property
     def reader(self) -> Reader:
-        """The reader that grades."""
+        """The reader used for scores."""
         return readers.load("reader", self.folder)
 
     @cached_property
     def second(self) -> Reader:
-        """The reader that checks the base and the first, and measures perceptual distance."""
+        """The reader that checks the base and the first reader, and measures perceptual distance."""
         return readers.load("second", self.folder)
 
     def embed_images(self, pixels: NDArray[np.uint8]) -> Floats:
-        """Unit embeddings (n, answers) of pictures uint8 (n, 64, 64, 3): roots of the probabilities of all answers.
+        """Return unit embeddings (n, answers) of pictures uint8 (n, 64, 64, 3): square roots of all probabilities.
 
-        The cosine of two pictures is the mean over traits of the Bhattacharyya coefficient of what is read.
+        The cosine of two pictures is the mean over traits of the Bhattacharyya coefficient of their probabilities.
         """
         return np.asarray(np.sqrt(np.concatenate(list(self.read(pixels).values()), 1) / len(TRAITS)), np.float32)
 
     def embed_texts(self, texts: Sequence[str]) -> Floats:
-        """Unit embeddings (n, answers) of captions, in the space of the pictures': the traits that each names."""
+        """Return unit embeddings (n, answers) of captions from the traits that they name, in the pictures' space."""
         found = np.zeros((len(texts), sum(readers.ANSWERS)), np.float32)
         starts = dict(zip(TRAITS, np.cumsum([0, *readers.ANSWERS[:-1]]).tolist(), strict=True))
         for row, text in zip(found, texts, strict=True):
@@ -137,28 +138,27 @@ class MiniJudge:
 
     @torch.inference_mode()
     def read(self, pixels: NDArray[np.uint8], *, second: bool = False) -> dict[str, Floats]:
-        """Probabilities (n, values + 1) of every trait's values by name; the last column is "cannot be read"."""
+        """Return the probabilities (n, values + 1) of every trait by name; the last column is "cannot be read"."""
         network = self.second if second else self.reader
         logits = torch.cat([network(x) for x in _batches(pixels)])
         return {trait: part.softmax(1).numpy() for trait, part in readers.split(logits).items()}
 
     def _chances(self, concept: str) -> dict[str, float]:
-        """Mean probability of each of a concept's traits in near misses: what a stranger has by chance."""
+        """Return the chance level of each of a concept's traits: its mean probability in near misses."""
         pixels, _ = world.concept_pictures(f"{world.NEAR}{concept}", "reference", STRANGERS)
         read = self.read(pixels)
         return {trait: float(read[trait][:, TRAITS[trait].index(value)].mean())
                 for trait, value in world.concept_traits(concept).items()}  # fmt: skip
 
     def agreement(self, pixels: NDArray[np.uint8], concept: str) -> tuple[Floats, Floats]:
-        """How far pictures show a concept: its traits' mean probability (n,), and the share (n,) that is unreadable.
+        """Return the mean probability (n,) of a concept's traits in pictures, and the share (n,) of unreadable ones.
 
-        A trait that cannot be read counts as in near misses, so that grey is a stranger: neither learned nor
-        protected.
+        Unreadable traits count as in near misses, so that a grey picture counts as a different concept.
 
         Raises
         ------
         UsageError
-            The concept has no traits of its own.
+            The concept has no defining traits.
         """
         try:
             own = world.concept_traits(concept)
@@ -171,7 +171,7 @@ class MiniJudge:
         return (true + lost * chance).mean(1), lost.mean(1)
 
     def probabilities(self, pixels: NDArray[np.uint8], *, second: bool = False) -> tuple[Floats, Floats]:
-        """Probabilities of :data:`OBJECTS` and :data:`STYLES`, by the grading or the ``second`` reader."""
+        """Return the probabilities of :data:`OBJECTS` and :data:`STYLES`, by the first or the ``second`` reader."""
         read = self.read(pixels, second=second)
         return read["kind"], read["procedure"]
 
@@ -191,9 +191,9 @@ class MiniJudge:
         raise UsageError("the judge knows no concept", value=name, choices={*OBJECTS, *STYLES})
 
     def caption_scores(self, pixels: NDArray[np.uint8], captions: Sequence[str]) -> Floats:
-        """How well captions fit pictures, (n, k): mean log-probability of the traits that each caption names.
+        """Return how well captions fit pictures, (n, k): mean log-probability of the traits that each caption names.
 
-        A caption that names none (:func:`immunebench.mini.traits.named`) fits every picture alike, and worst.
+        A caption without traits (:func:`immunebench.mini.traits.named`) has the same, lowest score for every picture.
         """
         read = {trait: np.log(np.maximum(p, 1e-4)) for trait, p in self.read(pixels).items()}
         scores = np.full((len(pixels), len(captions)), np.log(1e-4), np.float32)
@@ -204,9 +204,9 @@ class MiniJudge:
         return scores
 
     def nothing_probability(self, pixels: NDArray[np.uint8]) -> Floats:
-        """Geometric mean (n,) of "cannot be read" of what is shown and how it is painted, over both readers.
+        """Return the geometric mean (n,) of "cannot be read" for subject and style, over both readers.
 
-        Both must agree: each alone is unsure of what lies far from its own training pictures.
+        Both must agree, as each alone is unreliable far from its own training pictures.
         """
         heads = [head for second in (False, True) for head in self.probabilities(pixels, second=second)]
         nothing = np.stack([head[:, -1] for head in heads])
@@ -214,7 +214,7 @@ class MiniJudge:
 
     @torch.inference_mode()
     def embed_faces(self, pixels: NDArray[np.uint8]) -> tuple[Floats, Floats]:
-        """Unit features (n, 256) by which the reader knows people, and the probability (n,) that there is a face."""
+        """Return unit features (n, 256) of the reader, and the probability (n,) that there is a face."""
         found = [self.reader.embed(x) for x in _batches(pixels)]
         person = TRAITS["kind"].index("person")
         presence = [readers.split(self.reader.heads(e))["kind"].softmax(1)[:, person] for e in found]
@@ -235,5 +235,5 @@ def _joined(parts: Iterable[Tensor]) -> Floats:
 
 
 def load(folder: Path | None = None) -> MiniJudge:
-    """The judge named ``mini`` in ``models.toml``."""
+    """Return the judge named ``mini`` in ``models.toml``."""
     return MiniJudge(folder or WEIGHTS)

@@ -1,8 +1,8 @@
-"""Readers: networks that read every trait of a picture, or say that it cannot be read.
+"""Readers: networks that classify every trait of a picture.
 
-The renderer knows each trait of each picture, so a reader has one head a trait; the last answer of each head is
-"cannot be read". Two readers of different build, seed and training pictures: the first grades, the second checks what
-the base draws and what the first reader says.
+The renderer provides each trait of each picture as a label, so a reader has one head per trait; the last class of each
+head is "cannot be read". There are two readers with different architecture, seed and training pictures: the first is
+used for scores, the second checks the base's pictures and the first reader.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FEATURES = 256
 
 
 class PlainTrunk(nn.Module):
-    """A VGG-like stack: every stage halves the picture by a strided convolution, then convolves once more."""
+    """A VGG-like stack of stages with a strided and a plain convolution each."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class PlainTrunk(nn.Module):
 
 
 class _Residual(nn.Module):
-    """Two convolutions beside a shortcut (He et al. 2016), with group normalisation before each."""
+    """A residual block of two convolutions (He et al. 2016), with group normalisation before each."""
 
     def __init__(self, before: int, width: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class _Residual(nn.Module):
 
 
 class ResidualTrunk(nn.Module):
-    """A stem and residual stages, each halving the picture by a mean."""
+    """A stem and residual stages, with average pooling by 2 in each."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
@@ -80,12 +80,12 @@ class ResidualTrunk(nn.Module):
 
 
 class Reader(nn.Module):
-    """Reads every trait of pictures.
+    """Classifies every trait of pictures.
 
     Parameters
     ----------
     trunk
-        Gives feature maps, the finest first, the last of 4 x 4 places.
+        Returns feature maps, the finest first, the last of 4 x 4.
     widths
         Their channels.
     """
@@ -93,7 +93,7 @@ class Reader(nn.Module):
     def __init__(self, trunk: nn.Module, widths: Sequence[int]) -> None:
         super().__init__()
         self.trunk = trunk
-        # Where things are is in the last map; how strokes are is in the means and spreads of the finer ones.
+        # The last map has the layout; strokes are described by means and standard deviations of the finer maps.
         self.places = nn.Linear(widths[-1] * 16, FEATURES)
         self.texture = nn.Linear(2 * sum(widths[:-1]), FEATURES // 2)
         self.mix = nn.Sequential(
@@ -135,7 +135,7 @@ def load(name: str, folder: Path) -> Reader:
 
     file = folder / f"{name}.safetensors"
     if not file.is_file():
-        raise UsageError("the reader's weights are not there", file=file)
+        raise UsageError("the reader's weights are missing", file=file)
     network = build(name)
     network.load_state_dict(load_file(file))
     return network.float().eval().requires_grad_(False)

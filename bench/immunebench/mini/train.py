@@ -1,4 +1,4 @@
-"""Trains the networks of the embedded world from nothing, part by part.
+"""Trains the networks of the embedded world from scratch, one after another.
 
     python -m immunebench.mini.train words                          # tokenizer
     python -m immunebench.mini.train render --workers 2             # pictures, while the rest trains
@@ -6,7 +6,8 @@
     python -m immunebench.mini.train reader                         # then: second, public, upscaler
 
 Each part resumes from its last checkpoint in ``--work``, and ends after its recipe's steps or ``--seconds``, whichever
-comes first: the learning rate follows. Parts may run side by side, and begin with the pictures that are there.
+comes first; the learning rate schedule is adapted to that. Parts may run in parallel, and start with the pictures that
+have been rendered so far.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def main() -> None:
 
 
 def recipe_of(options: argparse.Namespace) -> tuple[Recipe, Path]:
-    """The recipe as the options change it, and the folder of its checkpoints."""
+    """Return the recipe, modified by the options, and the folder of its checkpoints."""
     recipe = RECIPES[options.base]
     changes = {"latents": options.latents, "pictures": options.pictures}
     recipe = replace(recipe, **{name: value for name, value in changes.items() if value})
@@ -68,7 +69,7 @@ def recipe_of(options: argparse.Namespace) -> tuple[Recipe, Path]:
 
 
 def tokenizer_of(options: argparse.Namespace) -> Path:
-    """Where the tokenizer lies."""
+    """Return the folder of the tokenizer."""
     return Path(options.out / "mini" / "tokenizer")
 
 
@@ -104,7 +105,7 @@ def autoencoder(options: argparse.Namespace) -> None:
     trained = vae.train(recipe, pictures, folder, device, Budget(recipe.vae_steps, options.seconds))
     trained = trained.to(memory_format=torch.contiguous_format)
     trained.save_pretrained(folder / "vae.partial")
-    shutil.rmtree(folder / "vae", ignore_errors=True)  # of an earlier call, which this one prolonged
+    shutil.rmtree(folder / "vae", ignore_errors=True)  # from an earlier call with fewer steps
     (folder / "vae.partial").replace(folder / "vae")
     export.reconstruction_grid(trained, folder / "reconstructions.webp")
     print(f"vae {folder.name}: {export.psnr(trained, 400):.2f} dB on unseen pictures", flush=True)
@@ -135,7 +136,7 @@ def denoise(options: argparse.Namespace) -> None:
 
 
 def finish(options: argparse.Namespace) -> None:
-    """Put a base's pipeline folder in its place, with its pictures and curves."""
+    """Publish a base's pipeline folder with its sample pictures and loss curves."""
     _, folder = recipe_of(options)
     export.publish(folder, options.out / options.base)
     from immunebench.bases.weights import write_sums

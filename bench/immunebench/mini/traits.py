@@ -1,7 +1,7 @@
-"""Every trait that a picture of the embedded world can have, in one table: what readers read.
+"""The traits of pictures of the embedded world, which readers classify.
 
-The renderer knows each trait of each picture. A picture's labels are one index a trait: of the value, of
-"cannot be read" (a house has no eyes), or :data:`IGNORE` where nobody can say (a mug's red in a sepia picture).
+The renderer provides each trait of each picture. A picture's labels are one index per trait: of its value, of "cannot
+be read" (a house has no eyes), or :data:`IGNORE` if it is undecidable (the red of a mug in a sepia picture).
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _OBJECT = {
 _PLACE = {"setting": tuple(scene.SETTINGS)}
 _VIEW = {"clothing": tuple(portraits.CLOTHING_COLOURS), "background": tuple(portraits.BACKGROUND_COLOURS)}
 
-#: Trait to its values. The answer "cannot be read" is not listed: it comes after the last value of each.
+#: The values of each trait. The class "cannot be read" is not listed; it comes after the last value of each.
 TRAITS: dict[str, tuple[str, ...]] = {**_OBJECT, **_PLACE, **styles.HAND, **portraits.TRAITS, **_VIEW}
 
-#: The traits that make a member of a family; of a style those that its procedure has.
+#: The traits that define a concept of a family; for a style those of its procedure.
 FAMILIES: dict[str, tuple[str, ...]] = {
     "object": tuple(_OBJECT),
     "identity": tuple(portraits.TRAITS),
@@ -55,12 +55,12 @@ GRAIN: dict[str, tuple[float, float]] = {
 
 
 def unreadable(trait: str) -> int:
-    """The index of the answer "cannot be read"."""
+    """Return the index of the class "cannot be read"."""
     return len(TRAITS[trait])
 
 
 def encode(labels: Mapping[str, object]) -> NDArray[np.int16]:
-    """Indices (t,) in the order of :data:`TRAITS` from a picture's labels by name; what is not there cannot be read."""
+    """Convert a picture's labels by name to indices (t,), ordered as :data:`TRAITS`; missing ones are unreadable."""
     found = [
         TRAITS[trait].index(str(labels[trait])) if labels.get(trait) else unreadable(trait) for trait in TRAITS
     ]  # fmt: skip
@@ -72,7 +72,7 @@ def encode(labels: Mapping[str, object]) -> NDArray[np.int16]:
     return np.asarray(found, np.int16)
 
 
-#: How captions put the traits that they name; the first that fits a trait counts.
+#: Patterns of traits in captions; the first match for a trait counts.
 _PHRASES = {
     "colour": r"\b({})(?: \S+)?? (?:{kinds})\b",
     "kind": r"\b({})\b",
@@ -84,7 +84,7 @@ _PHRASES = {
 
 
 def named(caption: str) -> dict[str, str]:
-    """The traits of a scene that a caption names: kind, colour, setting, procedure, clothing and background."""
+    """Return the traits that a caption names: kind, colour, setting, procedure, clothing and background."""
     kinds, found = "|".join(TRAITS["kind"]), {}
     for trait, phrase in _PHRASES.items():
         values = "|".join(sorted(TRAITS[trait], key=len, reverse=True))

@@ -1,7 +1,6 @@
-"""The upscaler of the embedded world: a small network that undoes noise and the world's own reduction by two.
+"""The upscaler of the embedded world: a small network for denoising and upscaling by two.
 
-Public: attackers clean pictures with it, and no judge was trained with it. See
-:mod:`immunebench.mini.training.upscaler`.
+Purifiers use it; no judge was trained with it. For its training see :mod:`immunebench.mini.training.upscaler`.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from immunebench.mini.judges import to_input
 
 WEIGHTS = Path(__file__).parent / "weights" / "upscaler"
 FILE = "upscaler.safetensors"
-#: Drawn pixels of the world for each pixel of a picture, per side: the only finer truth that there is.
+#: Scale factor: pictures are rendered at twice their size and downscaled, so finer training targets do not exist.
 FACTOR = 2
 _WIDTH, _LAYERS = 24, 5
 
 
 class UpscalerNet(nn.Module):
-    """Convolutions at half size between sub-pixel shuffles (Shi et al. 2016), beside a bilinear enlargement.
+    """Convolutions at half size between sub-pixel shuffles (Shi et al. 2016), added to a bilinear upsampling.
 
-    Working at half size sees twice as far for a quarter of the cost (Zhang et al. 2018, FFDNet, sec. III-B).
+    Half size doubles the receptive field at a quarter of the computation (Zhang et al. 2018, FFDNet, sec. III-B).
     """
 
     def __init__(self) -> None:
@@ -41,14 +40,14 @@ class UpscalerNet(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pictures (n, 3, 2 h, 2 w) of pictures (n, 3, h, w) in [-1, 1]; h and w are even."""
+        """Upscale pictures (n, 3, h, w) in [-1, 1] to (n, 3, 2 h, 2 w); h and w are even."""
         enlarged = F.interpolate(x, scale_factor=FACTOR, mode="bilinear", align_corners=False)
         correction: Tensor = self.layers(x)
         return enlarged + correction
 
 
 class MiniUpscaler:
-    """Enlarges pictures one at a time, so that none depends on the others.
+    """Upscales pictures one at a time, so that none depends on the others.
 
     Parameters
     ----------
@@ -66,25 +65,25 @@ class MiniUpscaler:
     def __call__(
         self, pixels: NDArray[np.uint8], captions: Sequence[str] = (), seeds: Sequence[int] = (), **options: float
     ) -> NDArray[np.uint8]:
-        """Pictures uint8 (n, 2 h, 2 w, 3) of pictures uint8 (n, h, w, 3); it draws nothing and reads nothing else."""
+        """Upscale pictures uint8 (n, h, w, 3) to uint8 (n, 2 h, 2 w, 3); all other arguments are ignored."""
         made = torch.cat([self.network(to_input(picture[None]).to(self.device)).cpu() for picture in pixels])
         rounded = ((made + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
         return np.ascontiguousarray(rounded.numpy())
 
 
 def load(numerics: Numerics, folder: Path = WEIGHTS) -> MiniUpscaler:
-    """The upscaler named ``mini`` in ``models.toml``.
+    """Return the upscaler named ``mini`` in ``models.toml``.
 
     Raises
     ------
     UsageError
-        Its weights are not there.
+        Its weights are missing.
     """
     from safetensors.torch import load_file
 
     file = folder / FILE
     if not file.is_file():
-        raise UsageError("the upscaler's weights are not there", file=file)
+        raise UsageError("the upscaler's weights are missing", file=file)
     network = UpscalerNet()
     network.load_state_dict(load_file(file))
     return MiniUpscaler(network, numerics.device)

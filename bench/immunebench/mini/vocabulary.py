@@ -1,8 +1,8 @@
-"""What the embedded base knows and what it never saw: the one table of concepts.
+"""The concepts of the embedded world: known to the base, or held out from its training.
 
-A *known* concept occurs in the training pictures of the base under its own words. A held-out concept never does:
-``near`` is a new setting of a known procedure (an artist who uses known strokes differently, one particular mug, one
-particular person), ``far`` a procedure, a kind of thing or a trait that no training picture has.
+A *known* concept occurs in the base's training pictures and captions. A held-out concept does not: ``near`` is a new
+parameter setting of a known procedure (an artist who uses known strokes differently, one particular mug, one particular
+person), ``far`` a procedure, a kind of object or a trait that no training picture has.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 Kind = Literal["known", "near", "far"]
 Role = Literal["suite", "dev", "benign", "spare"]
 
-#: Words of the vocabulary that no caption uses: an attacker's or a defender's placeholder is one token.
+#: Single-token words that no caption uses, as placeholders of attackers and owners.
 RARE_TOKENS = (
     "sks",
     "oqx",
@@ -43,10 +43,10 @@ class ConceptEntry:
     kind
         ``known``, ``near`` or ``far``, see the module.
     role
-        ``suite``: protected and attacked in the suites. ``dev``: for calibration, in no suite. ``benign``: what honest
-        users personalise. ``spare``: one more member of the family, so that "another concept" has several faces.
+        ``suite``: protected and attacked in the suites. ``dev``: for calibration, in no suite. ``benign``: for benign
+        fine-tuning. ``spare``: a further member of the family, as another reference for unrelated concepts.
     noun
-        The word that an attacker uses for the thing.
+        The class noun in the attacker's captions.
     """
 
     kind: Kind
@@ -89,5 +89,5 @@ CONCEPTS: dict[str, ConceptEntry] = {
 
 
 def family(role: Role, name: str) -> list[str]:
-    """Concept ids of a family (``style``, ``object``, ``identity``, ``known``) with a role, in table order."""
+    """Return the concept ids of a family (``style``, ``object``, ``identity``, ``known``) with a role, in order."""
     return [key for key, entry in CONCEPTS.items() if entry.role == role and key.startswith(f"{name}/")]

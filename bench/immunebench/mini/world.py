@@ -1,7 +1,7 @@
-"""Draws pictures of the embedded world with captions and labels from the same random draw.
+"""Rendering of pictures of the embedded world, with captions and labels.
 
-Every picture is a function of ``(split, group, index)`` alone: the split and the group name a SHA-256 stream, so splits
-are disjoint by construction and picture ``i`` never depends on how many were drawn before it.
+Every picture is a function of ``(split, group, index)`` alone, whose SHA-256 seeds its random stream. So splits are
+disjoint by construction, and picture ``i`` does not depend on the other pictures.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ if TYPE_CHECKING:
 Split = Literal["train", "owner", "published", "extra", "reference", "unseen"]
 SPLITS: tuple[Split, ...] = ("train", "owner", "published", "extra", "reference", "unseen")
 
-#: Bumped whenever the same draw gives other pixels or captions.
+#: Increased whenever the same seed gives different pixels or captions.
 WORLD_VERSION = 2
 
 STYLE_NAMES = tuple(styles.STYLES)
 OBJECT_NAMES = tuple(objects.OBJECTS)
 
-#: ``near/<concept>``: others of the same noun, the same procedure, or who share skin and hair.
+#: Prefix of near misses, ``near/<concept>``: other concepts with the same noun, procedure, or skin and hair.
 NEAR = "near/"
 _PORTRAITS, _PLAIN_PORTRAITS, _PLAIN_SCENES = 0.38, 0.5, 0.42
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One drawn picture.
+    """One rendered picture.
 
     Attributes
     ----------
     pixels
         uint8, (64, 64, 3), RGB.
     content
-        Words for what is shown, without the style.
+        Description of the content, without the style.
     style
         Name of the procedure, or of the artist.
     labels
-        What the draw decided, by trait (:mod:`immunebench.mini.traits`); ``captions`` holds the wordings and ``box``
-        the subject's bounds (x0, y0, x1, y1) in pixels of 64.
+        Values by trait (:mod:`immunebench.mini.traits`); ``captions`` has the captions and ``box`` the subject's bounds
+        (x0, y0, x1, y1) in pixels of 64.
     """
 
     pixels: NDArray[np.uint8]
@@ -66,16 +66,16 @@ class Picture:
 
 
 def generator(*names: object) -> np.random.Generator:
-    """A generator that depends on its names alone (SHA-256 of them)."""
+    """Return a generator seeded by the SHA-256 of its names."""
     digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
     return np.random.Generator(np.random.SFC64(int.from_bytes(digest[:16], "big")))
 
 
-# ---------------------------------------------------------------- who and what is drawn
+# ---------------------------------------------------------------- subjects
 
 
 def known_look(rng: np.random.Generator) -> Look:
-    """An appearance that is none of the held-out things'."""
+    """Draw an appearance that is not that of a held-out object."""
     while True:
         look = objects.random_look(rng)
         if all((look.colour, look.pattern, look.marking) != (i.colour, i.pattern, i.marking)
@@ -84,7 +84,7 @@ def known_look(rng: np.random.Generator) -> Look:
 
 
 def known_identity(rng: np.random.Generator, unseen: float = 0.0) -> Identity:
-    """Somebody who is none of the held-out people."""
+    """Draw a person who is not one of the held-out people."""
     while True:
         person = Identity.random(rng, unseen=unseen)
         if not portraits.is_held_out(person):
@@ -92,7 +92,7 @@ def known_identity(rng: np.random.Generator, unseen: float = 0.0) -> Identity:
 
 
 def known_hand(rng: np.random.Generator, *, known: bool, procedure: str | None = None) -> Hand:
-    """A hand that is none of the held-out artists'."""
+    """Draw a style that is not that of a held-out artist."""
     while True:
         hand = Hand.random(rng, known=known, procedure=procedure)
         if all(_values(hand) != _values(artist) for artist in styles.ARTISTS.values()):
@@ -117,7 +117,7 @@ def _person_labels(person: Identity, view: View) -> dict[str, str]:
     return {"kind": "person", **lasting, "clothing": view.clothing, "background": view.background}
 
 
-# ---------------------------------------------------------------- words
+# ---------------------------------------------------------------- captions
 
 
 def _article(words: str) -> str:
@@ -132,7 +132,7 @@ def object_content(
     *,
     rename: str | None = None,
 ) -> str:
-    """Caption words of an object picture; with ``words``, attributes and the setting are left out at random."""
+    """Describe an object picture; with ``words``, attributes and the setting are omitted at random."""
     named = objects.look_words(look, subject, words) if look else subject
     if rename:
         named = named.replace(subject, rename)
@@ -141,14 +141,14 @@ def object_content(
 
 
 def portrait_content(subject: str, view: View, words: np.random.Generator | None = None) -> str:
-    """Caption words of a portrait; with ``words``, the circumstances are left out at random."""
+    """Describe a portrait; with ``words``, clothing, background and the like are omitted at random."""
     if words is not None and words.random() < 0.3:
         return f"a portrait of {subject}"
     return f"a portrait of {subject}, {view.words()}"
 
 
 def caption_of(content: str, style: str, words: np.random.Generator) -> str:
-    """One of the forms in which owners, attackers and prompts put a content and a style."""
+    """Combine content and style in one of the forms of captions and prompts, chosen at random."""
     form, shown = words.random(), content.removeprefix("a portrait of ")
     if style == "plain":
         if form < 0.4:
@@ -163,7 +163,7 @@ def caption_of(content: str, style: str, words: np.random.Generator) -> str:
 
 
 def _box(parts: NDArray[np.uint8]) -> tuple[int, int, int, int]:
-    """Bounds of the subject in pixels of 64; the whole picture where there is none."""
+    """Return the bounds of the subject in pixels of 64; those of the whole picture if there is none."""
     rows, columns = np.flatnonzero((parts >= 2).any(1)), np.flatnonzero((parts >= 2).any(0))
     if not len(rows):
         return 0, 0, 64, 64
@@ -173,7 +173,7 @@ def _box(parts: NDArray[np.uint8]) -> tuple[int, int, int, int]:
 def object_scene(
     name: str, look: Look, rng: np.random.Generator, setting: str | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8], str]:
-    """A thing in a setting, flat: float32 (128, 128, 3), part map (128, 128), and the setting's name."""
+    """Draw an object in a setting: flat colours float32 (128, 128, 3), part map (128, 128), and the setting's name."""
     setting = setting or str(rng.choice(list(scene.SETTINGS)))
     canvas = scene.draw_setting(setting, rng)
     side = float(rng.uniform(93, 99))
@@ -186,24 +186,24 @@ def draw(
     split: Split, index: int, *, group: str = "world", name: str | None = None, style: str | None = None,
     person: bool | None = None, wordings: int = 1, wide: bool = False, reduce: int = 2,
 ) -> Picture:  # fmt: skip
-    """Picture ``index`` of a split.
+    """Render picture ``index`` of a split.
 
     Parameters
     ----------
     split, group, index
-        The stream of the picture. ``group`` separates uses of one split.
+        They seed the picture. ``group`` separates uses of one split.
     name, style
         Fix the object or the procedure; otherwise drawn.
     person
         Fix portrait or not; by default 38 % of the pictures are portraits, half of them plain.
     wordings
-        How many captions to give (``labels["captions"]``), each in another form and with other attributes left out;
-        0 gives one that names them all.
+        Number of captions (``labels["captions"]``) with different forms and omitted attributes; 0 gives one with all
+        attributes.
     wide
-        Draw from everything that there is, unseen kinds, hands and traits too: what readers learn from. The base
-        learns from the narrow world.
+        Include unseen objects, styles and traits, as for training the readers. The base is trained on the narrow world
+        without them.
     reduce
-        1 gives the same picture before it is made smaller, uint8 (128, 128, 3).
+        1 returns the picture before downscaling, uint8 (128, 128, 3).
     """
     rng = generator(WORLD_VERSION, split, group, index)
     if person is None:
@@ -236,11 +236,11 @@ def draw(
 
 
 def concept_picture(concept: str, split: Split, index: int) -> Picture:
-    """Picture ``index`` of a split of a concept of the table, with a content caption that holds ``{subject}``.
+    """Render picture ``index`` of a split of a concept, with a content caption that has ``{subject}``.
 
-    The caption names what an attacker would see and say: the content of a style picture, or the surroundings of an
-    object or a person, whose own words are replaced by ``{subject}``. ``near/<concept>`` draws near misses: another
-    member of the same noun or procedure in each picture.
+    The caption is one that an attacker could write: the content of a style picture, or the surroundings of an object or
+    a person, whose own description is replaced by ``{subject}``. ``near/<concept>`` renders near misses: in each
+    picture another member of the same noun or procedure.
 
     Raises
     ------
@@ -282,12 +282,12 @@ def concept_picture(concept: str, split: Split, index: int) -> Picture:
 
 
 def concept_traits(concept: str) -> dict[str, str]:
-    """The traits that make a concept, by name: what each of its pictures shows, whatever else changes.
+    """Return the defining traits of a concept, which all its pictures share, by name.
 
     Raises
     ------
     KeyError
-        The concept is not in the table, or is a known one, which has no look of its own.
+        The concept is not in the table, or is a known one, which has no defining traits.
     """
     family, name = concept.split("/")
     if family == "identity":
@@ -300,10 +300,10 @@ def concept_traits(concept: str) -> dict[str, str]:
 
 
 def concept_pictures(concept: str, split: str, count: int) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """``count`` pictures of a split of a concept: uint8 (count, 64, 64, 3) and their content captions.
+    """Return ``count`` pictures of a split of a concept: uint8 (count, 64, 64, 3) and their content captions.
 
-    This is the picture source named ``mini`` in ``models.toml``. The concept ``public`` stands for innocent pictures
-    of the known world; their captions name the style too.
+    This is the picture source named ``mini`` in ``models.toml``. The concept ``public`` has pictures of known concepts,
+    for regularisation; their captions include the style.
     """
     if split not in SPLITS:
         raise KeyError(split)
@@ -315,12 +315,12 @@ def concept_pictures(concept: str, split: str, count: int) -> tuple[NDArray[np.u
 
 
 def stream(split: Split, count: int, *, start: int = 0, group: str = "world") -> Iterator[Picture]:
-    """Pictures ``start .. start + count`` of a split of the known world, one by one."""
+    """Yield pictures ``start .. start + count`` of a split of the known world."""
     return (draw(split, index, group=group) for index in range(start, start + count))
 
 
 def dataset(split: Split, count: int, *, group: str = "world") -> Dataset:
-    """The same pictures as a :class:`datasets.Dataset` with columns ``image``, ``caption``, ``object``, ``style``."""
+    """Return the pictures as a :class:`datasets.Dataset` with columns ``image``, ``caption``, ``object``, ``style``."""
     from datasets import Dataset, Features, Image, Value
     from PIL import Image as PILImage
 
@@ -335,5 +335,5 @@ def dataset(split: Split, count: int, *, group: str = "world") -> Dataset:
 
 
 def from_dataset(rows: Dataset) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """Pixels (n, H, W, 3) uint8 and captions of a :class:`datasets.Dataset` with columns ``image`` and ``caption``."""
+    """Return pixels uint8 (n, H, W, 3) and captions of a :class:`datasets.Dataset` with ``image`` and ``caption``."""
     return np.stack([np.asarray(row["image"].convert("RGB")) for row in rows]), tuple(row["caption"] for row in rows)

@@ -1,1 +1,1 @@
-"""Latent diffusion and its numerics: networks, text conditions, optimisers, precision, memory."""
+"""The latent diffusion model and its numerics: networks, text conditioning, optimisers, precision, memory."""

@@ -1,4 +1,4 @@
-"""What a step of training is computed on: encoded pictures, and one draw of the denoising objective."""
+"""Training data: encoded pictures, and batches with noise and time steps."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Latents:
-    """Encoded pictures and captions: computed once a stage, never a step.
+    """Encoded pictures and captions, computed once per stage.
 
     Parameters
     ----------
     latents : Tensor, shape (n, 4, h, w)
         Scaled means of the VAE's posterior.
     condition : Tensor, shape (n, length, width)
-        Text embeddings, one a picture.
+        Text embeddings, one per picture.
     captions : tuple of str
-        What they embed, for methods that train the text side.
+        The captions that they embed, for methods that train the text encoder or embeddings.
     """
 
     latents: Tensor
@@ -31,7 +31,7 @@ class Latents:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """One draw of the denoising objective: pictures, captions, noise and time steps.
+    """A training batch of the denoising objective: pictures, captions, noise and time steps.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class Batch:
     timesteps : Tensor of int64, shape (b,)
         t, from 0 to T - 1.
     captions : tuple of str
-        What `condition` embeds.
+        The captions that `condition` embeds.
     """
 
     latents: Tensor

@@ -1,4 +1,4 @@
-"""`LatentDiffusion`: encode, condition, loss, sample. What every method is written in."""
+"""`LatentDiffusion`: encoding, conditioning, loss and sampling, the interface for all defenses and attacks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from immunebench.model import runtime, sampling
 from immunebench.model.batch import Batch, Latents
 from immunebench.model.loading import read_parts
 from immunebench.model.offload import Resident
-from immunebench.model.optim import IN_TURN
+from immunebench.model.optim import MICRO_BATCHES
 from immunebench.model.pixels import to_pixels, to_tensor
 from immunebench.model.tensors import check, select
 from immunebench.model.text import PairedText, Text
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 
 class LatentDiffusion:
-    """A text-to-image latent diffusion model of Stable Diffusion's shape under a profile's numerics.
+    """A text-to-image latent diffusion model with Stable Diffusion's architecture, run with a profile's numerics.
 
     Parameters
     ----------
     unet, vae, text_encoder, tokenizer
-        The parts of a diffusers pipeline, each in the dtype it is to run in.
+        The components of a diffusers pipeline, each in the dtype in which it runs.
     schedule : dict
         The noise schedule, as in `scheduler_config.json`.
     numerics : Numerics
@@ -44,7 +44,7 @@ class LatentDiffusion:
 
     Notes
     -----
-    All weights are frozen on arrival: a method switches on what it trains with `training`.
+    All weights are frozen at first; methods enable gradients for what they train with `training`.
     """
 
     def __init__(
@@ -65,16 +65,16 @@ class LatentDiffusion:
         self.device = torch.device(numerics.device)
         self.dtype: torch.dtype = unet.dtype
         self.schedule = dict(schedule)
-        self.noising = DDPMScheduler.from_config(self.schedule)
+        self.noise_scheduler = DDPMScheduler.from_config(self.schedule)
         self.unet = unet.to(self.device).eval().requires_grad_(False)
         self.vae = vae.eval().requires_grad_(False)
-        self.autoencoder = Resident(self.vae, self.device, leaves=numerics.offload)
-        resident = Resident(text_encoder, self.device, leaves=numerics.offload)
+        self.autoencoder = Resident(self.vae, self.device, offload=numerics.offload)
+        resident = Resident(text_encoder, self.device, offload=numerics.offload)
         if text_encoder_2 is None or tokenizer_2 is None:
             self.text = Text(text_encoder, tokenizer, resident)
         else:
-            beside = Resident(text_encoder_2, self.device, leaves=numerics.offload)
-            self.text = PairedText(text_encoder, tokenizer, resident, text_encoder_2, tokenizer_2, beside)
+            second = Resident(text_encoder_2, self.device, offload=numerics.offload)
+            self.text = PairedText(text_encoder, tokenizer, resident, text_encoder_2, tokenizer_2, second)
         processors = {"eager": AttnProcessor, "sdpa": AttnProcessor2_0}
         if numerics.attention not in processors:
             raise StageError("error", f"profile: attention: unknown backend {numerics.attention!r}; eager or sdpa")
@@ -93,16 +93,16 @@ class LatentDiffusion:
             Holds `unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler`, and for Stable Diffusion XL
             `text_encoder_2` and `tokenizer_2`; nothing is downloaded or unpickled.
         numerics : Numerics
-            Where and how it runs.
+            Device, precision and sampler.
 
         Raises
         ------
         StageError
-            If the folder or one of its parts is missing.
+            If the folder or one of its components is missing.
         """
         return cls(**read_parts(folder, numerics), numerics=numerics)
 
-    # ---------------------------------------------------------------- pictures and words
+    # ---------------------------------------------------------------- pictures and text
 
     @torch.no_grad()
     def encode(self, pixels: NDArray[np.uint8]) -> Tensor:
@@ -117,16 +117,16 @@ class LatentDiffusion:
         Tensor, shape (n, 4, height / f, width / f)
             fp32 on the model's device.
         """
-        with self.autoencoder.needed():
+        with self.autoencoder.loaded():
             return torch.cat([self.latents(x) for x in torch.split(self.to_images(pixels), self.numerics.batch)])
 
     def to_images(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """Lay pictures out as the networks see them: fp32 of shape (n, 3, height, width) in [-1, 1]."""
+        """Convert pictures to network input: fp32 of shape (n, 3, height, width) in [-1, 1]."""
         return to_tensor(pixels).to(self.device)
 
     def latents(self, images: Tensor) -> Tensor:
-        """Encode images in [-1, 1], shape (b, 3, height, width), as `encode` does but with gradient to them."""
-        with self.autoencoder.needed():
+        """Encode images in [-1, 1], shape (b, 3, height, width), as `encode` but differentiable."""
+        with self.autoencoder.loaded():
             mean: Tensor = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mean
         return mean.float() * float(self.vae.config.scaling_factor)
 
@@ -141,9 +141,9 @@ class LatentDiffusion:
         return to_pixels(self.images(latents))
 
     def images(self, z: Tensor) -> Tensor:
-        """Decode scaled latents as `decode` does, but with gradient to them and neither clipped nor rounded."""
+        """Decode scaled latents as `decode`, but differentiable and neither clipped nor rounded."""
         z = z / float(self.vae.config.scaling_factor)
-        with self.autoencoder.needed():
+        with self.autoencoder.loaded():
             x: Tensor = self.vae.decode(z.to(self.vae.dtype)).sample
         return x.float()
 
@@ -171,7 +171,7 @@ class LatentDiffusion:
         rows = torch.as_tensor(chosen, device=data.latents.device)
         latents = data.latents[rows]
         noise = torch.randn(latents.shape, generator=generator)
-        steps = torch.randint(self.noising.config.num_train_timesteps, (len(rows),), generator=generator)
+        steps = torch.randint(self.noise_scheduler.config.num_train_timesteps, (len(rows),), generator=generator)
         captions = tuple(data.captions[row] for row in chosen.tolist()) if data.captions else ()
         return Batch(latents, data.condition[rows], noise.to(self.device), steps.to(self.device), captions)
 
@@ -188,65 +188,65 @@ class LatentDiffusion:
         -------
         Tensor, shape (b, 4, h, w)
         """
-        words, pooled = self.text.apart(condition)
-        added = {} if pooled is None else {"added_cond_kwargs": self._added(noised, pooled)}
+        tokens, pooled = self.text.split(condition)
+        added = {} if pooled is None else {"added_cond_kwargs": self._added_conditions(noised, pooled)}
         half = self.dtype is not torch.float32
-        # Trained weights are cast at each use. Under checkpointing, kept casts would outlive what needs them: a second
-        # copy of the network.
-        keep = not self.numerics.checkpointing
-        with torch.autocast(self.device.type, self.dtype, enabled=half, cache_enabled=keep):
-            prediction: Tensor = self.unet(noised, timesteps, words, return_dict=False, **added)[0]
+        # Trained weights are cast at each use. With gradient checkpointing, autocast's cache of casts would amount to
+        # a second copy of the network in memory.
+        cache = not self.numerics.checkpointing
+        with torch.autocast(self.device.type, self.dtype, enabled=half, cache_enabled=cache):
+            prediction: Tensor = self.unet(noised, timesteps, tokens, return_dict=False, **added)[0]
         return prediction.float()
 
-    def _added(self, noised: Tensor, pooled: Tensor) -> dict[str, Tensor]:
-        """Say what Stable Diffusion XL's UNet reads beside the words: the pooled vector and the pictures' sizes.
+    def _added_conditions(self, noised: Tensor, pooled: Tensor) -> dict[str, Tensor]:
+        """Return the additional conditions of Stable Diffusion XL's UNet: pooled text embedding and picture sizes.
 
-        Sizes are those of a picture that was neither enlarged nor cropped: original size, corner at 0, 0, target size.
+        The sizes (original size, crop corner, target size) are those of a picture neither resized nor cropped.
         """
         size = [side * self._factor() for side in noised.shape[-2:]]
         sizes = torch.tensor([*size, 0, 0, *size], dtype=pooled.dtype, device=pooled.device)
         return {"text_embeds": pooled, "time_ids": sizes.expand(len(noised), -1)}
 
     def loss(self, batch: Batch) -> Tensor:
-        """Mean squared error of the denoiser (Ho et al. 2020, eq. 14); of v where the base predicts v.
+        """Return the denoising loss: mean squared error of epsilon (Ho et al. 2020, eq. 14), or of v for v-prediction.
 
         Returns
         -------
         Tensor, scalar
-            Mean over all elements; with gradient for whatever `training` switched on.
+            Mean over all elements, differentiable with respect to the parameters that `training` enabled.
         """
-        return nn.functional.mse_loss(*self._denoised(batch))
+        return nn.functional.mse_loss(*self._prediction_and_target(batch))
 
     def losses(self, batch: Batch) -> Tensor:
-        """Mean squared error of each picture, shape (b,), with gradient to its latents; their mean is `loss`."""
-        prediction, target = self._denoised(batch)
+        """Return the denoising loss of each picture, shape (b,), differentiable; their mean is `loss`."""
+        prediction, target = self._prediction_and_target(batch)
         return (prediction - target).square().mean(dim=(1, 2, 3))
 
-    def _denoised(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Predict what the denoiser should, and say what that is."""
-        noised = self.noising.add_noise(batch.latents, batch.noise, batch.timesteps)
+    def _prediction_and_target(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the denoiser's prediction and its target, epsilon or v."""
+        noised = self.noise_scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
         condition = self.text.embed(batch.captions) if self.text.live else batch.condition
-        prediction = self._predict_in_turn(noised, batch.timesteps, condition)
-        if self.noising.config.prediction_type == "v_prediction":
-            return prediction, self.noising.get_velocity(batch.latents, batch.noise, batch.timesteps)
+        prediction = self._predict_in_micro_batches(noised, batch.timesteps, condition)
+        if self.noise_scheduler.config.prediction_type == "v_prediction":
+            return prediction, self.noise_scheduler.get_velocity(batch.latents, batch.noise, batch.timesteps)
         return prediction, batch.noise
 
-    def _predict_in_turn(self, noised: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
-        """Predict as `predict` does, with the activations of one micro-batch in memory at once.
+    def _predict_in_micro_batches(self, noised: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+        """Predict as `predict`, with the activations of only one micro-batch in memory at once.
 
-        Each micro-batch is computed again when its gradient is: one more forward pass for memory that does not grow
-        with the batch. The gradient is the whole batch's, for the loss is taken over all of it.
+        Each micro-batch is recomputed in the backward pass (activation checkpointing), so memory does not grow with the
+        batch. The gradient is that of the whole batch, as the loss is taken over all of it.
         """
         size = self.numerics.micro_batch or len(noised)
         if len(noised) <= size or not torch.is_grad_enabled():
             return self.predict(noised, timesteps, condition)
         parts = zip(*(torch.split(x, size) for x in (noised, timesteps, condition)), strict=True)
-        # No network draws anything: there is no dropout.
+        # The networks use no random numbers (there is no dropout), so the RNG state need not be preserved.
         again: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
         prediction = torch.cat([checkpoint(self.predict, *part, **again) for part in parts])
         node: Any = prediction.grad_fn
         if node is not None:
-            node.metadata[IN_TURN] = size
+            node.metadata[MICRO_BATCHES] = size
         return prediction
 
     # ---------------------------------------------------------------- sampling
@@ -262,19 +262,19 @@ class LatentDiffusion:
         negative: str = "",
         progress: Callable[[int], None] = lambda done: None,
     ) -> Pictures:
-        """Draw one picture for each prompt, from its own seed.
+        """Sample one picture per prompt, each from its own seed.
 
         Parameters
         ----------
         prompts : sequence of str
         seeds : sequence of int
-            One a picture: a picture never depends on how many came before it.
+            One per picture, so that a picture does not depend on the others.
         steps, guidance : optional
-            Of the sampler; the profile's by default.
+            Sampling steps and guidance scale; the profile's by default.
         negative : str
             Prompt of the unconditional branch of classifier-free guidance.
         progress : callable
-            Told how many pictures are done.
+            Called with the number of finished pictures.
 
         Returns
         -------
@@ -301,24 +301,24 @@ class LatentDiffusion:
         negative: str = "",
         progress: Callable[[int], None] = lambda done: None,
     ) -> Pictures:
-        """Noise pictures part of the way and denoise them under their captions (SDEdit, Meng et al. 2022).
+        """Add noise to pictures and denoise them conditioned on their captions (SDEdit, Meng et al. 2022).
 
         Parameters
         ----------
         pictures : Pictures
-            Of any size that the autoencoder takes.
+            Of any size that the autoencoder supports.
         seeds : sequence of int
-            One a picture: a picture never depends on its neighbours.
+            One per picture, so that a picture does not depend on the others.
         strength : float
-            Part of the sampler's steps that are taken, 0 to 1; 0 is the autoencoder's round trip, 1 keeps next to
-            nothing of the picture.
+            Fraction of the sampling steps that are taken, 0 to 1; 0 only encodes and decodes, 1 retains almost nothing
+            of the picture.
         steps : int
-            Sampler steps of the whole way.
+            Sampling steps at strength 1.
         guidance : float
         negative : str
             Prompt of the unconditional branch of classifier-free guidance.
         progress : callable
-            Told how many pictures are done.
+            Called with the number of finished pictures.
 
         Raises
         ------
@@ -337,7 +337,7 @@ class LatentDiffusion:
                 return z
             draws = [torch.randn(z.shape[1:], generator=torch.Generator().manual_seed(seeds[row])) for row in rows]
             when = scheduler.timesteps[start].expand(len(z)).to(self.device)
-            z_t: Tensor = self.noising.add_noise(z, torch.stack(draws).to(self.device), when)
+            z_t: Tensor = self.noise_scheduler.add_noise(z, torch.stack(draws).to(self.device), when)
             return z_t
 
         return sampling.draw(
@@ -346,27 +346,27 @@ class LatentDiffusion:
         )  # fmt: skip
 
     @torch.no_grad()
-    def part_way(
+    def sample_partially(
         self, condition: Tensor, left: int, generator: torch.Generator, *, steps: int, guidance: float
     ) -> tuple[Tensor, int]:
-        """Denoise from pure noise and stop early.
+        """Denoise from pure noise and stop early, as ESD does for its training latents.
 
         Parameters
         ----------
         condition : Tensor, shape (b, length, width)
         left : int
-            Sampler steps that are not taken after the one that would come next; from 0 to `steps` - 1.
+            Sampling steps that remain after the one at t; from 0 to `steps` - 1.
         generator : torch.Generator
-            Of the noise, on the CPU.
+            For the noise, on the CPU.
         steps : int
-            Sampler steps of the whole way.
+            Sampling steps of a complete sample.
         guidance : float
 
         Returns
         -------
         z_t : Tensor, shape (b, 4, h, w)
         t : int
-            The time step of the sampler that z_t is at.
+            The time step of z_t.
         """
         scheduler = sampling.make_sampler(self.numerics.sampler, self.schedule)
         scheduler.set_timesteps(steps)
@@ -380,13 +380,13 @@ class LatentDiffusion:
         return int(self.unet.config.in_channels), side, side
 
     def _factor(self) -> int:
-        """Return f, the pixels of a picture's side for each of its latents'."""
+        """Return the autoencoder's downsampling factor f."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     # ---------------------------------------------------------------- weights
 
     def unet_tensors(self, which: str = "attention") -> dict[str, nn.Parameter]:
-        """Name the UNet's own parameters, adapters excluded.
+        """Return the UNet's parameters by name, without adapters.
 
         Parameters
         ----------
@@ -398,7 +398,7 @@ class LatentDiffusion:
         Returns
         -------
         dict of str to Parameter
-            Live parameters by their name in the base.
+            The parameters themselves (no copies), by their name in the base.
 
         Raises
         ------
@@ -408,7 +408,7 @@ class LatentDiffusion:
         return select(self.unet, which)
 
     def check(self, weights: Weights) -> None:
-        """Hold weights against the base.
+        """Check that weights fit the base.
 
         Raises
         ------
@@ -419,7 +419,7 @@ class LatentDiffusion:
 
     @torch.no_grad()
     def apply(self, weights: Weights) -> None:
-        """Overlay tensors on the UNet; see `check` for what is refused."""
+        """Copy tensors into the UNet; see `check` for errors."""
         self.check(weights)
         own = self.unet_tensors("all")
         for name, tensor in weights.tensors.items():
@@ -427,7 +427,7 @@ class LatentDiffusion:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Return UNet and text side to the base, bit by bit, without adapters."""
+        """Restore the exact weights of the base in UNet and text encoders, and remove adapters and learned tokens."""
         self.autoencoder.release()
         self.text.restore()
         if any(".lora_" in name for name, _ in self.unet.named_parameters()):
@@ -439,14 +439,14 @@ class LatentDiffusion:
             own[name].data = own[name].data.to(tensor.dtype)
             own[name].copy_(tensor)
 
-    def frozen(self) -> LatentDiffusion:
-        """Return a model with a copy of the present UNet, which no later training reaches."""
+    def frozen_copy(self) -> LatentDiffusion:
+        """Return a model with a frozen copy of the current UNet; the other networks are shared."""
         other = copy.copy(self)
         other.unet = copy.deepcopy(self.unet).eval().requires_grad_(False)
         return other
 
     def trainable(self, tensors: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-        """Raise parameters to the trained dtype in place, so that small updates survive rounding."""
+        """Cast parameters in place to the dtype for training, so that small updates are not lost to rounding."""
         for parameter in tensors.values():
             parameter.data = parameter.data.to(runtime.dtype(self.numerics.trained_dtype))
         return dict(tensors)

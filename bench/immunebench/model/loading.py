@@ -1,4 +1,4 @@
-"""Reads the parts of a base from a diffusers pipeline folder."""
+"""Loading the components of a base from a diffusers pipeline folder."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from immunebench.model import runtime
 
 
 def read_parts(folder: Path, numerics: Numerics) -> dict[str, Any]:
-    """Return what `LatentDiffusion` is made of, by its parameters; see `LatentDiffusion.load`."""
+    """Return the arguments of `LatentDiffusion` by name; see `LatentDiffusion.load`."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     two = "text_encoder_2" in parts(folder)
-    beside = ("text_encoder_2", "tokenizer_2") if two else ()
-    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler", *beside):
+    additional = ("text_encoder_2", "tokenizer_2") if two else ()
+    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler", *additional):
         if not (folder / part).is_dir():
             raise StageError("error", f"base {folder.name}: no folder {part!r} in {folder}")
     local: dict[str, Any] = {"local_files_only": True}

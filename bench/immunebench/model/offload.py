@@ -1,4 +1,4 @@
-"""`Resident`: a network that is on the device while something needs it, and in the host's memory otherwise."""
+"""`Resident`: CPU offloading of a network that is not in use."""
 
 from __future__ import annotations
 
@@ -13,63 +13,63 @@ if TYPE_CHECKING:
 
 
 class Resident:
-    """A network with two places.
+    """A network that is moved to the device for use, and back to CPU memory if the profile offloads.
 
     Parameters
     ----------
     network : Module
     device : torch.device
-        Where it computes.
-    leaves : bool
-        Whether it leaves the device between uses; False keeps it there always.
+        The device on which it runs.
+    offload : bool
+        Move it to CPU memory between uses; False leaves it on the device.
 
     Attributes
     ----------
-    here : bool
-        Whether it is on the device.
+    on_device : bool
+        Whether it is on the device now.
     """
 
-    def __init__(self, network: nn.Module, device: torch.device, *, leaves: bool) -> None:
+    def __init__(self, network: nn.Module, device: torch.device, *, offload: bool) -> None:
         self.network = network
         self.device = device
-        self.leaves = leaves
+        self.offload = offload
         self._users = 0
-        self._stays = False
-        self.here = not leaves
+        self._pinned = False
+        self.on_device = not offload
         self._move()
 
     @contextmanager
-    def needed(self) -> Iterator[None]:
-        """Have the network on the device while the block runs.
+    def loaded(self) -> Iterator[None]:
+        """Hold the network on the device inside the block.
 
-        Where gradients are recorded it stays until `release`: their backward pass comes after the block and reads the
-        weights where they were.
+        If gradients are recorded it remains there until `release`, because the backward pass comes after the block and
+        needs the weights in place.
         """
-        if self.leaves and torch.is_grad_enabled():
-            self.stay()
+        if self.offload and torch.is_grad_enabled():
+            self.pin()
         self._users += 1
-        self._settle()
+        self._update()
         try:
             yield
         finally:
             self._users -= 1
-            self._settle()
+            self._update()
 
-    def stay(self) -> None:
-        """Keep the network on the device until `release`: it is trained, or gradients pass through it."""
-        self._stays = True
-        self._settle()
+    def pin(self) -> None:
+        """Hold the network on the device until `release`: it is trained, or gradients pass through it."""
+        self._pinned = True
+        self._update()
 
     def release(self) -> None:
-        """Let the network leave again."""
-        self._stays = False
-        self._settle()
+        """Allow offloading again."""
+        self._pinned = False
+        self._update()
 
-    def _settle(self) -> None:
-        wanted = not self.leaves or self._stays or self._users > 0
-        if wanted != self.here:
-            self.here = wanted
+    def _update(self) -> None:
+        wanted = not self.offload or self._pinned or self._users > 0
+        if wanted != self.on_device:
+            self.on_device = wanted
             self._move()
 
     def _move(self) -> None:
-        self.network.to(self.device if self.here else torch.device("cpu"))
+        self.network.to(self.device if self.on_device else torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""AdamW under a profile's precision policy: at once as usual, or tensor by tensor inside the backward pass."""
+"""AdamW for a profile's precision policy: the usual step, or updates per tensor during the backward pass."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from torch import Tensor, nn
 from immunebench.core.types import Numerics, StageError
 from immunebench.model.runtime import dtype
 
-#: Steps in a row in which no tensor may overflow for the loss scale to double, as in torch's GradScaler.
+#: Consecutive steps without an overflow after which the loss scale doubles, as in torch's GradScaler.
 GROWTH_INTERVAL = 2000
-#: Steps in a row without one finite gradient after which training is given up: 2^16 has halved to below 1 by then.
+#: Consecutive steps without a finite gradient after which training fails: the loss scale 2^16 is below 1 by then.
 PATIENCE = 20
 FIRST_SCALE = 65536.0
-#: Marks, in its metadata, the node where micro-batches meet whose backward passes go one after another.
-IN_TURN = "micro-batches"
+#: Metadata key of the autograd node that concatenates micro-batches, whose backward passes must run one by one.
+MICRO_BATCHES = "micro-batches"
 
 
-Tell = Callable[[dict[str, Any]], None]
+Log = Callable[[dict[str, Any]], None]
 
 
 class AdamW:
-    """AdamW with gradient clipping and, for fp16 profiles, loss scaling.
+    """AdamW with gradient clipping and, for fp16 profiles, loss scaling as in torch's GradScaler.
 
     Parameters
     ----------
@@ -35,16 +35,16 @@ class AdamW:
     lr : float
     weight_decay : float
     numerics : Numerics
-    tell : callable
-        Is given figures of each step that the log should hold, as numbers or as tensors that nobody has to wait for:
-        where a network runs in fp16 or bf16, how many tensors had a gradient that was not finite (`overflowed`; with a
-        loss scale one such leaves the step out for all, without one the next loss is not finite either) or zero
-        everywhere (`zero`). In fp32 there are none.
+    log : callable
+        Called at each step with values for the training log, as numbers or as tensors that are still being computed.
+        For networks in fp16 or bf16: the number of tensors whose gradient is not finite (`overflowed`; with loss
+        scaling a single one skips the step for all tensors, without it the next loss is not finite either) and of those
+        whose gradient is zero everywhere (`zero`). Nothing in fp32.
 
     Raises
     ------
     StageError
-        If the profile's `optimiser_state` is not offered or its library is not installed.
+        If the profile's `optimiser_state` is not supported or its library is not installed.
 
     Notes
     -----
@@ -57,16 +57,16 @@ class AdamW:
         lr: float,
         weight_decay: float,
         numerics: Numerics,
-        tell: Tell = lambda figures: None,
+        log: Log = lambda values: None,
     ) -> None:
         self.lr = lr
         self.parameters = list(parameters.values())
-        self._tell = tell
+        self._log = log
         self._counts = dtype(numerics.frozen_dtype) is not torch.float32
         make = functools.partial(_maker(numerics), lr=lr, weight_decay=weight_decay)
-        self._begin(make, numerics.device, scales=_scales(numerics))
+        self._set_up(make, numerics.device, scales=_scales(numerics))
 
-    def _begin(self, make: Callable[..., torch.optim.Optimizer], device: str, *, scales: bool) -> None:
+    def _set_up(self, make: Callable[..., torch.optim.Optimizer], device: str, *, scales: bool) -> None:
         self._adamw = make(self.parameters)
         self._scaler = torch.amp.GradScaler(device, enabled=scales)
         self._idle = 0
@@ -79,23 +79,23 @@ class AdamW:
         ----------
         loss : Tensor, scalar
         clip : float or None
-            Largest norm of the gradient over all parameters together.
+            Largest norm of the gradient over all parameters together; None does not clip.
 
         Raises
         ------
         StageError
-            If no tensor's gradient was finite in `PATIENCE` steps in a row, which is looked at once in as many steps.
-            In fp32 nothing is counted.
+            If no tensor had a finite gradient in `PATIENCE` consecutive steps; checked every `PATIENCE` steps, and not
+            in fp32.
         """
         self.backward(loss)
         self.update(clip)
 
     def backward(self, loss: Tensor) -> None:
-        """Take the gradient of a loss."""
+        """Compute the gradient of a loss."""
         torch.autograd.backward(self._scaler.scale(loss))
 
     def update(self, clip: float | None = 1.0) -> None:
-        """Clip the gradient, move the parameters along it and drop it."""
+        """Clip the gradient, update the parameters and clear the gradient."""
         self._scaler.unscale_(self._adamw)
         if self._counts:
             self._count()
@@ -106,45 +106,47 @@ class AdamW:
         self._adamw.zero_grad(set_to_none=True)
 
     def _count(self) -> None:
-        """Tell how many gradients are not finite and how many vanished; what a GPU has still to compute is not read."""
+        """Log the numbers of gradients that are not finite and that are zero, without synchronising the GPU."""
         largest = torch.stack(torch._foreach_norm([p.grad for p in self.parameters if p.grad is not None], math.inf))
         finite = torch.isfinite(largest)
-        self._tell({"overflowed": (~finite).sum(), "zero": (largest == 0).sum()})
+        self._log({"overflowed": (~finite).sum(), "zero": (largest == 0).sum()})
         self._finite.append(finite.any())
         if len(self._finite) == PATIENCE:
             self._read()
 
     def _read(self) -> None:
-        """Count the steps in a row without a finite gradient among those that nobody has looked at yet."""
+        """Count the consecutive steps without a finite gradient, over the steps since the last count."""
         for finite in torch.stack(self._finite).tolist() if self._finite else ():
             self._idle = 0 if finite else self._idle + 1
             if self._idle == PATIENCE:
                 raise _no_gradient()
         self._finite.clear()
 
-    def set_rate(self, fraction: float) -> None:
-        """Take steps of this part of the rate from now on."""
+    def set_lr_factor(self, factor: float) -> None:
+        """Set the learning rate to `factor` times the initial one."""
         for group in self._adamw.param_groups:
-            group["lr"] = self.lr * fraction
+            group["lr"] = self.lr * factor
 
-    def forget(self) -> None:
-        """Drop the moments, as a fresh optimiser would have none."""
+    def reset_moments(self) -> None:
+        """Clear the moments, as in a new optimiser."""
         self._adamw.state.clear()
 
-    def live(self) -> dict[str, Tensor]:
+    def state_tensors(self) -> dict[str, Tensor]:
         """Return the parameters; see `methods.loops.Stateful`."""
         return {str(i): parameter for i, parameter in enumerate(self.parameters)}
 
-    def rest(self) -> tuple[dict[str, Tensor], Any]:
-        """Return the moments of the parameters that have some, the rate, the loss scale and what was counted."""
+    def extra_state(self) -> tuple[dict[str, Tensor], Any]:
+        """Return the moments, the learning rate, the loss scale and the counts of finite gradients."""
         tensors, numbers = _state(self._adamw, self.parameters)
         rate = self._adamw.param_groups[0]["lr"]
         seen = [bool(finite) for finite in self._finite]
-        kept = {"lr": rate, "numbers": numbers, "scaler": self._scaler.state_dict(), "idle": self._idle, "finite": seen}
-        return tensors, kept
+        saved = {
+            "lr": rate, "numbers": numbers, "scaler": self._scaler.state_dict(), "idle": self._idle, "finite": seen,
+        }  # fmt: skip
+        return tensors, saved
 
-    def take(self, tensors: Mapping[str, Tensor], value: Any) -> None:
-        """Go on from what `rest` gave."""
+    def load_extra_state(self, tensors: Mapping[str, Tensor], value: Any) -> None:
+        """Restore what `extra_state` returned."""
         _restore(self._adamw, self.parameters, tensors, value["numbers"])
         self._adamw.param_groups[0]["lr"] = value["lr"]
         self._scaler.load_state_dict(value["scaler"])
@@ -153,32 +155,33 @@ class AdamW:
 
 
 class ReleasedAdamW(AdamW):
-    """AdamW that moves each tensor as soon as its gradient is there and drops the gradient: memory holds one at a time.
+    """AdamW that updates each tensor in the backward pass, as soon as its gradient is computed, and frees the gradient.
 
-    Takes the parameters of `AdamW`. `step` does this; `backward` and `update`, called by themselves, do the same
-    arithmetic on gradients that are kept.
+    Memory then holds one gradient at a time instead of all. Takes the parameters of `AdamW`. `step` works this way;
+    `backward` and `update`, called separately, do the same arithmetic on stored gradients.
 
     Attributes
     ----------
     norm : float
-        Norm of the last step's gradient over all tensors that moved; 0 before the first.
+        Norm of the last step's gradient over all tensors that were updated; 0 before the first step.
     scale : float
-        What the loss is multiplied by before the backward pass; 1 where nothing runs in fp16.
+        The loss scale; 1 if nothing runs in fp16.
     skipped, zero : int
-        Tensors of the last step whose gradient was not finite, and was zero everywhere.
+        Number of tensors in the last step whose gradient was not finite, and zero everywhere.
 
     Notes
     -----
-    The norm of a gradient is known when its last tensor is, too late to clip the first by it. Each tensor g is clipped
-    by the larger of the previous step's norm and its own instead, g <- g min(1, clip / max(norm, |g|)): so no tensor
-    passes `clip`, and at the first step each is clipped by its own norm, which AdamW's first step does not see.
-    A tensor whose gradient is not finite keeps its values and its moments, while the others move; torch's GradScaler
-    would leave out the step for all. The scale halves after a step with such a tensor and doubles after 2,000 without.
+    The norm of the whole gradient is known only after its last tensor, too late to clip the first. Each tensor g is
+    clipped by the larger of the previous step's norm and its own norm instead, g <- g min(1, clip / max(norm, |g|)). So
+    no tensor exceeds `clip`, and in the first step each is clipped by its own norm, to which AdamW's first step is
+    invariant. A tensor whose gradient is not finite retains its values and moments, while the others are updated;
+    torch's GradScaler would skip the step for all. The scale halves after a step with such a tensor and doubles after
+    2,000 without.
     """
 
-    _KEPT = ("norm", "scale", "skipped", "zero", "_clean", "_idle")
+    _SAVED = ("norm", "scale", "skipped", "zero", "_clean", "_idle")
 
-    def _begin(self, make: Callable[..., torch.optim.Optimizer], device: str, *, scales: bool) -> None:
+    def _set_up(self, make: Callable[..., torch.optim.Optimizer], device: str, *, scales: bool) -> None:
         self._each = {p: make([p]) for p in self.parameters}
         self._scaled = scales
         self.scale = FIRST_SCALE if scales else 1.0
@@ -187,15 +190,15 @@ class ReleasedAdamW(AdamW):
         self._moved: list[tuple[nn.Parameter, bool, Tensor]] = []
 
     def step(self, loss: Tensor, clip: float | None = 1.0) -> None:
-        """Descend `loss` by one step, each tensor during the backward pass; see `AdamW.step`.
+        """Descend `loss` by one step, updating each tensor during the backward pass; see `AdamW.step`.
 
         Raises
         ------
         StageError
-            If no tensor's gradient was finite in `PATIENCE` steps in a row.
+            If no tensor had a finite gradient in `PATIENCE` consecutive steps.
         """
         interleave(loss)
-        # Hooks live for this pass alone: another optimiser may train the same tensors (IMMA does).
+        # Hooks are removed after this pass, as another optimiser may train the same tensors (in IMMA).
         move: Any = lambda p: self._move(p, clip)  # noqa: E731
         live: list[Any] = [p for p in self.parameters if p.requires_grad]
         hooks = [p.register_post_accumulate_grad_hook(move) for p in live]
@@ -207,30 +210,30 @@ class ReleasedAdamW(AdamW):
         self._settle()
 
     def backward(self, loss: Tensor) -> None:
-        """Take the gradient of a loss."""
+        """Compute the gradient of a loss."""
         torch.autograd.backward(loss * self.scale if self._scaled else loss)
 
     def update(self, clip: float | None = 1.0) -> None:
-        """Clip the gradient, move the parameters along it and drop it."""
+        """Clip the gradient, update the parameters and clear the gradient."""
         for p in self.parameters:
             if p.grad is not None:
                 self._move(p, clip)
         self._settle()
 
-    def set_rate(self, fraction: float) -> None:
-        """Take steps of this part of the rate from now on."""
+    def set_lr_factor(self, factor: float) -> None:
+        """Set the learning rate to `factor` times the initial one."""
         for optimiser in self._each.values():
             for group in optimiser.param_groups:
-                group["lr"] = self.lr * fraction
+                group["lr"] = self.lr * factor
 
-    def forget(self) -> None:
-        """Drop the moments and the norm, as a fresh optimiser would have none."""
+    def reset_moments(self) -> None:
+        """Clear the moments and the norm, as in a new optimiser."""
         self.norm = 0.0
         for optimiser in self._each.values():
             optimiser.state.clear()
 
-    def rest(self) -> tuple[dict[str, Tensor], Any]:
-        """Return the moments of the parameters that have some, the rate, the norm, the loss scale and the counts."""
+    def extra_state(self) -> tuple[dict[str, Tensor], Any]:
+        """Return the moments, the learning rate, the norm, the loss scale and the counts."""
         tensors: dict[str, Tensor] = {}
         numbers: dict[str, float] = {}
         for i, p in enumerate(self.parameters):
@@ -238,23 +241,23 @@ class ReleasedAdamW(AdamW):
             tensors |= {f"{i}.{name}": tensor for name, tensor in own.items()}
             numbers |= {f"{i}.{name}": count for name, count in counts.items()}
         rate = self._each[self.parameters[0]].param_groups[0]["lr"] / self.lr if self.lr else 1.0
-        kept = {name: getattr(self, name) for name in self._KEPT}
-        return tensors, {"rate": rate, "numbers": numbers, "kept": kept}
+        saved = {name: getattr(self, name) for name in self._SAVED}
+        return tensors, {"rate": rate, "numbers": numbers, "kept": saved}
 
-    def take(self, tensors: Mapping[str, Tensor], value: Any) -> None:
-        """Go on from what `rest` gave."""
+    def load_extra_state(self, tensors: Mapping[str, Tensor], value: Any) -> None:
+        """Restore what `extra_state` returned."""
         for i, p in enumerate(self.parameters):
             start = f"{i}."
             own = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
             counts = {n.removeprefix(start): c for n, c in value["numbers"].items() if n.startswith(start)}
             _restore(self._each[p], [p], own, counts)
-        self.set_rate(value["rate"])
+        self.set_lr_factor(value["rate"])
         for name, number in value["kept"].items():
             setattr(self, name, number)
 
     @torch.no_grad()
     def _move(self, p: nn.Parameter, clip: float | None) -> None:
-        """Move one tensor; nothing is read back, so that a GPU is not made to wait for each of them."""
+        """Update one tensor; nothing is copied to the CPU, which would synchronise the GPU for each tensor."""
         g = p.grad
         if g is None:
             return
@@ -264,7 +267,7 @@ class ReleasedAdamW(AdamW):
         elif self._scaled:
             g.div_(self.scale)
         optimiser = self._each[p]
-        # Copies of one tensor and its moments: what is not finite is known on the device alone, after the update.
+        # Whether the gradient is finite is known on the device only, so the update is undone there from copies.
         before = {name: t.clone() for name, t in _tensors(optimiser.state[p]).items()}
         values = p.clone()
         optimiser.step()
@@ -277,7 +280,7 @@ class ReleasedAdamW(AdamW):
         self._moved.append((p, not before, norm))
 
     def _settle(self) -> None:
-        """Read the norms of the step at once, correct the count of the skipped tensors and set the loss scale."""
+        """Read all norms of the step, undo the step count of skipped tensors and adjust the loss scale."""
         if not self._moved:
             return
         norms = torch.stack([norm for *_, norm in self._moved]).tolist()
@@ -293,7 +296,7 @@ class ReleasedAdamW(AdamW):
         self.norm = math.hypot(*whole) if whole else self.norm
         self.skipped, self.zero = len(norms) - len(whole), whole.count(0.0)
         loss_scale = {"loss_scale": self.scale} if self._scaled else {}
-        self._tell({"skipped": self.skipped, "zero": self.zero, **loss_scale})
+        self._log({"skipped": self.skipped, "zero": self.zero, **loss_scale})
         self._clean = 0 if self.skipped else self._clean + 1
         self._idle = 0 if whole else self._idle + 1
         if self._idle == PATIENCE:
@@ -307,18 +310,18 @@ class ReleasedAdamW(AdamW):
 
 
 def adamw(
-    parameters: Mapping[str, nn.Parameter], lr: float, weight_decay: float, numerics: Numerics, tell: Tell
+    parameters: Mapping[str, nn.Parameter], lr: float, weight_decay: float, numerics: Numerics, log: Log
 ) -> AdamW:
-    """Return AdamW in the form that a profile asks for."""
-    return (ReleasedAdamW if numerics.release_gradients else AdamW)(parameters, lr, weight_decay, numerics, tell)
+    """Return the AdamW variant of a profile."""
+    return (ReleasedAdamW if numerics.release_gradients else AdamW)(parameters, lr, weight_decay, numerics, log)
 
 
 def interleave(loss: Tensor) -> None:
-    """Let the backward passes of a sum of losses go layer by layer together, not one after another.
+    """Run the backward passes of a sum of losses layer by layer together, instead of one after the other.
 
-    Autograd runs the newest node first. With two passes through one network every tensor's gradient from the one would
-    then wait for the other's: a whole gradient in memory. Here nodes run by their distance from the sum, so that the
-    two parts of a tensor's gradient come one shortly after the other. The result is the same sum.
+    Autograd runs the most recent node first. With two forward passes through one network, the gradients of all tensors
+    from one pass would then be in memory until those from the other are computed. Here nodes are ordered by their
+    distance from the sum, so that the two parts of a tensor's gradient follow each other closely. The sum is the same.
     """
     root: Any = loss.grad_fn
     if root is None or not hasattr(root, "_set_sequence_nr") or not _is_sum(root):
@@ -329,7 +332,7 @@ def interleave(loss: Tensor) -> None:
             if child is not None:
                 children += [child] if child not in waiting else []
                 waiting[child] = waiting.get(child, 0) + 1
-    if any(IN_TURN in node.metadata for node in waiting if type(node).__name__ == "CatBackward0"):
+    if any(MICRO_BATCHES in node.metadata for node in waiting if type(node).__name__ == "CatBackward0"):
         return  # Micro-batches: their activations must not live together.
     level, ready = {root: 0}, [root]
     while ready:
@@ -341,13 +344,13 @@ def interleave(loss: Tensor) -> None:
                 ready += [child] if not waiting[child] else []
     last = max(level.values())
     for node, depth in level.items():
-        # Leaves keep the number that puts them before everything else.
+        # The sequence number of leaves already puts them first.
         if type(node).__name__ != "AccumulateGrad":
             node._set_sequence_nr(last - depth)
 
 
 def _is_sum(node: Any) -> bool:
-    """Whether more than one loss meets at a node, or at one behind factors and signs."""
+    """Whether a node adds several losses, itself or after multiplications by constants and signs."""
     while True:
         behind = [child for child, _ in node.next_functions if child is not None]
         if len(behind) != 1 or not type(node).__name__.startswith(("Mul", "Neg", "Rsub", "Sub", "Add")):
@@ -358,7 +361,7 @@ def _is_sum(node: Any) -> bool:
 def _state(
     optimiser: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Return an optimiser's tensors and plain numbers by the parameter's place and their own name."""
+    """Return an optimiser's state, tensors and numbers apart, by the parameter's index and the state's name."""
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, float] = {}
     for i, p in enumerate(parameters):
@@ -376,7 +379,7 @@ def _restore(
     tensors: Mapping[str, Tensor],
     numbers: Mapping[str, float],
 ) -> None:
-    """Give an optimiser what `_state` returned; the count of updates stays on the CPU, where torch keeps it."""
+    """Load what `_state` returned into an optimiser; the step count stays on the CPU, where torch has it."""
     optimiser.state.clear()
     for name, value in {**tensors, **numbers}.items():
         i, _, own = name.partition(".")
@@ -386,31 +389,31 @@ def _restore(
 
 
 def _no_gradient() -> StageError:
-    return StageError("error", f"no gradient was finite in {PATIENCE} steps in a row")
+    return StageError("error", f"no gradient was finite in {PATIENCE} consecutive steps")
 
 
 def _scales(numerics: Numerics) -> bool:
-    """Whether gradients pass through fp16, where small ones vanish unless the loss is scaled up."""
+    """Whether gradients are computed in fp16, where small ones underflow without loss scaling."""
     return numerics.device == "cuda" and dtype(numerics.frozen_dtype) is torch.float16
 
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the moments of a tensor: all that an update changes but the count of updates."""
+    """Return the moments in a tensor's optimiser state, without the step count and quantisation maps."""
     return {n: t for n, t in state.items() if isinstance(t, Tensor) and n != "step" and not n.startswith("qmap")}
 
 
 def _maker(numerics: Numerics) -> Callable[..., torch.optim.Optimizer]:
-    """Return what makes the optimiser of a profile's precision.
+    """Return the optimiser class for a profile's `optimiser_state`.
 
     `8bit` is AdamW with block-wise quantised moments (Dettmers et al. 2022, sec. 2): blocks of 256 values, dynamic
     quantisation, fp32 arithmetic; tensors below 4,096 values keep fp32 moments.
     """
     if numerics.optimiser_state in ("float32", "fp32"):
-        # One tensor has nothing to go with: the loop is then the same and takes less memory.
+        # With one tensor per optimiser, foreach has no advantage and takes more memory.
         return lambda p, **options: torch.optim.AdamW(p, foreach=not numerics.release_gradients, **options)
     if numerics.optimiser_state != "8bit":
         known = "float32 or 8bit"
-        raise StageError("error", f"profile: optimiser_state: {numerics.optimiser_state!r} is not offered; {known}")
+        raise StageError("error", f"profile: optimiser_state: {numerics.optimiser_state!r} is not supported; {known}")
     if importlib.util.find_spec("bitsandbytes") is None:
         how = "pip install 'immunebench[low-memory]'"
         raise StageError("error", f"profile: optimiser_state: 8bit needs bitsandbytes: {how}")
@@ -419,9 +422,9 @@ def _maker(numerics: Numerics) -> Callable[..., torch.optim.Optimizer]:
 
 @functools.cache
 def _eight_bit() -> Callable[..., torch.optim.Optimizer]:
-    """Return bitsandbytes' AdamW without its wait for the device after each tensor: 686 in a backward pass of SD 1.4.
+    """Return bitsandbytes' AdamW without its device synchronisation after each tensor (686 per step for SD 1.4).
 
-    Its kernels go to the stream that torch's go to, one after another; the arithmetic is the same.
+    Its kernels run in order on torch's stream anyway; the arithmetic is the same.
     """
     import bitsandbytes
 

@@ -1,4 +1,4 @@
-"""Seeds, precision policy and memory guard. Imports no torch until it is asked to."""
+"""Seeds, precision policy and memory limit; torch is imported only where needed."""
 
 from __future__ import annotations
 
@@ -40,42 +40,42 @@ def derive_seed(*parts: object) -> int:
 
 
 def dtype(name: str) -> torch.dtype:
-    """Translate a profile's word (`float16` or `fp16`, ...) into a torch dtype.
+    """Return the torch dtype of a name in a profile (`float16` or `fp16`, ...).
 
     Raises
     ------
     StageError
-        If the word is unknown.
+        If the name is unknown.
     """
     import torch
 
-    words = {
+    dtypes = {
         "float32": torch.float32, "fp32": torch.float32,
         "float16": torch.float16, "fp16": torch.float16,
         "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
     }  # fmt: skip
-    if name not in words:
-        raise StageError("error", f"profile: unknown dtype {name!r}; one of {', '.join(sorted(words))}")
-    return words[name]
+    if name not in dtypes:
+        raise StageError("error", f"profile: unknown dtype {name!r}; one of {', '.join(sorted(dtypes))}")
+    return dtypes[name]
 
 
 def prepare_process(numerics: Numerics) -> None:
-    """Fix the threads and the kernels that the profile promises.
+    """Set the number of threads and select deterministic kernels, as the profile requires.
 
     Raises
     ------
     StageError
-        If the profile computes in bfloat16 and the card, or the card that it stands in for, has none.
+        If the profile computes in bfloat16 and the GPU, or the GPU that it emulates, does not support it.
     """
-    # Read once, when the first handle of cuBLAS is made.
+    # cuBLAS reads this once, when its first handle is created.
     if numerics.device == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # The engine reports its own progress; loading bars would tear its lines.
+    logging.disable_progress_bar()  # It would break the lines of our own progress report.
     torch.set_num_threads(numerics.threads)
-    # Flash attention and cuDNN's need Ampere; a newer card that stands in for an older one must not use them either.
+    # Flash attention and cuDNN attention need Ampere; a newer GPU that emulates an older one must not use them either.
     torch.backends.cuda.enable_flash_sdp(not lacks_ampere(numerics.compute_capability))
     torch.backends.cuda.enable_cudnn_sdp(not lacks_ampere(numerics.compute_capability))
     _check_bfloat16(numerics)
@@ -83,7 +83,7 @@ def prepare_process(numerics: Numerics) -> None:
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
         torch.use_deterministic_algorithms(True, warn_only=True)
-        # Fresh memory is never read here; filling it costs one more kernel for each tensor.
+        # Uninitialised memory is never read here, and filling it takes an additional kernel for each tensor.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
@@ -91,17 +91,17 @@ def prepare_process(numerics: Numerics) -> None:
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Let the block run deterministic kernels alone, in a process that `prepare_process` asked for them on CUDA.
+    """Require deterministic kernels inside the block, if `prepare_process` selected them on CUDA.
 
-    Outside, an operation that has none only warns: the gradient to a picture may pass a bilinear enlargement or a
-    reflecting border. But under a warning the backward pass of attention takes its faster kernel, which adds in
-    any order, and two trainings differ.
+    Outside the block, an operation without a deterministic kernel only warns, because gradients with respect to
+    pictures may pass through bilinear upsampling or reflection padding. In that mode, however, the backward pass of
+    attention uses its faster kernel with an undefined order of summation, and two training runs differ.
 
     Raises
     ------
     RuntimeError
-        Within the block, of an operation without a deterministic kernel. The networks of a base have none:
-        convolutions, matrix products, attention, norms, enlargement to the nearest pixel, embeddings, indexing by rows.
+        For an operation without a deterministic kernel inside the block. The networks of a base have no such operation:
+        they use convolutions, matrix products, attention, norms, nearest-neighbour upsampling, embeddings and indexing.
     """
     import torch
 
@@ -116,7 +116,7 @@ def deterministic() -> Iterator[None]:
 
 
 def _check_bfloat16(numerics: Numerics) -> None:
-    """Refuse bfloat16 where a card only emulates it, or stands in for one that does."""
+    """Refuse bfloat16 on a GPU without hardware support for it, or that emulates such a GPU."""
     import torch
 
     fields = ("frozen_dtype", "trained_dtype", "vae_dtype")
@@ -124,7 +124,7 @@ def _check_bfloat16(numerics: Numerics) -> None:
     if numerics.device != "cuda" or not asked:
         return
     if numerics.compute_capability and lacks_ampere(numerics.compute_capability):
-        card = f"a card of compute capability {numerics.compute_capability}"
+        card = f"a GPU of compute capability {numerics.compute_capability}"
     elif not torch.cuda.is_bf16_supported(including_emulation=False):
         card = torch.cuda.get_device_name()
     else:
@@ -134,14 +134,14 @@ def _check_bfloat16(numerics: Numerics) -> None:
 
 @dataclass(slots=True)
 class MemoryReport:
-    """Peaks of a guarded stage, in GiB; `reserved` is the allocator's, 0 on a CPU."""
+    """Peak memory of a stage in GiB; `reserved` is that of torch's CUDA allocator, 0 on a CPU."""
 
     cap: float
     reserved: float = 0.0
     process: float = 0.0
 
     def as_dict(self) -> dict[str, float]:
-        """Return the figures rounded to 1 MiB, as the stage's manifest keeps them."""
+        """Return the values rounded to 1 MiB, as in the stage's manifest."""
         return {
             "memory_cap_gib": self.cap,
             "peak_reserved_gib": round(self.reserved, 3),
@@ -149,18 +149,18 @@ class MemoryReport:
         }
 
     def add(self, earlier: Spent) -> None:
-        """Count the peaks of attempts that this one goes on from: the cap holds for all of a stage."""
+        """Include the peaks of the attempts that this one resumes: the cap applies to the whole stage."""
         self.reserved = max(self.reserved, earlier.peak_reserved_gib)
         self.process = max(self.process, earlier.peak_process_gib)
 
 
 @contextmanager
 def memory_guard(numerics: Numerics) -> Iterator[MemoryReport]:
-    """Hold a stage to the profile's memory cap and measure what it took.
+    """Enforce the profile's memory cap on a stage and measure its peak memory.
 
-    On CUDA the caching allocator is limited to the cap, so a larger GPU stands in for a smaller one;
-    the allocator counts no CUDA context, so its reserved peak is checked against the cap as well.
-    On a CPU nothing can be withheld, and the peak of the process is judged when the stage is done.
+    On CUDA the caching allocator is limited to the cap, so that a larger GPU emulates a smaller one. The limit does not
+    include the CUDA context, so the reserved peak is compared with the cap as well. On a CPU memory cannot be limited,
+    and the peak of the process is compared with the cap at the end of the stage.
 
     Yields
     ------
@@ -170,8 +170,8 @@ def memory_guard(numerics: Numerics) -> Iterator[MemoryReport]:
     Raises
     ------
     StageError
-        Kind `oom` if an allocation failed, `over_memory` if the peak passed the cap unhindered;
-        the message names both figures.
+        Kind `oom` if an allocation failed, `over_memory` if the peak exceeded the cap without a failure; the message
+        has both peaks.
     """
     report = MemoryReport(numerics.memory_gib)
     on_gpu = numerics.device == "cuda"
@@ -199,14 +199,14 @@ def memory_guard(numerics: Numerics) -> Iterator[MemoryReport]:
     if out_of_memory:
         raise StageError("oom", f"out of memory under a cap of {report.cap:g} GiB: {figures}")
     if (report.reserved if on_gpu else report.process) > report.cap:
-        raise StageError("over_memory", f"memory passed the cap of {report.cap:g} GiB: {figures}")
+        raise StageError("over_memory", f"memory exceeded the cap of {report.cap:g} GiB: {figures}")
 
 
 @contextmanager
 def training(
     parameters: Mapping[str, nn.Parameter],
 ) -> Iterator[None]:
-    """Switch gradients on for these parameters only while the block runs, and let it repeat to the byte."""
+    """Enable gradients for these parameters inside the block, with deterministic kernels."""
     chosen = list(parameters.values())
     for parameter in chosen:
         parameter.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""Drawing pictures: samplers, classifier-free guidance, and batches that keep pictures independent of each other."""
+"""Sampling: schedulers, classifier-free guidance, and batches in which pictures do not depend on each other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SAMPLERS = {
 
 
 class Model(Protocol):
-    """What sampling needs of a model, see `LatentDiffusion`."""
+    """The part of `LatentDiffusion` that sampling needs."""
 
     numerics: Numerics
     device: torch.device
@@ -45,7 +45,7 @@ def make_sampler(name: str, schedule: Mapping[str, Any]) -> Any:
     Raises
     ------
     StageError
-        The profile's sampler is none of `SAMPLERS`.
+        The sampler is not one of `SAMPLERS`.
     """
     import diffusers
 
@@ -67,10 +67,10 @@ def draw(
     progress: Callable[[int], None],
     start: int = 0,
 ) -> Pictures:
-    """Draw a picture for each prompt, from what `begin` gives for the rows of a batch, from sampler step `start` on.
+    """Sample one picture per prompt from the latents that `begin` returns for a batch's rows, from step `start` on.
 
-    Batches have the profile's size always, the last one filled up with repeats, so that neither the number of prompts
-    nor their order reaches a picture through the kernels that a batch size selects.
+    All batches have the profile's size, the last one padded with repeats: kernels are selected by batch size, and
+    otherwise a picture could depend on the number and order of the prompts.
     """
     size = model.numerics.batch
     wanted = len(prompts)
@@ -98,7 +98,7 @@ def denoise(
     start: int = 0,
     stop: int | None = None,
 ) -> Tensor:
-    """Take the sampler's steps from `start` to `stop` under classifier-free guidance (Ho and Salimans 2022, eq. 6)."""
+    """Take the sampling steps from `start` to `stop` with classifier-free guidance (Ho and Salimans 2022, eq. 6)."""
     scheduler = make_sampler(model.numerics.sampler, model.schedule)
     scheduler.set_timesteps(steps)
     if start and hasattr(scheduler, "set_begin_index"):

@@ -1,4 +1,4 @@
-"""Models of a declared architecture with random weights: memory and speed do not depend on the values of weights."""
+"""Models of a declared architecture with random weights, to measure memory and speed, which do not depend on them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def weights_gib(shape: Shape, numerics: Numerics) -> float:
-    """Return what the weights alone take under a profile's precision policy, in GiB; nothing is allocated."""
+    """Return the memory of the weights alone under a profile's precision policy, in GiB; nothing is allocated."""
     import torch
 
     with torch.device("meta"):
@@ -24,24 +24,24 @@ def weights_gib(shape: Shape, numerics: Numerics) -> float:
     return base_folder.weights_gib(counts, numerics.frozen_dtype, numerics.vae_dtype)
 
 
-def static_gib(shape: Shape, numerics: Numerics, trained: Sequence[Sequence[str]], kept: Sequence[str] = ()) -> float:
-    """Say by arithmetic what a training step holds whatever its batch, in GiB: no measurement, and no activations.
+def static_gib(shape: Shape, numerics: Numerics, trained: Sequence[Sequence[str]], copied: Sequence[str] = ()) -> float:
+    """Compute the memory of a training step that does not depend on the batch, in GiB, without activations.
 
     Parameters
     ----------
     shape : Shape
     numerics : Numerics
     trained : sequence of sequence of str
-        For each optimiser, parts of the names of the UNet's tensors that it trains; an empty string is in all names.
-    kept : sequence of str
-        Parts of the names of the tensors of which a copy is kept, in the trained dtype.
+        For each optimiser, substrings of the names of the UNet's tensors that it trains; an empty string matches all.
+    copied : sequence of str
+        Substrings of the names of the tensors of which a copy is held, in the trained dtype.
 
     Returns
     -------
     float
-        Weights on the device, two moments a trained value for each optimiser, and the gradient of the largest set
-        unless it is released. Eight-bit moments have a scale of four bytes for each 256 values; that tensors below
-        4,096 values keep fp32 moments is left out (less than 0.01 GiB on Stable Diffusion).
+        Weights on the device, two moments per trained value for each optimiser, and the gradient of the largest set
+        unless it is released. Eight-bit moments have a scale of four bytes per 256 values; the fp32 moments of tensors
+        below 4,096 values are neglected (less than 0.01 GiB for Stable Diffusion).
     """
     import torch
 
@@ -59,7 +59,7 @@ def static_gib(shape: Shape, numerics: Numerics, trained: Sequence[Sequence[str]
     moment = 1 + 4 / 256 if numerics.optimiser_state == "8bit" else 4
     sets = [count(*needles) for needles in trained]
     moved = count(*(needle for needles in trained for needle in needles))
-    size = frozen * (sum(own.values()) - moved) + value * (moved + count(*kept)) + 2 * moment * sum(sets)
+    size = frozen * (sum(own.values()) - moved) + value * (moved + count(*copied)) + 2 * moment * sum(sets)
     size += 0 if numerics.release_gradients else value * max(sets)
     if not numerics.offload:
         dtypes = {n: numerics.vae_dtype if n == "vae" else numerics.frozen_dtype for n in parts if n != "unet"}
@@ -68,7 +68,7 @@ def static_gib(shape: Shape, numerics: Numerics, trained: Sequence[Sequence[str]
 
 
 def build(shape: Shape, numerics: Numerics, seed: int = 0) -> LatentDiffusion:
-    """Return a model of a shape with random weights, each network made on the profile's device in its dtype."""
+    """Return a model of a shape with random weights, on the profile's device and in its dtypes."""
     import torch
 
     from immunebench.model.diffusion import LatentDiffusion
@@ -82,12 +82,12 @@ def build(shape: Shape, numerics: Numerics, seed: int = 0) -> LatentDiffusion:
             torch.nn.Module.to(network, dtype(numerics.vae_dtype if name == "vae" else numerics.frozen_dtype))
             network.to_empty(device=numerics.device)
             _fill(network)
-    beside = {} if shape.text_2 is None else {"tokenizer_2": tokenizer(SECOND_PAD)}
-    return LatentDiffusion(**parts, **beside, tokenizer=tokenizer(), schedule=SCHEDULE, numerics=numerics)
+    second = {} if shape.text_2 is None else {"tokenizer_2": tokenizer(SECOND_PAD)}
+    return LatentDiffusion(**parts, **second, tokenizer=tokenizer(), schedule=SCHEDULE, numerics=numerics)
 
 
 def _fill(network: Any) -> None:
-    """Draw weights that keep activations in half precision's range: 1 / sqrt(fan in), norms at one, biases at zero."""
+    """Initialise weights so that activations fit half precision: std 1 / sqrt(fan in), norms at 1, biases at 0."""
     import torch
     from torch import nn
 

@@ -1,4 +1,4 @@
-"""A UNet's own parameters by name: selections of them, and released weights held against them."""
+"""Selecting a UNet's parameters by name, and checking released weights against them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def select(unet: nn.Module, which: str) -> dict[str, nn.Parameter]:
     if which == "all":
         return own
     if which == "no-cross-attention":
-        # ESD-u leaves alone what reads the prompt (Gandikota et al. 2023): in Stable Diffusion XL
-        # add_embedding does too, for it takes the pooled text. The authors' code for it does the same.
+        # ESD-u does not train what depends on the prompt (Gandikota et al. 2023). In Stable Diffusion XL this includes
+        # add_embedding, which takes the pooled text embedding; the authors' code also excludes it.
         left = (".attn2.", "conv_out.", "conv_norm_out.", "time_embedding.", "add_embedding.")
         return {name: p for name, p in own.items() if not any(x in name for x in left)}
     needle = ".attn" if which == "attention" else ".attn2."

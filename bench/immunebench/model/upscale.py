@@ -1,4 +1,4 @@
-"""The Stable Diffusion x4 upscaler, from its diffusers folder among the fetched weights."""
+"""The Stable Diffusion x4 upscaler, loaded from its diffusers folder among the downloaded weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FOLDER = "stable-diffusion-x4-upscaler"
 
 
 class DiffusionUpscaler:
-    """Enlarges pictures four times, one after another, each from its own seed.
+    """Upscales pictures by a factor of four, one after another, each with its own seed.
 
     Parameters
     ----------
@@ -38,12 +38,12 @@ class DiffusionUpscaler:
         noise_level: int,
         steps: int,
     ) -> NDArray[np.uint8]:
-        """Pictures uint8 (n, 4 h, 4 w, 3) of pictures uint8 (n, h, w, 3), asked for by their captions.
+        """Upscale pictures uint8 (n, h, w, 3), conditioned on their captions, to uint8 (n, 4 h, 4 w, 3).
 
         Parameters
         ----------
         noise_level
-            How much noise the network is told to take from the pictures, and is given with them, 0 to 350.
+            Level of the noise added to the input pictures, on which the network is also conditioned, 0 to 350.
         steps
             Denoising steps.
         """
@@ -63,7 +63,7 @@ def load(numerics: Numerics) -> DiffusionUpscaler:
     Raises
     ------
     UsageError
-        Its folder is not among the fetched weights.
+        Its folder is missing among the downloaded weights.
     """
     from diffusers import StableDiffusionUpscalePipeline
 
@@ -72,7 +72,7 @@ def load(numerics: Numerics) -> DiffusionUpscaler:
         local_files_only=True, use_safetensors=True,
     ).to(numerics.device)  # fmt: skip
     pipeline.set_progress_bar_config(disable=True)
-    # A 512 px picture becomes 2048 px: whole attention maps and the whole decoder do not fit a small GPU.
+    # 512 px pictures become 2048 px: without slicing and tiling, attention and decoder do not fit a small GPU.
     pipeline.enable_attention_slicing()
     pipeline.vae.enable_tiling()
     return DiffusionUpscaler(pipeline)

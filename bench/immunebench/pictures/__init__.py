@@ -1,1 +1,1 @@
-"""Turns folders, data sets and submitted files into pictures with captions."""
+"""Reads pictures with captions from folders, data sets and submitted files."""

@@ -1,4 +1,4 @@
-"""Reads the pictures of an artefact: files that a closed tool made of a task's published pictures."""
+"""Reads the pictures of an artefact: files that a closed tool made from a task's published pictures."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from immunebench.core.types import Pictures, StageError
-from immunebench.pictures.intake import decode
+from immunebench.pictures.intake import decode, picture_size
 
 
 def cloaked(entry: str, folder: Path, rows: Sequence[Mapping[str, Any]], published: Pictures) -> Pictures:
-    """Read the pictures of a task, each held against the published one that it was made from.
+    """Read the pictures of a task and check each against the published one that it was made from.
 
     Parameters
     ----------
@@ -49,7 +49,12 @@ def cloaked(entry: str, folder: Path, rows: Sequence[Mapping[str, Any]], publish
         if digest(clean) != row["clean"]:
             reason = f"was made from another picture than published picture {row['index']} of the task"
             raise StageError("error", f"{where} {reason}; export the published pictures anew")
-        pixels = _read(folder / row["file"], row["sha256"], where)
+        data = _read(folder / row["file"], row["sha256"], where)
+        # Compared before it is decoded: a small file may hold a picture of gigabytes.
+        width, height = picture_size(data, where, ("PNG",))
+        if (height, width) != clean.shape[:2]:
+            raise StageError("error", f"{where} is {width} x {height}, its clean picture {size(clean)}")
+        pixels = decode(data, where, formats=("PNG",))
         if pixels.shape != clean.shape:
             raise StageError("error", f"{where} is {size(pixels)}, its clean picture {size(clean)}")
         stack.append(pixels)
@@ -66,9 +71,9 @@ def digest(pixels: NDArray[np.uint8]) -> str:
     return hashlib.sha256(pixels.tobytes()).hexdigest()
 
 
-def _read(file: Path, sha256: str, where: str) -> NDArray[np.uint8]:
+def _read(file: Path, sha256: str, where: str) -> bytes:
     data = b"" if file.is_symlink() else file.read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:
-        # No UsageError: the next run plans anew, and says what is wrong if it still is.
+        # An OSError, so that the next run tries again: it plans again and reports the file if it is still wrong.
         raise OSError(f"{where}: changed after the run was planned; start it again")
-    return decode(data, where, formats=("PNG",))
+    return data

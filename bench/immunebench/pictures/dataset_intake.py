@@ -1,7 +1,7 @@
-"""Gets the pictures that a task names by reference: from GitHub, from a hub's data set, or from a folder of the user's.
+"""Fetches the pictures that a task refers to: from GitHub, from a hub's data set, or from a folder of the user.
 
-What comes in is bytes until `immunebench.pictures.intake` has decoded it; a table's rows are read as Parquet and
-nothing else (`immunebench.pictures.dataset_rows`), so that no pickle and no script of a data set is ever run.
+Pictures are handled as bytes until `immunebench.pictures.intake` decodes them, and tables are read as Parquet only
+(`immunebench.pictures.dataset_rows`), so that no pickle and no script of a data set is ever run.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from filelock import FileLock
 from immunebench.bases import base_folder
 from immunebench.catalog.entry import sha256
 from immunebench.core.errors import UsageError
+from immunebench.core.home import expanded, require_cache
 from immunebench.declared.task import Task, TaskDataset
 from immunebench.pictures.dataset_rows import MAX_BYTES, Source, rows
 from immunebench.pictures.dataset_source import LOCK, Lock, LockedPicture, home, places, read_lock, reference
@@ -35,24 +36,24 @@ Say = Callable[[str], None]
 
 #: Where GitHub serves a file of a commit.
 RAW = "https://raw.githubusercontent.com"
-#: Longest that a connection may say nothing, in seconds.
+#: Timeout of a connection, in seconds.
 _PATIENCE = 60
 
 
 def fetch(task: Task, catalog: Catalog, *, accept_terms: bool = False, say: Say = print) -> Path:
-    """Download a task's pictures and keep them as squares, with a lock.
+    """Download a task's pictures and store them as squares, with a lock.
 
-    Pictures that are there already are held against their lock: a download that brings others changes nothing.
+    Pictures that are there already are compared with their lock: a download of other pictures changes nothing.
 
     Parameters
     ----------
     task : Task
     catalog : Catalog
-        Says which size the task's base draws.
+        Knows the size that the task's base draws.
     accept_terms : bool
         The user read and accepted the terms of the data set, where it has some.
     say : callable
-        Told what is done.
+        Receives a line for the user about each step.
 
     Returns
     -------
@@ -62,8 +63,8 @@ def fetch(task: Task, catalog: Catalog, *, accept_terms: bool = False, say: Say 
     Raises
     ------
     UsageError
-        The task has no data set or its terms were not accepted; a picture could not be had, cannot be used, or is
-        another than the lock or the task says. Nothing was changed.
+        The task has no data set or its terms were not accepted; a picture could not be fetched, cannot be used, or
+        differs from the lock or the task. Nothing was changed.
     """
     dataset = check(task, catalog, accept_terms=accept_terms)
     say(f"{task.id}: about {dataset.size_mb:g} MB ({dataset.licence}) from {dataset.repo} at {dataset.revision[:12]}")
@@ -75,11 +76,11 @@ def fetch(task: Task, catalog: Catalog, *, accept_terms: bool = False, say: Say 
 
 
 def add(task: Task, catalog: Catalog, folder: Path, *, accept_terms: bool = False, say: Say = print) -> Path:
-    """Take a task's pictures from a folder that the user has.
+    """Read a task's pictures from a folder of the user.
 
-    For files of GitHub it is a checkout, or a folder with the same names, which must be called as there unless the task
-    states the pictures' digests; for a hub's data set a copy of its Parquet
-    files, or a folder with the pictures alone, in the order of their names.
+    For files of GitHub that is a checkout, or a folder with files of the same names, which must have the same name
+    itself unless the task states the pictures' digests. For a hub's data set it is a copy of its Parquet files, or a
+    folder with the pictures alone, in the order of their names.
 
     Parameters
     ----------
@@ -100,7 +101,7 @@ def add(task: Task, catalog: Catalog, folder: Path, *, accept_terms: bool = Fals
     from immunebench.pictures.intake import SUFFIXES
 
     dataset = check(task, catalog, accept_terms=accept_terms)
-    folder = folder.expanduser().absolute()
+    folder = expanded(folder)
     if not folder.is_dir():
         raise UsageError("no such folder", file=folder)
     needed = sum(task.pictures.sizes.values())
@@ -116,7 +117,7 @@ def add(task: Task, catalog: Catalog, folder: Path, *, accept_terms: bool = Fals
 
 
 def check(task: Task, catalog: Catalog, *, accept_terms: bool = False) -> TaskDataset:
-    """Return what a task says of its pictures, if they may and can be taken.
+    """Return a task's data set, if its pictures can be fetched and its terms allow it.
 
     Parameters
     ----------
@@ -126,8 +127,8 @@ def check(task: Task, catalog: Catalog, *, accept_terms: bool = False) -> TaskDa
     Raises
     ------
     UsageError
-        The task has no data set, its terms were not accepted, nobody knows how large a picture its base draws, or its
-        lock is damaged.
+        The task has no data set, its terms were not accepted, the size that its base draws is not known, or its lock
+        is damaged.
     """
     if task.dataset is None:
         known = [name for name, other in catalog.tasks.items() if other.dataset is not None]
@@ -143,10 +144,10 @@ def check(task: Task, catalog: Catalog, *, accept_terms: bool = False) -> TaskDa
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows a host elsewhere as long as that is asked in the same way, which is an encrypted one."""
+    """Follows redirects to encrypted addresses only."""
 
     def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
-        """Refuse before anything is sent there."""
+        """Refuse an address that is not encrypted, before anything is sent there."""
         if urlsplit(newurl).scheme != urlsplit(RAW).scheme:
             raise UsageError("leads to an address that is not encrypted:", file=req.full_url, value=newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
@@ -171,8 +172,8 @@ def _download(dataset: TaskDataset, file: str) -> bytes:
 def _named(dataset: TaskDataset, folder: Path) -> list[Source]:
     """Return files of a repository from a folder that holds all of them, by their paths or the ends of their paths.
 
-    Where the task states no digests nothing but names tells one subject of a data set from another, whose pictures are
-    called the same: the folder must be called what the files' common one is, unless it holds that.
+    Subjects of a data set have pictures of the same names. Where the task states no digests, the folder must therefore
+    have the name of the files' common folder, or contain that folder.
     """
     files = dataset.files
     common = os.path.commonpath([os.path.dirname(file) for file in files])
@@ -219,17 +220,18 @@ def _read(folder: Path, name: str) -> bytes:
 
 
 def _keep(task: Task, dataset: TaskDataset, catalog: Catalog, sources: Sequence[Source], say: Say) -> Path:
-    """Turn pictures into squares and put them, with their lock, in the place of what was there."""
+    """Turn pictures into squares and replace the stored ones by them, with their lock."""
     for source, expected in zip(sources, dataset.sha256, strict=False):
         if source.digest != expected:
             raise UsageError(f"has the SHA-256 {source.digest[:12]}..., not the task's", file=source.name,
                              field="dataset.sha256", value=expected)  # fmt: skip
     side = _side(task, catalog)
     squares = _squares(task, sources, side)
+    require_cache("IMMUNEBENCH_DATA", "data")
     target, origin = home(task.id), reference(task, dataset)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Two fetches of a task write one after the other, and the second is held against what the first locked.
+        # Two fetches of a task write one after the other; the second is compared with the lock of the first.
         with FileLock(target.with_name(f".{task.id}.lock")):
             _recover(target)
             before = read_lock(task)
@@ -254,7 +256,7 @@ def _write(
     squares: Sequence[Square],
     lock: Callable[[tuple[LockedPicture, ...]], Lock],
 ) -> None:
-    """Write squares and lock beside the target, then put them in its place; the caller holds the task's lock."""
+    """Write squares and lock into a temporary folder, then rename it; the caller holds the task's lock."""
     from PIL import Image
 
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
@@ -322,7 +324,7 @@ def _check_lock(task: Task, lock: Lock, sources: Sequence[Source]) -> None:
 def _side(task: Task, catalog: Catalog) -> int:
     """Return the side of what the task's base draws: from its settings or, where it is not there yet, its shape."""
     spec = catalog.models.bases[task.base]
-    if spec.path is not None or base_folder.there(task.base, spec, catalog.models_path):
+    if spec.path is not None or base_folder.is_available(task.base, spec, catalog.models_path):
         side = base_folder.side(catalog.base_folder(task.base))
         if side is not None:
             return side

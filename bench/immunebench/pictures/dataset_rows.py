@@ -1,7 +1,7 @@
 """Reads the pictures of a data set's rows: Parquet files of a hub's repository at its commit, or of one folder.
 
-The library `datasets` finds the files and their columns. Which files it found is then held against where they may lie:
-what a data set's own card says of them is words of whoever wrote it, and could lead to any file or address.
+The library `datasets` finds the files and their columns. The places of these files are then checked, since the card of
+a data set may name any file or address.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from immunebench.bases.hub import why_not
+from immunebench.bases.hub import failure_reason
 from immunebench.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
-#: Of one picture file; the largest of the data sets that tasks name have a tenth of it.
+#: Largest picture file; those of the data sets that tasks name have a tenth of it at most.
 MAX_BYTES = 50_000_000
-#: More than the size that a task says of its data set is read, for other columns lie between; this is too much.
+#: How many times the size that a task states for its data set may be read, since other columns are read as well.
 _TIMES = 10
-#: Rows unpacked at once: one repeated cell is small in a file and not in memory.
+#: Rows unpacked at once: a repeated value is small in a file and large in memory.
 _AT_ONCE = 8
 _PARQUET = "datasets.packaged_modules.parquet."
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A picture file as it came: what it is called where it came from, and its bytes."""
+    """A picture file as it was fetched: its name at its source, and its bytes."""
 
     name: str
     data: bytes
@@ -47,7 +47,7 @@ class Source:
 def rows(dataset: TaskDataset, needed: int, folder: Path | None = None) -> list[Source]:
     """Return the first rows of a data set that have the values asked for, in its own order.
 
-    It is read from its beginning and no further than needed, and the library keeps no copy of it.
+    It is read from its beginning and no further than needed; the library stores no copy of it.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def rows(dataset: TaskDataset, needed: int, folder: Path | None = None) -> list[
     except UsageError:
         raise
     except Exception as error:  # whatever stops the library, the user needs one line
-        raise UsageError(f"could not be read: {why_not(error)}", file=where) from error
+        raise UsageError(f"could not be read: {failure_reason(error)}", file=where) from error
     if len(found) < needed:
         asked = ", ".join(f"{name} = {value!r}" for name, value in dataset.where.items()) or "no condition"
         message = f"holds {len(found)} pictures ({asked}), the splits take {needed}"
@@ -133,7 +133,7 @@ def _chosen(stream: Any, files: Sequence[str], dataset: TaskDataset, where: str,
 
 
 def _bounded(stream: Iterable[Row], files: Sequence[str], size_mb: float, where: str) -> Iterator[Row]:
-    """Yield the rows of files, as long as what must be unpacked for them is of the size that the task says.
+    """Yield the rows of files, as long as the unpacked data stay near the size that the task states.
 
     A group of rows is looked up before it is read: it is in memory as a whole.
     """
@@ -141,7 +141,7 @@ def _bounded(stream: Iterable[Row], files: Sequence[str], size_mb: float, where:
     for count, size in _groups(files):
         left -= size
         if left < 0:
-            message = f"takes more than {_TIMES} times the MB that the task says, counted unpacked:"
+            message = f"takes more than {_TIMES} times the MB that the task states, counted unpacked:"
             raise UsageError(message, file=where, field="dataset.size_mb", value=size_mb)
         yield from islice(rows, count)
 

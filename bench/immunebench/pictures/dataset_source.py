@@ -1,14 +1,13 @@
 """The picture source ``dataset``: squares of pictures that a task names by reference, fetched beforehand.
 
-A task's table ``[dataset]`` says where its pictures are published. `immunebench.pictures.dataset_intake` brings them
-into one folder a task, with a lock: a JSON file that holds the SHA-256 of every picture as it came and as a square.
+A task's table ``[dataset]`` names where its pictures are published. `immunebench.pictures.dataset_intake` stores them
+in one folder a task, with a lock: a JSON file with the SHA-256 of every picture as it was fetched and as a square.
 Nothing is fetched here, and nothing outside that folder is read.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -18,6 +17,7 @@ from pydantic import Field, JsonValue, ValidationError
 from immunebench.bases import base_folder
 from immunebench.catalog.entry import sha256
 from immunebench.core.errors import UsageError
+from immunebench.core.home import cache
 from immunebench.core.wording import CONTENT
 from immunebench.declared.schema import Model, PictureFile, Sha256
 from immunebench.declared.task import SPLITS, Split, Task
@@ -68,24 +68,23 @@ class Lock(Model):
 
 
 def home(task: str) -> Path:
-    """Return where a task's pictures are kept: in ``$IMMUNEBENCH_DATA`` or ``~/.cache/immunebench/data``."""
-    root = os.environ.get("IMMUNEBENCH_DATA") or Path.home() / ".cache" / "immunebench" / "data"
-    return Path(root).expanduser().absolute() / task
+    """Return the folder of a task's pictures: in ``$IMMUNEBENCH_DATA`` or ``~/.cache/immunebench/data``."""
+    return cache("IMMUNEBENCH_DATA", "data") / task
 
 
 def reference(task: Task, dataset: TaskDataset) -> dict[str, JsonValue]:
-    """Return what decides which picture is in which split; a lock of another reference is no longer the task's."""
+    """Return everything that determines the splits; a lock with another reference is outdated."""
     where = {"host", "repo", "revision", "files", "config", "split", "image", "where", "sha256"}
     return {**dataset.model_dump(mode="json", include=where), "pictures": dict(task.pictures.sizes)}
 
 
 def _is_own(task: Task, lock: Lock) -> bool:
-    """Say whether a lock is of what the task names now."""
+    """Return whether a lock belongs to the data set that the task names now."""
     return task.dataset is not None and lock.reference == reference(task, task.dataset)
 
 
 def places(task: Task) -> list[tuple[Split, str]]:
-    """Return split and file of each of a task's pictures, in the order in which they are dealt."""
+    """Return split and file of each of a task's pictures, in the order in which they are assigned."""
     return [(split, f"{number:03d}.png") for split in SPLITS for number in range(task.pictures.sizes[split])]
 
 
@@ -107,18 +106,18 @@ def read_lock(task: Task) -> Lock | None:
         raise UsageError(f"cannot be read: {error.strerror}", file=file) from error
     except ValidationError as error:
         raise UsageError(damaged, file=file) from error
-    # A lock of what the task named before may deal them otherwise.
+    # A lock of an earlier data set of the task may have other splits.
     if _is_own(task, lock) and [(picture.split, picture.file) for picture in lock.pictures] != places(task):
         raise UsageError(damaged, file=file)
     return lock
 
 
 def state(task: Task) -> State:
-    """Say whether a task's pictures are there, and whether they are those that the task names now."""
+    """Return whether a task's pictures are there, and whether they are those that the task names now."""
     try:
         lock = read_lock(task)
     except UsageError:
-        # One that cannot be read must not keep the others from being listed.
+        # A damaged one must not prevent the others from being listed.
         return "damaged"
     if lock is None:
         return "missing"
@@ -126,13 +125,13 @@ def state(task: Task) -> State:
 
 
 def require(catalog: Catalog, tasks: Sequence[Task]) -> None:
-    """Refuse to go on where pictures of a task are not there, in one line for all of them.
+    """Refuse to continue without the pictures of all tasks, in one line for all that are missing.
 
     Raises
     ------
     UsageError
-        Names the tasks, what their pictures take, under which licences they come, and the commands that get them; or
-        names a damaged lock.
+        Names the tasks, the size and the licences of their pictures, and the commands that fetch them; or a damaged
+        lock.
     """
     lacking = []
     for task in (task for task in tasks if task.dataset is not None):
@@ -144,7 +143,7 @@ def require(catalog: Catalog, tasks: Sequence[Task]) -> None:
 
 
 def missing(tasks: Sequence[Task]) -> str:
-    """Say in one line that pictures are not there, how large they are, and the commands that get them."""
+    """Return one line that names the missing pictures, their size, and the commands that fetch them."""
     data = [task.dataset for task in tasks if task.dataset is not None]
     names = [task.id for task in tasks]
     licences = ", ".join(dict.fromkeys(dataset.licence for dataset in data))
@@ -159,9 +158,9 @@ def missing(tasks: Sequence[Task]) -> str:
 
 
 def pictures_digest(task: Task) -> str | None:
-    """Return twelve digits that tell a task's pictures from any others, for the comparability key of its records.
+    """Return twelve digits that identify a task's pictures, for the comparability key of its records.
 
-    None of a task without a data set, and of one that states the SHA-256 of its pictures: there is one set of those.
+    None for a task without a data set, and for one that states the SHA-256 of its pictures, which determines them.
 
     Raises
     ------
@@ -229,23 +228,23 @@ def pictures(
     """
     import numpy as np
 
-    from immunebench.pictures.intake import decode
+    from immunebench.pictures.intake import MAX_SIDE, decode
 
     family, task = concept.split("/")
     squares = []
     # By number: a thousandth picture has a longer name.
     for name, digest in sorted(files.items(), key=lambda item: (len(item[0]), item[0]))[:count]:
         file = _place(task, split, name)
-        pixels = decode(file.read_bytes(), file, formats=("PNG",))
+        pixels = decode(file.read_bytes(), file, formats=("PNG",), most=MAX_SIDE)
         if hashlib.sha256(pixels.tobytes()).hexdigest() != digest:
-            # No UsageError: the next run plans anew, and then says what to do.
+            # An OSError, so that the next run tries again: it plans again and says what to do.
             raise OSError(f"{file}: changed after the run was planned; start it again")
         squares.append(pixels)
     return np.stack(squares), (CONTENT[family],) * len(squares)
 
 
 def _place(task: str, split: str, name: str) -> Path:
-    """Return the path of a square, which no link leads away from."""
+    """Return the path of a square; links are refused."""
     root = home(task)
     file = root / split / name
     if file.resolve() != root.resolve() / split / name:

@@ -1,4 +1,4 @@
-"""The picture source ``folder``: squares that lie beside a task's file, as ``immunebench new task`` writes them.
+"""The picture source ``folder``: squares in a folder next to a task's file, as ``immunebench new task`` writes them.
 
 ``tasks/object/my-mug.toml`` owns the folder ``tasks/object/my-mug``. Its concept is called ``object/my-mug`` and has
 one folder a split with ``000.png``, ``001.png``, ... and ``captions.json``; the concept ``object/my-mug/benign`` would
@@ -27,14 +27,13 @@ if TYPE_CHECKING:
     from immunebench.declared.task import Task
 
 CAPTIONS = "captions.json"
-MAX_SIDE = 4096
 _NAME = re.compile(r"\d{3}\.png")
 
 
 def split_files(catalog: Catalog, task: Task, concept: str, split: str, count: int) -> dict[str, str]:
     """Return the SHA-256 by name of the files that `count` pictures of a split consist of.
 
-    This is what makes a changed picture another stage.
+    They are part of the stage's key, so that a changed picture gives another stage.
 
     Raises
     ------
@@ -91,7 +90,7 @@ def pictures(
 
 @dataclass(frozen=True)
 class _Split:
-    """The folder of a split, and the folder of its task that it must not leave."""
+    """The folder of a split and the folder of its task, which contains all that is read."""
 
     root: Path
     folder: Path
@@ -103,7 +102,7 @@ class _Split:
         return cls(root, root.joinpath(*below, split))
 
     def file(self, name: str) -> Path:
-        """Return the path of a file that is there and is reached by no link, but for those above the task."""
+        """Return the path of an existing file; links are refused, except above the task's folder."""
         path = self.folder / name
         if path.resolve() != self.root.parent.resolve() / path.relative_to(self.root.parent):
             raise UsageError("is a link; put the file itself there", file=path)
@@ -128,15 +127,12 @@ def _captions(index: Path, data: bytes) -> dict[str, str]:
 def _unchanged(path: Path, digest: str) -> bytes:
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != digest:
-        # No UsageError: the next run plans anew, and then it is right.
+        # An OSError, so that the next run tries again, with a new plan.
         raise OSError(f"{path}: changed after the run was planned; start it again")
     return data
 
 
 def _decode(path: Path, data: bytes) -> NDArray[np.uint8]:
-    from immunebench.pictures.intake import decode
+    from immunebench.pictures.intake import MAX_SIDE, decode
 
-    pixels = decode(data, path, formats=("PNG",))
-    if max(pixels.shape) > MAX_SIDE:
-        raise UsageError(f"is larger than {MAX_SIDE} pixels", file=path)
-    return pixels
+    return decode(data, path, formats=("PNG",), most=MAX_SIDE)

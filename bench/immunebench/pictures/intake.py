@@ -1,6 +1,6 @@
-"""A folder of somebody's photos becomes RGB squares, or one line says which file stands in the way.
+"""Reads a folder of somebody's photos as RGB squares, or says in one line which file cannot be used.
 
-Nothing here follows a link or writes a file, and a picture's size is known before its pixels are decoded.
+No link is followed, no file is written, and sizes are checked before anything is decoded.
 """
 
 from __future__ import annotations
@@ -8,31 +8,40 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from immunebench.core.errors import UsageError, shown
+from immunebench.core.errors import UsageError, printable
+from immunebench.pictures.colour import Unusable, named_white, to_rgb
+from immunebench.pictures.likeness import distinct
+from immunebench.pictures.png_chunks import without_texts
 
 Square = NDArray[np.uint8]
 
-#: Pillow's plug-ins that decode by themselves: none that starts another program, as the one of EPS does.
+#: Pillow's plug-ins that start no other program, as the one of EPS does.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
-#: Pictures of kinds that are not read. Passing over them in silence would lose somebody's photos.
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
+#: Kinds of pictures that are not read; they are refused, since skipping them would lose somebody's photos.
 UNREAD = frozenset({".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw", ".psd", ".svg", ".eps"})
+#: Names of files with captions of a folder's pictures.
+METADATA = ("metadata.jsonl", "metadata.csv")
 MAX_FILES = 1000
 MAX_PIXELS = 100_000_000
-#: Of a file, which is read whole before anything is known of it.
+#: Of a file, which is read whole.
 MAX_BYTES = 500_000_000
-#: A longer picture loses most of itself when it is cut to a square.
+#: Greatest ratio of the sides; a longer picture loses most of its content when it is cut to a square.
 MAX_ASPECT = 4
-_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-#: Two copies of one photo in two file formats differ by less, a channel of 0 to 255 on a thumbnail of `_THUMBNAIL`.
-_SAME, _THUMBNAIL = 6, 16
+#: Of the squares of a task.
+MAX_SIDE = 4096
+_END_OF_JPEG = b"\xff\xd9"
+#: Bytes that a JPEG without its end is decoded with, to see whether a pixel depends on them.
+_FILLERS = (b"", b"\x55\xaa" * 64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,16 +67,16 @@ class Photo:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Intake:
-    """What a folder held.
+    """The contents of a folder.
 
     Attributes
     ----------
     photos
-        Distinct pictures in the order of their digests, which no file name and no file system decides.
+        Distinct pictures in the order of their digests, which depends on no file name and no file system.
     names
         Names of all pictures, also of those that show the same as another.
     notes
-        One line for every file that was passed over.
+        One line for every file that was skipped.
     """
 
     photos: tuple[Photo, ...]
@@ -79,7 +88,7 @@ def read_folder(folder: Path, side: int) -> Intake:
     """Read the pictures that lie directly in a folder.
 
     Hidden files are ignored. Other files that are no pictures, folders and pictures that show the same as another
-    one are passed over with a note.
+    one are skipped with a note.
 
     Parameters
     ----------
@@ -96,7 +105,13 @@ def read_folder(folder: Path, side: int) -> Intake:
     """
     files, notes = picture_files(folder)
     photos = sorted((Photo(file.name, read_picture(file, side)) for file in files), key=lambda p: (p.digest, p.name))
-    kept, doubles = _distinct(photos)
+    places = distinct([photo.pixels for photo in photos])
+    kept = tuple(photo for photo, place in zip(photos, places, strict=True) if place is None)
+    doubles = sorted(
+        f"{printable(photo.name)}: the same picture as {printable(photos[place].name)}"
+        for photo, place in zip(photos, places, strict=True)
+        if place is not None
+    )
     return Intake(kept, tuple(file.name for file in files), (*notes, *doubles))
 
 
@@ -118,9 +133,9 @@ def picture_files(folder: Path, *, most: int = MAX_FILES, field: str = "--images
         if suffix in SUFFIXES and not path.is_dir():
             files.append(path)
         elif path.is_symlink():
-            notes.append(f"{shown(path.name)}: a link, which is not followed")
+            notes.append(f"{printable(path.name)}: a link, which is not followed")
         else:
-            notes.append(f"{shown(path.name)}: {'a folder' if path.is_dir() else 'no picture'}")
+            notes.append(f"{printable(path.name)}: {_what(path)}")
     if not files:
         raise UsageError(f"holds no picture ({', '.join(sorted(SUFFIXES))})", file=folder)
     if len(files) > most:
@@ -128,7 +143,18 @@ def picture_files(folder: Path, *, most: int = MAX_FILES, field: str = "--images
     return files, notes
 
 
-def read_picture(file: Path, side: int | None = None) -> Square:
+def _what(path: Path) -> str:
+    """Return a few words on a file that is no picture."""
+    if path.is_dir():
+        return "a folder"
+    if path.suffix.lower() == ".txt" and any(path.with_suffix(suffix).is_file() for suffix in SUFFIXES):
+        return "a caption, which --captions with this folder reads"
+    if path.name in METADATA:
+        return "captions, which --captions with this file reads"
+    return "no picture"
+
+
+def read_picture(file: Path, side: int | None = None, *, clean: tuple[int, int] | None = None) -> Square:
     """Read one picture as a person sees it.
 
     EXIF rotation is applied, transparency is laid over white, colour profiles are brought to sRGB, 16 bits become 8,
@@ -141,6 +167,8 @@ def read_picture(file: Path, side: int | None = None) -> Square:
     side
         Cut the square out of the middle and scale it to this side, in pixels. The shorter side of the picture must
         then be at least half of it. None leaves the picture's own size.
+    clean
+        Width and height of the picture that it was made from, which it must have.
 
     Returns
     -------
@@ -149,7 +177,8 @@ def read_picture(file: Path, side: int | None = None) -> Square:
     Raises
     ------
     UsageError
-        It is no picture, damaged, too small, too large or too long.
+        It is no picture, damaged, too small, too large, too long, or of another size than `clean`; sizes are compared
+        before anything is decoded.
     """
     if file.is_symlink() or not file.is_file():
         raise UsageError("is a link or no regular file; put the picture itself there", file=file)
@@ -159,10 +188,30 @@ def read_picture(file: Path, side: int | None = None) -> Square:
         data = file.read_bytes()
     except OSError as error:
         raise UsageError(f"cannot be read: {error.strerror}", file=file) from error
-    return decode(data, file, side)
+    return decode(data, file, side, clean=clean)
 
 
-def decode(data: bytes, file: Path | str, side: int | None = None, formats: tuple[str, ...] = FORMATS) -> Square:
+def picture_size(data: bytes, file: Path | str, formats: tuple[str, ...] = FORMATS) -> tuple[int, int]:
+    """Return the width and height that the header of a picture file names, without decoding it.
+
+    Raises
+    ------
+    UsageError
+        It is no picture of these kinds.
+    """
+    with _named(file, formats), _opened(without_texts(data)[0], formats) as image:
+        return image.size
+
+
+def decode(
+    data: bytes,
+    file: Path | str,
+    side: int | None = None,
+    formats: tuple[str, ...] = FORMATS,
+    *,
+    clean: tuple[int, int] | None = None,
+    most: int | None = None,
+) -> Square:
     """Decode the bytes of a picture file; see `read_picture`.
 
     Parameters
@@ -175,55 +224,92 @@ def decode(data: bytes, file: Path | str, side: int | None = None, formats: tupl
         As for `read_picture`.
     formats
         The kinds that are admitted, of `FORMATS`.
+    clean
+        As for `read_picture`.
+    most
+        Greatest width and height.
 
     Raises
     ------
     UsageError
         As by `read_picture`.
     """
+    data, profile = without_texts(data)
+    with _named(file, formats), _opened(data, formats) as image:
+        _check_size(*image.size, side, clean, most)
+        return _decode(image, data, side, profile)
+
+
+@contextmanager
+def _named(file: Path | str, formats: tuple[str, ...]) -> Iterator[None]:
+    """Turn what fails in the block into one line that names the file."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _decode(data, side, formats)
-    except _Unusable as error:
+            yield
+    except Unusable as error:
         raise UsageError(str(error), file=file) from error
     except UnidentifiedImageError as error:
         raise UsageError("is no picture of a kind that is read:", file=file, value=", ".join(formats)) from error
     except Image.DecompressionBombError as error:
         raise UsageError(f"has more than {MAX_PIXELS // 10**6} million pixels; make it smaller", file=file) from error
     except Exception as error:
-        # A damaged file can make a decoder raise almost anything; what matters is which file it was.
+        # A decoder may raise any exception on a damaged file.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"is damaged or cut short: {reason}", file=file) from error
 
 
-class _Unusable(Exception):
-    """A sound picture that cannot serve; the message says why."""
-
-
-def _decode(data: bytes, side: int | None, formats: tuple[str, ...]) -> Square:
+@contextmanager
+def _opened(data: bytes, formats: tuple[str, ...]) -> Iterator[Image.Image]:
     if not data:
-        raise _Unusable("is empty")
+        raise Unusable("is empty")
     with Image.open(io.BytesIO(data), formats=formats) as image:
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise _Unusable(f"is {width} x {height}: more than {MAX_PIXELS // 10**6} million pixels; make it smaller")
-        if side is not None:
-            _require_square(width, height, side)
-        image.load()
-        upright = ImageOps.exif_transpose(image)
+        yield image
+
+
+def _check_size(width: int, height: int, side: int | None, clean: tuple[int, int] | None, most: int | None) -> None:
+    """Compare what the header of a picture says with what it may be."""
+    if clean not in (None, (width, height), (height, width)):
+        raise Unusable(f"is {width} x {height}, its clean picture {' x '.join(map(str, clean or ()))}")
+    if most is not None and max(width, height) > most:
+        raise Unusable(f"is {width} x {height}, larger than {most} pixels")
+    if width * height > MAX_PIXELS:
+        raise Unusable(f"is {width} x {height}: more than {MAX_PIXELS // 10**6} million pixels; make it smaller")
+    if side is not None:
+        _require_square(width, height, side)
+
+
+def _decode(image: Image.Image, data: bytes, side: int | None, profile: bytes | None) -> Square:
+    white = named_white(image)
+    image = ImageOps.exif_transpose(_loaded(image, data))
     if side is None:
-        return np.asarray(_rgb(upright), dtype=np.uint8)
-    return np.asarray(_rgb(_middle(upright)).resize((side, side), Image.Resampling.LANCZOS), dtype=np.uint8)
+        return np.asarray(to_rgb(image, profile, white), dtype=np.uint8)
+    square = to_rgb(_middle(image), profile, white)
+    return np.asarray(square.resize((side, side), Image.Resampling.LANCZOS), dtype=np.uint8)
+
+
+def _loaded(image: Image.Image, data: bytes) -> Image.Image:
+    """Decode a picture; of a JPEG no more than the mark of its end may be missing."""
+    try:
+        image.load()
+        return image
+    except OSError:
+        if image.format != "JPEG":
+            raise
+        # Bytes after the last pixel have no effect: if the two results differ, pixels are missing.
+        one, other = (Image.open(io.BytesIO(data + filler + _END_OF_JPEG), formats=("JPEG",)) for filler in _FILLERS)
+        if not np.array_equal(np.asarray(one), np.asarray(other)):
+            raise
+        return one
 
 
 def _require_square(width: int, height: int, side: int) -> None:
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise _Unusable(
+        raise Unusable(
             f"is {width} x {height}: longer than {MAX_ASPECT} times its other side; cut out what should be seen"
         )
     if 2 * min(width, height) < side:
-        raise _Unusable(f"is {width} x {height}: too small, its sides must have at least {-(-side // 2)} pixels")
+        raise Unusable(f"is {width} x {height}: too small, its sides must have at least {-(-side // 2)} pixels")
 
 
 def _middle(image: Image.Image) -> Image.Image:
@@ -231,55 +317,3 @@ def _middle(image: Image.Image) -> Image.Image:
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.crop((left, top, left + side, top + side))
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode in _SIXTEEN_BITS:
-        return _eight_bits(image).convert("RGB")
-    if image.mode == "F":
-        raise _Unusable("has floating-point pixels, whose white is not known; save it with 8 or 16 bits")
-    profile = image.info.get("icc_profile")
-    if image.has_transparency_data:
-        paper = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB")
-    if profile and image.mode in ("RGB", "CMYK"):
-        image = _srgb(image, profile)
-    return image.convert("RGB")
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale 0..65535 to 0..255; Pillow's own conversion clips at 255, which turns such a picture white."""
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise _Unusable("has pixels of more than 16 bits; save it with 8 or 16 bits")
-    eight = np.rint(values / 257).astype(np.uint8)
-    # A grey picture of 16 bits may name one value that is see-through: white paper, as everywhere.
-    eight[values == image.info.get("transparency", -1)] = 255
-    return Image.fromarray(eight)
-
-
-def _srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    try:
-        given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        converted = ImageCms.profileToProfile(image, given, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError):
-        # A broken profile, or one of another colour space: viewers show the picture without it, too.
-        return image
-    return image if converted is None else converted
-
-
-def _distinct(photos: list[Photo]) -> tuple[tuple[Photo, ...], list[str]]:
-    """Keep one of pictures that look the same: a copy in another split would be training on what is scored."""
-    kept: list[Photo] = []
-    notes: list[str] = []
-    looks = np.empty((len(photos), _THUMBNAIL, _THUMBNAIL, 3), dtype=np.int16)
-    for photo in photos:
-        small = Image.fromarray(photo.pixels).resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
-        look = np.asarray(small, dtype=np.int16)
-        same = np.flatnonzero(np.abs(looks[: len(kept)] - look).max(axis=(1, 2, 3)) <= _SAME)
-        if len(same):
-            notes.append(f"{shown(photo.name)}: the same picture as {shown(kept[same[0]].name)}")
-            continue
-        looks[len(kept)] = look
-        kept.append(photo)
-    return tuple(kept), sorted(notes)

@@ -11,7 +11,7 @@ from immunebench.catalog.catalog import Catalog
 from immunebench.catalog.entry import Entry
 from immunebench.catalog.layers import Defense
 from immunebench.core.errors import UsageError
-from immunebench.core.wording import fill, whole
+from immunebench.core.wording import concept_content, fill
 from immunebench.declared.manifest import save_steps
 from immunebench.declared.schema import Values
 from immunebench.declared.suite import Suite
@@ -180,7 +180,7 @@ class Builder:
             raise UsageError("cannot be drawn by a base that never saw it", file=path, value=task.concept.name)
         # IMMA's protocol: one prompt, drawn by the base before its concept was erased.
         words, noun = task.attacker, task.concept.noun
-        prompt = fill(words.caption, token=words.token, noun=noun, content=whole(words.token, noun))
+        prompt = fill(words.caption, token=words.token, noun=noun, content=concept_content(words.token, noun))
         return self.specs.generate(task, [prompt], {}, ["published", task.id], per_prompt=task.pictures.published)
 
     def start(self, task: Task, seed: int) -> Model:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections import defaultdict
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from immunebench.store.graph import Plan, StageSpec
+from immunebench.store.manifest import read_manifest
 
 _SAMPLE = 300
 #: Stages that every run makes, whose time the table knows well: what they took says how fast this machine is.
@@ -155,7 +155,7 @@ def _made(folder: Path, stage: str) -> Iterator[tuple[StageSpec, float]]:
     from immunebench.store.graph import StageSpec
 
     for path in sorted(folder.glob("??/*/manifest.json"))[:_SAMPLE]:
-        made = json.loads(path.read_text("utf-8"))
+        made = read_manifest(path.parent) or {}
         seconds = made.get("cost", {}).get("seconds")
         if isinstance(seconds, (int, float)):
             yield StageSpec(stage, made["key"], made["inputs"]), float(seconds)

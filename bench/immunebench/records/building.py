@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from immunebench.core.version import __version__
+from immunebench.records.code_state import source_state
 from immunebench.records.record import (
     AnchorValues,
     Baseline,
@@ -29,7 +30,6 @@ from immunebench.records.record import (
     Status,
     Utility,
 )
-from immunebench.records.source import source_state
 from immunebench.store.graph import Cell, CellGraph
 
 

@@ -2,19 +2,112 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NoReturn
 
 from pydantic import JsonValue, ValidationError
 
 from immunebench.core.errors import UsageError
 from immunebench.declared.schema import usage_error
-from immunebench.records.record import (
-    Record,
-)
+from immunebench.records.record import SCHEMA, Record
 from immunebench.store.graph import canonical_json
+
+_BOM = b"\xef\xbb\xbf"
+_CONFLICT = (b"<<<<<<< ", b"=======", b">>>>>>> ", b"||||||| ")
+
+LineFault = Literal["truncated", "not json", "not finite", "version", "outside", "field"]
+
+
+class BrokenLine(ValueError):
+    """A line that is no record.
+
+    Attributes
+    ----------
+    kind
+        One word for programs.
+    message
+        One line for a person, which does not name the file.
+    """
+
+    def __init__(self, kind: LineFault, message: str) -> None:
+        super().__init__(message)
+        self.kind: LineFault = kind
+        self.message = message
+
+
+class _NotFinite(ValueError):
+    """A number that JSON does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a file of records.
+
+    Attributes
+    ----------
+    number
+        From 1.
+    text
+        Its bytes without a mark of the byte order and the end of the line.
+    last
+        Whether the file ends with it, without an end of the line.
+    """
+
+    number: int
+    text: bytes
+    last: bool
+
+    def record(self) -> Record:
+        """Return the record that the line holds.
+
+        Raises
+        ------
+        BrokenLine
+            It holds none.
+        """
+        value = self._json()
+        version = value.get("schema_version", SCHEMA) if isinstance(value, dict) else SCHEMA
+        if version != SCHEMA:
+            message = f"schema_version {version!r} is not known here; this release reads {SCHEMA}"
+            raise BrokenLine("version", message)
+        try:
+            return Record.model_validate_json(self.text)
+        except ValidationError as error:
+            raise _broken(error) from error
+
+    def _json(self) -> Any:
+        if self.text.startswith(_CONFLICT):
+            raise BrokenLine("not json", "is the mark of a merge conflict, which somebody has to settle")
+        try:
+            return json.loads(self.text.decode("utf-8"), parse_constant=_refuse)
+        except _NotFinite as error:
+            raise BrokenLine("not finite", str(error)) from error
+        except (ValueError, RecursionError) as error:
+            # A writer that was stopped leaves its last line without an end.
+            if self.last:
+                raise BrokenLine("truncated", "the file ends within this line") from error
+            what = "is no UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
+            raise BrokenLine("not json", what) from error
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """Yield the lines of a file of records that are not blank.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    """
+    found = path.read_bytes().split(b"\n")
+    for number, line in enumerate(found, 1):
+        text = line.removeprefix(_BOM).strip()
+        if text:
+            yield Line(number, text, last=number == len(found))
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
@@ -24,6 +117,8 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
     ------
     ValueError
         Two records of one cell, or a number that is not finite.
+    OSError
+        The file cannot be written; what was there stays.
     """
     ordered = sorted(records, key=lambda record: record.cell.key)
     keys = [record.cell.key for record in ordered]
@@ -32,11 +127,16 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
     text = "".join(f"{canonical_json(json_value(record))}\n" for record in ordered)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(draft, path)
+    try:
+        with draft.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
 
 
 def read_records(path: Path) -> list[Record]:
@@ -51,15 +151,18 @@ def read_records(path: Path) -> list[Record]:
     records = []
     for file in files:
         try:
-            lines = file.read_text("utf-8").splitlines()
+            for line in read_lines(file):
+                records.append(_required(line, file))
         except OSError as error:
             raise UsageError(f"cannot be read: {error.strerror}", file=file) from error
-        for number, line in enumerate(lines, 1):
-            try:
-                records.append(Record.model_validate_json(line))
-            except ValidationError as error:
-                raise usage_error(Path(f"{file}:{number}"), error, Record) from error
     return records
+
+
+def _required(line: Line, file: Path) -> Record:
+    try:
+        return line.record()
+    except BrokenLine as error:
+        raise UsageError(error.message, file=f"{file}:{line.number}") from error
 
 
 def json_value(record: Record) -> JsonValue:
@@ -72,3 +175,16 @@ def json_schema() -> dict[str, Any]:
     """Return the JSON schema of a record."""
     schema = Record.model_json_schema(mode="serialization")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise _NotFinite(f"holds {constant}, which is no number")
+
+
+def _broken(error: ValidationError) -> BrokenLine:
+    first = error.errors(include_url=False)[0]
+    said = str(usage_error(Path("record"), error, Record)).removeprefix("record: ")
+    if first["type"] == "finite_number":
+        return BrokenLine("not finite", said)
+    names_a_file = first["loc"] == ("sheet", "file") and first["type"] == "string_pattern_mismatch"
+    return BrokenLine("outside" if names_a_file else "field", said)

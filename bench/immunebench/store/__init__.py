@@ -1,1 +1,1 @@
-"""Content-addressed artifacts on disk: stages, their digests, bookmarks of unfinished stages."""
+"""Artifacts on disk by digest: locks, manifests, planned stages, and checkpoints of unfinished ones."""

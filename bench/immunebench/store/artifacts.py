@@ -1,13 +1,14 @@
-"""Content-addressed artifacts on disk: digest, lock, atomic write, verification, collection.
+"""Artifacts on disk, named by the digest of what they are made from: locks, atomic writes, verification, collection.
 
 Layout below the root::
 
     <stage>/<ab>/<digest>/{manifest.json, files}   one artifact; without its manifest it does not exist
-    tmp/<digest>.<pid>.<n>/                        drafts of stages in flight
-    locks/<digest>.lock                            one lock per digest, freed by the kernel on a crash
+    tmp/<digest>.<pid>.<n>/                        drafts of stages that are being made
+    locks/<digest>.lock                            one lock per digest, released by the kernel on a crash
     failures/<digest>.json                         why a stage failed; never read as a result
-    runs/<pid>.<n>.json                            what a live run needs, so that collection spares it
-    bookmarks/<digest>/<n>/                        where a stopped stage goes on; see `immunebench.store.bookmark`
+    runs/<pid>.<n>.json                            what a running process needs, so that collection spares it
+    bookmarks/<digest>/<n>/                        checkpoints of interrupted stages; see `immunebench.store.bookmark`
+    damaged/<stage>-<digest>/                      artifacts that differed from their manifest; removed by collection
 
 Files are safetensors, PNG and JSON. Nothing is ever unpickled.
 """
@@ -15,7 +16,6 @@ Files are safetensors, PNG and JSON. Nothing is ever unpickled.
 from __future__ import annotations
 
 import importlib.metadata
-import itertools
 import json
 import os
 import platform
@@ -33,9 +33,14 @@ from typing import Any, Protocol
 from filelock import BaseFileLock, FileLock, Timeout
 
 from immunebench.bases.weights import sha256
+from immunebench.core.errors import UsageError, shortened
+from immunebench.core.home import expanded
+from immunebench.store.files import files_below, fsync, read_json, size_of, unique, write_json
+from immunebench.store.manifest import MANIFEST, artifact_fault, read_manifest, sealed
 
-MANIFEST = "manifest.json"
-_RESERVED = frozenset({"tmp", "locks", "failures", "runs", "bookmarks"})
+_RESERVED = frozenset({"tmp", "locks", "failures", "runs", "bookmarks", "damaged"})
+#: Most characters of an exception's message and of its traceback that a note keeps.
+_MESSAGE, _TRACEBACK = 2_000, 20_000
 _PACKAGES = (
     "torch",
     "diffusers",
@@ -46,11 +51,10 @@ _PACKAGES = (
     "lpips",
     "torchmetrics",
 )
-_counter = itertools.count()
 
 
 class Spec(Protocol):
-    """What the store and the executors need to know of a planned stage."""
+    """The attributes of a planned stage that the store and the executors use."""
 
     @property
     def stage(self) -> str: ...
@@ -63,7 +67,7 @@ class Spec(Protocol):
 
 
 class CorruptArtifact(UserWarning):
-    """An artifact's bytes differ from its manifest; it is removed and computed again."""
+    """An artifact differs from its manifest; it is set aside and computed again."""
 
 
 @dataclass
@@ -85,14 +89,14 @@ class Store:
     """
 
     def __init__(self, root: Path | str) -> None:
-        self.root = Path(root).expanduser().absolute()
+        self.root = expanded(root)
         self._verified: set[str] = set()
         self._locks: dict[str, BaseFileLock] = {}
 
     # Reading
 
     def path(self, digest: str) -> Path | None:
-        """Folder of a published artifact, unverified; None where there is none."""
+        """Return the folder of a published artifact, unverified; None where there is none."""
         for stage in self._stages():
             folder = stage / digest[:2] / digest
             if (folder / MANIFEST).is_file():
@@ -100,37 +104,38 @@ class Store:
         return None
 
     def has(self, digest: str) -> bool:
-        """Whether an artifact is published (bytes unverified)."""
+        """Return whether an artifact is published; its bytes are not verified."""
         return self.path(digest) is not None
 
     def get(self, digest: str) -> Path | None:
-        """Folder of an artifact whose bytes equal its manifest, else None.
+        """Return the folder of an artifact whose bytes equal its manifest, else None.
 
         The first call of a process hashes every file. A corrupted artifact is reported by a `CorruptArtifact`
-        warning and removed, so that the caller computes it again.
+        warning and set aside, so that the caller computes it again.
         """
         folder = self.path(digest)
         if folder is None or digest in self._verified:
             return folder
-        if self.fault(folder) is not None:
+        if artifact_fault(folder) is not None:
             # Another process may have replaced it between the look and the lock.
             with self.lock(digest):
-                fault = self.fault(folder)
+                fault = artifact_fault(folder)
                 if fault is not None:
-                    what = f"{folder.parent.parent.name} {digest[:12]} is corrupted ({fault})"
-                    warnings.warn(f"{what}: removed, to be made again", CorruptArtifact, stacklevel=2)
-                    self._remove(folder)
+                    self._set_aside(folder, fault)
                     return None
         self._verified.add(digest)
         return folder
 
     def manifest(self, digest: str) -> dict[str, Any] | None:
-        """The manifest of a published artifact: stage, key, inputs, files, cost, meta, versions, created."""
+        """Return the manifest of a published artifact, None where it is missing or damaged.
+
+        Its fields are digest, stage, key, inputs, files, cost, meta, versions and created.
+        """
         folder = self.path(digest)
-        return None if folder is None else read_json(folder / MANIFEST)
+        return None if folder is None else read_manifest(folder)
 
     def resolve(self, prefix: str) -> list[str]:
-        """Full digests of artifacts and failures that begin with `prefix`."""
+        """Return the full digests of artifacts and failures that begin with `prefix`."""
         found = {p.name for stage in self._stages() for p in stage.glob(f"{prefix[:2]}*/{prefix}*")}
         found |= {p.stem for p in (self.root / "failures").glob(f"{prefix}*.json")}
         return sorted(found)
@@ -160,9 +165,9 @@ class Store:
         """
         with self.lock(spec.digest):
             tmp = self.root / "tmp"
-            for stale in tmp.glob(f"{spec.digest}.*"):  # whoever made it is dead: the lock is ours
+            for stale in tmp.glob(f"{spec.digest}.*"):  # Its process has ended, since this one holds the lock.
                 shutil.rmtree(stale, ignore_errors=True)
-            draft = Draft(tmp / f"{spec.digest}.{os.getpid()}.{next(_counter)}")
+            draft = Draft(tmp / f"{spec.digest}.{unique()}")
             draft.path.mkdir(parents=True)
             try:
                 yield draft
@@ -189,7 +194,7 @@ class Store:
             "versions": versions(),
             "created": _now(),
         }
-        write_json(draft.path / MANIFEST, manifest)
+        write_json(draft.path / MANIFEST, sealed(manifest))
         fsync(draft.path)
         final = self.root / spec.stage / spec.digest[:2] / spec.digest
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -209,68 +214,85 @@ class Store:
     # Bookmarks
 
     def bookmark(self, digest: str) -> Path:
-        """Folder of a stage's bookmark, whether there is one or not; whoever holds the digest's lock may fill it."""
+        """Return the folder of a stage's bookmark, which need not exist; only the holder of its lock may fill it."""
         return self.root / "bookmarks" / digest
 
     def drop_bookmark(self, digest: str) -> None:
-        """Remove a stage's bookmark: it is made, or it failed and begins anew."""
+        """Remove a stage's bookmark: the stage is made, or it failed and will start from its beginning."""
         shutil.rmtree(self.bookmark(digest), ignore_errors=True)
 
     # Failures
 
     def fail(self, spec: Spec, kind: str, message: str, traceback: str, *, transient: bool = False) -> None:
-        """Note why a stage failed; a transient failure (the process died) is tried again by the next run.
+        """Note why a stage failed; where the store cannot be written, nothing is noted and the next run tries again.
 
-        That run goes on from the bookmark, if there is one; any other failure takes it away.
+        Parameters
+        ----------
+        spec
+            The stage.
+        kind
+            Status of the cells that need it.
+        message, traceback
+            Shortened where they are very long.
+        transient
+            The next run tries the stage again unasked, from its bookmark if there is one. Any other failure removes
+            the bookmark.
         """
-        if not transient:
-            self.drop_bookmark(spec.digest)
         note = {
             "digest": spec.digest,
             "stage": spec.stage,
             "key": dict(spec.key),
             "inputs": dict(spec.inputs),
             "kind": kind,
-            "message": message,
-            "traceback": traceback,
+            "message": shortened(message, _MESSAGE),
+            "traceback": shortened(traceback, _TRACEBACK),
             "transient": transient,
             "versions": versions(),
             "created": _now(),
         }
-        write_json(self.root / "failures" / f"{spec.digest}.json", note)
+        with suppress(OSError):
+            if not transient:
+                self.drop_bookmark(spec.digest)
+            write_json(self._failure_file(spec.digest), note)
 
     def failure(self, digest: str) -> dict[str, Any] | None:
-        """The note of a stage's last failure (kind, message, traceback, transient), or None."""
-        return read_json(self.root / "failures" / f"{digest}.json")
+        """Return the note of a stage's last failure (kind, message, traceback, transient); None where it is damaged."""
+        note = read_json(self._failure_file(digest)) or {}
+        words = all(isinstance(note.get(name), str) for name in ("stage", "kind", "message", "created"))
+        sound = words and note.get("digest") == digest and isinstance(note.get("transient"), bool)
+        return note if sound else None
 
     def clear_failure(self, digest: str) -> None:
-        """Forget a stage's failure."""
-        (self.root / "failures" / f"{digest}.json").unlink(missing_ok=True)
+        """Remove the note of a stage's failure."""
+        self._failure_file(digest).unlink(missing_ok=True)
+
+    def _failure_file(self, digest: str) -> Path:
+        return self.root / "failures" / f"{digest}.json"
 
     # Size and collection
 
     def artifacts(self) -> Iterator[tuple[str, Path]]:
-        """Every published artifact as (stage, folder)."""
+        """Yield every published artifact as (stage, folder)."""
         for stage in self._stages():
             for folder in sorted(stage.glob("??/*")):
                 if (folder / MANIFEST).is_file():
                     yield stage.name, folder
 
     def size(self) -> dict[str, tuple[int, int]]:
-        """Artifacts and bytes by stage: {stage: (count, bytes)}; drafts under ``tmp``, bookmarks under their name."""
+        """Return artifacts and bytes by stage, {stage: (count, bytes)}; other folders under their own names."""
         total: dict[str, tuple[int, int]] = {}
         for stage, folder in self.artifacts():
             count, size = total.get(stage, (0, 0))
-            total[stage] = (count + 1, size + _size(folder))
-        for name in ("tmp", "bookmarks"):
+            total[stage] = (count + 1, size + size_of(folder))
+        for name in ("tmp", "bookmarks", "damaged"):
             found = list((self.root / name).glob("*"))
             if found:
-                total[name] = (len(found), sum(map(_size, found)))
+                total[name] = (len(found), sum(map(size_of, found)))
         return total
 
     @contextmanager
     def using(self, digests: Iterable[str]) -> Iterator[None]:
-        """Tell `gc` in other processes that these digests are needed while the block runs."""
+        """Make `gc` in other processes spare these digests while the block runs."""
         note = self.root / "runs" / f"{os.getpid()}.{uuid.uuid4().hex}.json"
         note.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(note.with_suffix(".lock")):
@@ -278,36 +300,35 @@ class Store:
             try:
                 yield
             finally:
-                note.unlink(missing_ok=True)
-                note.with_suffix(".lock").unlink(missing_ok=True)
+                with suppress(OSError):  # A store that became read-only; the next `gc` removes the note.
+                    note.unlink(missing_ok=True)
+                    note.with_suffix(".lock").unlink(missing_ok=True)
 
     def gc(self, keep: Iterable[str], *, dry_run: bool = False) -> tuple[int, int]:
-        """Remove what neither `keep`, nor a live run, nor an input of either needs.
+        """Remove every artifact that `keep`, a running process, or an input of either does not need.
 
         Returns
         -------
-        (count, bytes) of the artifacts and stale drafts and bookmarks removed (or that would be).
+        (count, bytes) of the artifacts and of the stale drafts, bookmarks and damaged artifacts that are removed, or
+        that would be.
+
+        Raises
+        ------
+        UsageError
+            The note of a running process is damaged, so that nobody knows what it needs.
         """
         kept = self._closure({*keep, *self._live()})
+        loose = [folder for _, folder in self.artifacts() if folder.name not in kept]
+        marks = [mark for mark in (self.root / "bookmarks").glob("*") if mark.name not in kept or self.has(mark.name)]
+        stale = [*(self.root / "tmp").glob("*"), *marks, *(self.root / "damaged").glob("*")]
         count = size = 0
-        for _, folder in list(self.artifacts()):
-            if folder.name in kept:
-                continue
+        for folder in [*loose, *stale]:
             try:
-                with self.lock(folder.name, wait=False):
-                    count, size = count + 1, size + _size(folder)
+                with self.lock(folder.name.split(".")[0], wait=False):
+                    count, size = count + 1, size + size_of(folder)
                     if not dry_run:
                         self._remove(folder)
-            except Timeout:  # being made or read by another process at this moment
-                continue
-        stale = [mark for mark in (self.root / "bookmarks").glob("*") if mark.name not in kept or self.has(mark.name)]
-        for draft in [*(self.root / "tmp").glob("*"), *stale]:
-            try:
-                with self.lock(draft.name.split(".")[0], wait=False):
-                    count, size = count + 1, size + _size(draft)
-                    if not dry_run:
-                        shutil.rmtree(draft, ignore_errors=True)
-            except Timeout:
+            except Timeout:  # Another process makes or reads it at this moment.
                 continue
         return count, size
 
@@ -317,10 +338,10 @@ class Store:
             lock = note.with_suffix(".lock")
             try:
                 with FileLock(lock).acquire(timeout=0):
-                    note.unlink(missing_ok=True)  # its run is dead
+                    note.unlink(missing_ok=True)  # Its process has ended.
                 lock.unlink(missing_ok=True)
             except Timeout:
-                digests.update(json.loads(note.read_text()))
+                digests.update(_noted(note))
         return digests
 
     def _closure(self, digests: Iterable[str]) -> set[str]:
@@ -343,28 +364,39 @@ class Store:
     def _remove(self, folder: Path) -> None:
         # Renamed first, so that no reader ever sees a folder that has its manifest but not all of its files.
         self._verified.discard(folder.name)
-        grave = self.root / "tmp" / f"{folder.name}.{os.getpid()}.{next(_counter)}"
+        grave = self.root / "tmp" / f"{folder.name.split('.')[0]}.{unique()}"
         grave.parent.mkdir(parents=True, exist_ok=True)
         os.replace(folder, grave)
         shutil.rmtree(grave, ignore_errors=True)
 
-    def fault(self, folder: Path) -> str | None:
-        """What is wrong with an artifact's bytes, None where they equal its manifest."""
-        manifest = read_json(folder / MANIFEST)
-        if manifest is None or manifest.get("digest") != folder.name:
-            return "unreadable manifest"
-        for name, entry in manifest["files"].items():
-            file = folder / name
-            if not file.is_file():
-                return f"{name} is missing"
-            if file.stat().st_size != entry["size"] or sha256(file) != entry["sha256"]:
-                return f"{name} differs from its hash"
-        return None
+    def _set_aside(self, folder: Path, fault: str) -> None:
+        """Move a damaged artifact out of the way and warn; of one digest the last is kept."""
+        stage, digest = folder.parent.parent.name, folder.name
+        place = self.root / "damaged" / f"{stage}-{digest}"
+        what = f"{stage} {digest[:12]} is corrupted ({fault})"
+        warnings.warn(f"{what}: set aside in {place}, to be made again", CorruptArtifact, stacklevel=3)
+        self._verified.discard(digest)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(place, ignore_errors=True)
+        os.replace(folder, place)
+
+
+def _noted(note: Path) -> list[str]:
+    """Return the digests that a running process needs."""
+    try:
+        found = json.loads(note.read_text("utf-8"))
+    except FileNotFoundError:  # It ended just now.
+        return []
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, list) or not all(isinstance(digest, str) for digest in found):
+        raise UsageError("is damaged, and its run is still going: collect once that has ended", file=note)
+    return found
 
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that decide the numbers; absent ones are left out."""
+    """Return the versions of Python and of the libraries that decide the numbers; absent ones are left out."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -372,46 +404,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write JSON so that a reader sees the old text or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.{next(_counter)}")
-    tmp.write_text(json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    fsync(tmp)
-    os.replace(tmp, path)
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a file; None where there is none or it cannot be read."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def files_below(folder: Path) -> list[Path]:
-    """Every file below a folder, sorted."""
-    return sorted(p for p in folder.rglob("*") if p.is_file())
-
-
-def _size(path: Path) -> int:
-    total = 0
-    for file in [path] if path.is_file() else files_below(path):
-        with suppress(FileNotFoundError):  # a draft may be published while it is counted
-            total += file.stat().st_size
-    return total
-
-
-def fsync(path: Path) -> None:
-    """Have a file or a folder reach the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _now() -> str:

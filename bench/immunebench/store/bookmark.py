@@ -1,11 +1,11 @@
-"""`Bookmark`: what a stage that was stopped goes on from, as files that are read whole or not at all.
+"""`Bookmark`: the checkpoint of an unfinished stage, as files that are read whole or not at all.
 
 Layout below the folder of a stage's digest::
 
-    <n>/{bookmark.json, state.json, tensors-<i>.safetensors, out/...}   the n-th bookmark; the older one is dropped
+    <n>/{bookmark.json, state.json, tensors-<i>.safetensors, out/...}   the n-th bookmark; the one before is removed
 
-``bookmark.json`` holds the SHA-256 of every other file, and whose they are. `immunebench.execution.resume` decides
-what is kept.
+``bookmark.json`` holds the SHA-256 of every other file, and the stage, machine and versions that they belong to.
+`immunebench.execution.resume` decides what a bookmark contains.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 from immunebench.bases.weights import sha256
 from immunebench.core import machine
 from immunebench.core.errors import UsageError
-from immunebench.store.artifacts import files_below, fsync, read_json, versions, write_json
+from immunebench.store.artifacts import versions
+from immunebench.store.files import files_below, fsync, read_json, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,16 +35,16 @@ if TYPE_CHECKING:
 VARIABLE = "IMMUNEBENCH_BOOKMARK_SECONDS"
 FORMAT = 1
 _SECONDS = 120.0
-#: At most this part of a stage's time goes into bookmarks, however large they are.
+#: Greatest share of a stage's time that is spent on writing bookmarks.
 _SHARE = 0.05
-#: Bytes of tensors that are held on the host at once, for copies of them would count as the stage's own memory.
+#: Bytes of tensors that are copied to the host at once, since copies count as the stage's own memory.
 _SHARD = 64 << 20
-#: Larger files of the artifact are linked: an adapter is not written again once it is saved, its description is.
+#: Larger files of the artifact are linked instead of copied: a saved adapter is never written again.
 _LINKED = 1 << 20
 
 
 def seconds() -> float:
-    """Return the seconds from one bookmark to the next, of the environment where it names them; ``inf``: none.
+    """Return the seconds from one bookmark to the next, by default or by the environment; ``inf`` switches them off.
 
     Raises
     ------
@@ -66,7 +67,7 @@ def seconds() -> float:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What the attempts at a stage took, as far as a bookmark knows; `resumed` counts those that went on."""
+    """Time and memory of all attempts at a stage that a bookmark knows of; `resumed` counts the restarts from one."""
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
@@ -77,13 +78,13 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A bookmark as it was found, every byte of it as it was written."""
+    """A bookmark that was read and verified."""
 
     folder: Path
     state: dict[str, Any]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Read the tensors onto the CPU; copy what is to outlive the files."""
+        """Return the tensors on the CPU, backed by the files: copy what is needed after they are removed."""
         from safetensors.torch import load_file
 
         found: dict[str, Tensor] = {}
@@ -92,25 +93,25 @@ class Page:
         return found
 
     def restore(self, out: Path) -> None:
-        """Give the artifact's folder the files that it held then, and no others."""
+        """Replace the contents of the artifact's folder by the files of the bookmark."""
         for file in files_below(out):
             file.unlink()
         _copy(self.folder / "out", out)
 
 
 class Bookmark:
-    """The bookmark of one stage, whose lock the caller holds.
+    """Reads and writes the bookmarks of one stage; the caller holds the lock of its digest.
 
     Parameters
     ----------
     folder : Path
-        Of this stage alone; made on first use.
+        Used by this stage alone; made on first use.
     digest : str
-        Of the stage; a bookmark of another one is not taken up.
+        Digest of the stage; a bookmark of another one is not used.
     every : float, optional
-        Least seconds from one to the next, `seconds` by default; 0: whenever it is asked for.
+        Least seconds between two bookmarks, `seconds` by default; with 0 each request writes one.
     tell : callable
-        Given a line for the user, and the seconds that earlier attempts took where the line says that they count.
+        Receives a line for the user and, where earlier attempts count from then on, their seconds.
     """
 
     def __init__(
@@ -128,12 +129,12 @@ class Bookmark:
         self._last, self._took = time.perf_counter(), 0.0
 
     def due(self) -> bool:
-        """Whether it is time for the next one."""
+        """Return whether the next bookmark is due."""
         least = max(self.every, self._took / _SHARE) if self.every else 0.0
         return time.perf_counter() - self._last >= least
 
     def spent(self, device: str = "cpu") -> Spent:
-        """Return what this attempt and those before it took until now."""
+        """Return time and memory of this attempt and of those before it until now."""
         before, reserved = self.earlier, 0.0
         if device == "cuda":
             import torch
@@ -148,7 +149,7 @@ class Bookmark:
         )
 
     def read(self, device: str) -> Page | None:
-        """Return the newest bookmark of this very stage; what cannot be used is said in one line and passed over."""
+        """Return the newest bookmark of this stage that can be used; every other is reported and skipped."""
         for folder in reversed(self._pages()):
             fault = self._fault(folder, device)
             if fault is None:
@@ -157,27 +158,27 @@ class Bookmark:
         return None
 
     def take_up(self, page: Page) -> None:
-        """Count what the attempts before took as this one's, too."""
+        """Add time and memory of the attempts before the bookmark to those of this one."""
         spent = Spent(**page.state["spent"])
         self.earlier = Spent(**{**asdict(spent), "resumed": spent.resumed + 1})
         self._last = time.perf_counter()
 
     def write(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor], out: Path, device: str) -> None:
-        """Put a bookmark in the place of the one before; a disk that is full costs the bookmark, not the stage."""
+        """Write a bookmark and remove the one before; a full disk is reported and does not fail the stage."""
         from safetensors import SafetensorError
 
         began = time.perf_counter()
         pages = self._pages()
         new = self.folder / f".new.{os.getpid()}"
         try:
-            for torn in self.folder.glob(".new.*"):  # whoever wrote it is dead: the lock is the caller's
+            for torn in self.folder.glob(".new.*"):  # Its process has ended, since the caller holds the lock.
                 shutil.rmtree(torn, ignore_errors=True)
             (new / "out").mkdir(parents=True)
             _write_tensors(new, tensors)
             _copy(out, new / "out")
             fsync(new / "out")
             whole = {**state, "spent": asdict(self.spent(device))}
-            # Not sorted: the order of what was logged is kept.
+            # Not sorted, so that logged values stay in their order.
             (new / "state.json").write_text(json.dumps(whole, allow_nan=False))
             self._seal(new, device)
             os.replace(new, self.folder / f"{int(pages[-1].name) + 1 if pages else 0:06d}")
@@ -198,7 +199,7 @@ class Bookmark:
         fsync(folder)
 
     def _owner(self, device: str) -> dict[str, Any]:
-        # The manifest names one machine and one set of libraries, which must be those of every attempt.
+        # A manifest names one machine and one set of libraries, so all attempts must have the same.
         environment = {**machine.environment(device), "versions": versions(), "engine": _engine()}
         return {"format": FORMAT, "digest": self.digest, "environment": json.loads(json.dumps(environment))}
 
@@ -228,7 +229,7 @@ class Bookmark:
 
 @cache
 def _engine() -> str:
-    """Return a digest of this package's code: half a stage by other code would be nobody's result."""
+    """Return a digest of this package's code: a stage must be made by one version of it from start to end."""
     package = Path(__file__).parents[1]
     names = {file.relative_to(package).as_posix(): sha256(file) for file in sorted(package.rglob("*.py"))}
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
@@ -243,7 +244,7 @@ def _write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _shards(tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
-    """Deal names out so that no part is much larger than `_SHARD`."""
+    """Split the names into parts of about `_SHARD` bytes each."""
     ends = itertools.accumulate(tensor.nbytes for tensor in tensors.values())
     placed = zip(tensors, ends, strict=True)
     for _, part in itertools.groupby(placed, key=lambda item: item[1] // _SHARD):
@@ -258,6 +259,6 @@ def _copy(source: Path, target: Path) -> None:
             try:
                 os.link(file, place)
                 continue
-            except OSError:  # a file system without links
+            except OSError:  # The file system has no links.
                 pass
         shutil.copyfile(file, place)

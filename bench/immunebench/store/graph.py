@@ -1,4 +1,4 @@
-"""What a plan is made of: cells, stages and their digests, and which stages a cell's record reads."""
+"""Data of a plan: cells, stages with their digests, and the stages that a cell's record reads."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def canonical_json(value: object) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """One planned measurement: task x defense x chain x profile x seed, in a setting that is usually the same."""
+    """One planned measurement: task x defense x chain x profile x seed, in a setting."""
 
     task: str
     defense: str
@@ -52,9 +52,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """A pure function's whole input: its name, its key and the digests of the stages it reads.
+    """The complete input of a stage: its name, its key and the digests of the stages that it reads.
 
-    ``seconds`` is what its entry says that it takes, for estimates; no part of the digest.
+    ``seconds`` is the time that its entry states, for estimates; it is no part of the digest.
     """
 
     stage: str
@@ -75,13 +75,13 @@ class StageSpec:
 
 
 def runs_entries(spec: Spec) -> bool:
-    """Say whether a stage runs an entry's code; what grades that never shares a process with it."""
+    """Return whether a stage runs an entry's code; no judge and no sampler shares a process with such a stage."""
     return spec.stage in ("protect", "purify", "adapt") or "cleaning" in spec.key
 
 
 @dataclass(frozen=True)
 class UtilityGraph:
-    """What an honest user still gets; ``s``, ``floor``, ``ceiling`` and ``metric`` belong to the benign concept.
+    """Stages that measure the utility left; ``s``, ``floor``, ``ceiling`` and ``metric`` belong to the benign concept.
 
     ``integrity`` holds score stages of the released model's pictures against those of the start model at equal
     prompts and noise: ``before`` any adaptation and ``after_benign`` adaptation; empty where it draws the same ones.
@@ -98,7 +98,7 @@ class UtilityGraph:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a record says of its cell beyond the cell's own names."""
+    """Properties of a cell that its record contains in addition to the names in its key."""
 
     suite: str
     suite_version: str
@@ -124,18 +124,18 @@ class Facts:
     entry_files: dict[str, str]
     metric: str
     purifiers: dict[str, Values] = field(default_factory=dict)
-    #: Of the pictures that a task leaves to whoever measures; see `dataset_source.pictures_digest`.
+    #: Digest of the pictures where the task does not determine them; see `dataset_source.pictures_digest`.
     pictures: str | None = None
 
     def comparability(self, cell: Cell) -> str:
-        """Return every version that gives a number its meaning: different ones never share a column."""
+        """Return all versions that a number depends on, as one text: only equal ones are compared."""
         suite, task = f"{self.suite}@{self.suite_version}", task_name(cell.task, self.task_version, self.pictures)
         profile = f"{cell.profile}@{self.profile_version}"
         return comparability_key(suite, task, self.chain, self.metric, profile, cell.setting)
 
 
 def task_name(task: str, version: int, pictures: str | None) -> str:
-    """Return a task with its version, and with a digest of its pictures where they are not the task's to say."""
+    """Return a task with its version, and with a digest of its pictures where the task does not determine them."""
     return f"{task}@{version}" if pictures is None else f"{task}@{version}:{pictures}"
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from immunebench.store.artifacts import MANIFEST, Spec, Store, read_json
+from immunebench.store.artifacts import Spec, Store
+from immunebench.store.manifest import artifact_fault, read_manifest
 
 
 def explain(store: Store, digest: str, specs: Mapping[str, Spec] | None = None) -> list[str]:
-    """Say in lines whether an artifact is there and, where it is not, what differs from the nearest one.
+    """Return lines that say whether an artifact is in the store and, if not, how it differs from the nearest one.
 
     Parameters
     ----------
@@ -22,7 +23,7 @@ def explain(store: Store, digest: str, specs: Mapping[str, Spec] | None = None) 
     """
     folder = store.path(digest)
     if folder is not None:
-        fault = store.fault(folder)
+        fault = artifact_fault(folder)
         made = store.manifest(digest) or {}
         state = f"corrupted: {fault}" if fault else "whole"
         return [
@@ -45,7 +46,7 @@ def _differences(store: Store, spec: Spec, specs: Mapping[str, Spec], indent: st
     wanted = _flat({**spec.key, "inputs": dict(spec.inputs)})
     best: tuple[int, str, dict[str, object]] | None = None
     for stage, folder in store.artifacts():
-        made = read_json(folder / MANIFEST) if stage == spec.stage else None
+        made = read_manifest(folder) if stage == spec.stage else None
         if made is None:
             continue
         have = _flat({**made["key"], "inputs": made["inputs"]})

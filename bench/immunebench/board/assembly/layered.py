@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from immunebench.board.scores.model import LayerScore, Power, Row
+from immunebench.board.statistics.bootstrap import paired, resample
 from immunebench.board.statistics.fixed import fixed_tasks
 from immunebench.board.statistics.intervals import HEADLINE, Cells
 from immunebench.board.statistics.samples import Met, Where, met, samples_of, seed_deviation
-from immunebench.board.statistics.sampling import paired, resample
 from immunebench.declared import scoring
 
 

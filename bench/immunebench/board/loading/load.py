@@ -7,18 +7,16 @@ A line that cannot be trusted is left out; the others stay usable. What is lost 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import ValidationError
-
-from immunebench.core.errors import UsageError
+from immunebench.core.errors import UsageError, shortened
 
 if TYPE_CHECKING:
+    from immunebench.records.files import Line
     from immunebench.records.record import Record
 
 Kind = Literal[
@@ -91,10 +89,6 @@ def plain(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-class _NotFinite(ValueError):
-    """A number that JSON does not have."""
-
-
 def load_results(folder: Path, *, sheets: bool = False) -> tuple[list[Record], list[Problem]]:
     """Read every ``*.jsonl`` file below a folder as far as it can be trusted.
 
@@ -142,45 +136,26 @@ def load_results(folder: Path, *, sheets: bool = False) -> tuple[list[Record], l
 
 
 def _lines(path: Path, name: str) -> Iterator[tuple[int, Record | Problem]]:
+    from immunebench.records.files import read_lines
+
     try:
-        content = path.read_bytes()
+        for line in read_lines(path):
+            yield line.number, _record(line, name)
     except OSError as error:
         yield 0, Problem(name, None, "unreadable", f"cannot be read: {error.strerror}")
-        return
-    lines = content.split(b"\n")
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            yield number, _record(line, name, number, last=number == len(lines))
 
 
-def _record(line: bytes, name: str, number: int, *, last: bool) -> Record | Problem:
+def _record(line: Line, name: str) -> Record | Problem:
     from immunebench.board.loading.checks import complaint
-    from immunebench.declared.schema import usage_error
-    from immunebench.records.record import SCHEMA, Record
+    from immunebench.records.files import BrokenLine
 
     def wrong(kind: Kind, message: str) -> Problem:
-        short = message if len(message) <= _LONGEST else message[:_LONGEST] + "..."
-        return Problem(name, number, kind, plain(short))
+        return Problem(name, line.number, kind, plain(shortened(message, _LONGEST)))
 
     try:
-        value = json.loads(line.decode("utf-8"), parse_constant=_refuse)
-    except _NotFinite as error:
-        return wrong("not finite", str(error))
-    except (ValueError, RecursionError) as error:
-        # A writer that was stopped leaves its last line without an end.
-        return wrong("truncated", "the file ends within this line") if last else wrong("not json", str(error))
-    version = value.get("schema_version", SCHEMA) if isinstance(value, dict) else SCHEMA
-    if version != SCHEMA:
-        return wrong("version", f"schema_version {version!r} is not known here; this release reads {SCHEMA}")
-    try:
-        record = Record.model_validate_json(line)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        said = str(usage_error(Path("record"), error, Record)).removeprefix("record: ")
-        if first["type"] == "finite_number":
-            return wrong("not finite", said)
-        names_a_file = first["loc"] == ("sheet", "file") and first["type"] == "string_pattern_mismatch"
-        return wrong("outside" if names_a_file else "field", said)
+        record = line.record()
+    except BrokenLine as error:
+        return wrong(error.kind, error.message)
     try:
         digest(record)
     except ValueError:
@@ -199,10 +174,6 @@ def digest(record: Record) -> str:
     from immunebench.store.graph import canonical_json
 
     return hashlib.sha256(canonical_json(json_value(record)).encode()).hexdigest()
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise _NotFinite(f"holds {constant}, which is no number")
 
 
 def _sheet(record: Record, folder: Path, name: str, line: int, *, compare: bool) -> Iterator[Problem]:

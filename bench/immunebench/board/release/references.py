@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from immunebench.catalog.entry import Entry
 
 SUITE_KEY = "immunebench"
+#: What stands in ``\\cite{...}`` and needs no escape there.
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._/+-]*")
+#: Commands of TeX that do more than typeset: a reference is pasted into somebody's paper.
+_ACTIVE = re.compile(
+    r"\\\s*(input|include|write|immediate|openin|openout|read|catcode|[egx]?def|let|csname|special|directlua|new\w+)\b|\^\^"
+)
 _BEGIN = re.compile(r"@\s*(\w+)\s*\{\s*([^\s,{}]+)\s*,")
 
 
@@ -23,16 +29,25 @@ def works(text: str, file: Path) -> dict[str, str]:
     Raises
     ------
     UsageError
-        A brace is never closed, or a key is there twice.
+        A brace is never closed, a key is there twice or holds characters that TeX acts on, or a command does more
+        than typeset.
     """
     found: dict[str, str] = {}
     position = 0
     while match := _BEGIN.search(text, position):
         position = _closing(text, match.start(), file)
+        _check(match[2], text[match.start() : position], file)
         if match[2] in found:
             raise UsageError("holds a key twice:", file=file, value=match[2])
         found[match[2]] = text[match.start() : position]
     return found
+
+
+def _check(key: str, work: str, file: Path) -> None:
+    if not _KEY.fullmatch(key):
+        raise UsageError("a key must be letters, digits and :._/+-, not", file=file, value=key)
+    if active := _ACTIVE.search(work):
+        raise UsageError("holds a command that does more than typeset:", file=file, field=key, value=active[0])
 
 
 def entry_works(entry: Entry) -> dict[str, str]:

@@ -18,8 +18,8 @@ from immunebench.board.scores.model import Board
 from immunebench.board.site.pages import suite_pages
 from immunebench.board.site.render import environment
 from immunebench.board.site.suite import Suite, load_suite, suite_folders
-from immunebench.board.tables.document import schema_text
 from immunebench.board.tables.finding import finding
+from immunebench.board.tables.json_document import schema_text
 from immunebench.catalog.catalog import Catalog
 from immunebench.core.errors import UsageError
 

@@ -1,1 +1,1 @@
-"""Intervals, ranks and paired differences by resampling."""
+"""Intervals, ranks and paired differences: Student's t by strata, and bootstraps."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from immunebench.board.statistics.sampling import Array, Interval, TaskSample, p_raw
+from immunebench.board.statistics.bootstrap import Array, Interval, TaskSample, p_raw
 from immunebench.declared import scoring
 
 _TAILS = ((1.0 - scoring.CONFIDENCE) / 2.0, (1.0 + scoring.CONFIDENCE) / 2.0)

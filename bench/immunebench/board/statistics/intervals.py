@@ -12,8 +12,7 @@ import numpy as np
 
 from immunebench.board.scores.measurement import Measurement
 from immunebench.board.scores.model import Power, Row, TaskScore
-from immunebench.board.statistics.samples import Met, Shape, met, samples_of, seed_deviation, shape
-from immunebench.board.statistics.sampling import (
+from immunebench.board.statistics.bootstrap import (
     Interval,
     Resampled,
     Statistic,
@@ -22,6 +21,7 @@ from immunebench.board.statistics.sampling import (
     resample,
     tie_groups,
 )
+from immunebench.board.statistics.samples import Met, Shape, met, samples_of, seed_deviation, shape
 from immunebench.declared import scoring
 
 Where = tuple[str, str]

@@ -36,7 +36,7 @@ def paired_interval(
     """
     import numpy as np
 
-    from immunebench.board.statistics.sampling import mean_over_tasks, spread
+    from immunebench.board.statistics.bootstrap import mean_over_tasks, spread
 
     tasks = sorted(differences_by_task)
     names = ["" if families is None else families[task] for task in tasks]

@@ -11,7 +11,7 @@ from immunebench.board.scores import scale as scores
 from immunebench.board.scores.measurement import Measurement
 from immunebench.board.scores.model import Power, Row
 from immunebench.board.scores.row import MISSING
-from immunebench.board.statistics.sampling import Array, TaskSample
+from immunebench.board.statistics.bootstrap import Array, TaskSample
 from immunebench.declared import scoring
 
 Where = tuple[str, str]

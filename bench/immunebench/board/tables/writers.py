@@ -10,7 +10,7 @@ from pathlib import Path
 
 from immunebench.board.scores.model import Board, Row
 from immunebench.board.tables.columns import Column, chains, columns, families, remarks, worst_chains
-from immunebench.board.tables.document import document
+from immunebench.board.tables.json_document import document
 from immunebench.board.tables.latex_table import figure, tabular
 from immunebench.board.text import latex, visible
 from immunebench.declared import scoring
@@ -40,7 +40,7 @@ def write_files(board: Board, folder: Path, suite: str = "") -> list[Path]:
 
 
 def to_json(board: Board, suite: str = "") -> str:
-    """The whole board, unrounded, as `immunebench.board.tables.document.BoardDocument`."""
+    """The whole board, unrounded, as `immunebench.board.tables.json_document.BoardDocument`."""
     value = document(board, suite).model_dump(mode="json")
     return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 

@@ -1,4 +1,4 @@
-"""What attackers train: low-rank adapters, whole networks, new words. One module a kind, one format a kind."""
+"""What attackers train: low-rank adapters, whole networks or token embeddings, each with its own file format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Adapter`: the state that an attacker trains, whatever it consists of."""
+"""`Adapter`: base class for the parameters that an attacker trains."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from immunebench.core.types import StageError
 if TYPE_CHECKING:
     from immunebench.model.diffusion import LatentDiffusion
 
-#: File beside the saved adapters that says what they are.
+#: File next to the saved adapters that describes them.
 DESCRIPTION = "adapter.json"
 
 
 def saved_file(step: int) -> str:
-    """Name the file of the adapter after `step` updates."""
+    """Return the file name of the adapter after `step` updates."""
     return f"adapter-{step:05d}.safetensors"
 
 
 class Adapter(ABC):
-    """phi: what an attacker trains on a model that carries it.
+    """phi: the parameters that an attacker trains, attached to a model.
 
     Attributes
     ----------
     model : LatentDiffusion
-        What carries it.
+        The model to which it is attached.
     format : str
         Name of the file format that `save` writes, a key of `adapters.FORMATS`.
     """
@@ -42,23 +42,23 @@ class Adapter(ABC):
     @property
     @abstractmethod
     def parameters(self) -> dict[str, nn.Parameter]:
-        """The live parameters, by name."""
+        """The trained parameters by name (no copies)."""
 
     @abstractmethod
     def enable(self, on: bool) -> None:
-        """Let the model's prediction use the adapter, or not; its values stay."""
+        """Enable or disable the adapter in the model's predictions; its values do not change."""
 
     @abstractmethod
     def save(self, path: Path) -> None:
-        """Write the adapter as safetensors, in a form that plain diffusers reads."""
+        """Write the adapter as safetensors, in a format that diffusers reads."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Return what `adapter.json` says of the files beside it, `format` first."""
+        """Return the content of `adapter.json`, with `format` first."""
 
     @contextmanager
     def active(self, *, stay: bool = False) -> Iterator[None]:
-        """Use the adapter while the block runs only, for models that carry several; with `stay`, leave it on."""
+        """Enable the adapter inside the block only, for models with several adapters; `stay` leaves it unchanged."""
         if not stay:
             self.enable(True)
         try:
@@ -68,16 +68,13 @@ class Adapter(ABC):
                 self.enable(False)
 
     def snapshot(self) -> dict[str, Tensor]:
-        """Copy the present values (a copy: live tensors would follow the training).
-
-        They are in the host's memory where the profile offloads what is not in use.
-        """
+        """Return a copy of the current values, in CPU memory if the profile offloads."""
         host = torch.device("cpu") if self.model.numerics.offload else None
         return {name: p.detach().to(host or p.device, copy=True) for name, p in self.parameters.items()}
 
     @torch.no_grad()
     def reset(self, state: Mapping[str, Tensor]) -> None:
-        """Copy values made by `snapshot` back, those that `state` holds."""
+        """Load values from `snapshot`; `state` may hold a part of them."""
         own = self.parameters
         for name, value in state.items():
             own[name].copy_(value)

@@ -1,4 +1,4 @@
-"""`Dense`: the networks themselves, as DreamBooth trains them (Ruiz et al. 2023)."""
+"""`Dense`: full fine-tuning of the networks, as in DreamBooth (Ruiz et al. 2023)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from immunebench.model.diffusion import LatentDiffusion
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dense(Adapter):
-    """The whole UNet and, if wanted, the text encoders; the model's own tensors, not copies of them.
+    """All parameters of the UNet and optionally of the text encoders; the model's own tensors, no copies.
 
     Parameters
     ----------
     model : LatentDiffusion
     text : bool
-        Whether the text encoder is trained too; both of Stable Diffusion XL's.
+        Whether the text encoder is trained too (both of them in Stable Diffusion XL).
     """
 
     format: ClassVar[str] = "diffusers-dense"
@@ -31,7 +31,7 @@ class Dense(Adapter):
 
     @classmethod
     def attach(cls, model: LatentDiffusion, *, text: bool = False) -> Dense:
-        """Raise the networks' tensors to the trained precision and, with `text`, keep captions live."""
+        """Cast the networks' parameters to the dtype for training and, with `text`, embed captions at each step."""
         adapter = cls(model, text)
         if text:
             model.text.train()
@@ -40,14 +40,14 @@ class Dense(Adapter):
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        """The UNet's tensors by their own names, a text encoder's after ``text_encoder.`` or ``text_encoder_2.``."""
+        """The UNet's parameters by name, the text encoders' prefixed by ``text_encoder.`` or ``text_encoder_2.``."""
         return self.model.unet_tensors("all") | (self.model.text.parameters() if self.text else {})
 
     def enable(self, on: bool) -> None:
-        """Do nothing: a network cannot be left out."""
+        """Do nothing, as the networks themselves cannot be disabled."""
 
     def save(self, path: Path) -> None:
-        """Write the tensors under diffusers' names, ``unet.`` or the text encoder's part before them."""
+        """Write the tensors by their diffusers names, prefixed by ``unet.`` or the text encoder's component name."""
         from safetensors.torch import save_file
 
         named = {f"unet.{n}": t for n, t in self.model.unet_tensors("all").items()}
@@ -55,13 +55,13 @@ class Dense(Adapter):
         save_file(self._finite(named), path, metadata={"format": "pt"})
 
     def describe(self) -> dict[str, Any]:
-        """Return the format and which networks the files hold."""
+        """Return the format and the networks in the files."""
         return {"format": self.format, "networks": ["unet", *(self.model.text.networks if self.text else ())]}
 
 
 @torch.no_grad()
 def load(model: LatentDiffusion, path: Path) -> None:
-    """Put saved networks in place of the model's; `LatentDiffusion.restore` takes them back."""
+    """Load saved networks into the model; `LatentDiffusion.restore` undoes it."""
     from safetensors.torch import load_file
 
     model.trainable(model.unet_tensors("all"))
@@ -71,5 +71,5 @@ def load(model: LatentDiffusion, path: Path) -> None:
         own |= model.trainable(model.text.train())
     for name, tensor in saved.items():
         if name not in own or own[name].shape != tensor.shape:
-            raise StageError("error", f"{path.name}: {name} is no tensor of the base")
+            raise StageError("error", f"{path.name}: {name} is not a tensor of the base")
         own[name].copy_(tensor)

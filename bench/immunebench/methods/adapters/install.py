@@ -1,4 +1,4 @@
-"""Puts a saved adapter on a model."""
+"""Loading of saved adapters into a model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from immunebench.methods.adapters import dense, low_rank, words
 from immunebench.methods.adapters.base import DESCRIPTION, saved_file
 from immunebench.model.diffusion import LatentDiffusion
 
-#: How to put a file of each format on a model.
+#: The loader of each file format.
 FORMATS: Mapping[str, Callable[[LatentDiffusion, Path], None]] = {
     low_rank.LowRank.format: low_rank.merge,
     dense.Dense.format: dense.load,
@@ -20,12 +20,12 @@ FORMATS: Mapping[str, Callable[[LatentDiffusion, Path], None]] = {
 
 
 def install(model: LatentDiffusion, folder: Path, step: int) -> None:
-    """Put the adapter that an attack saved at `step` on a model; `LatentDiffusion.restore` takes it back.
+    """Load the adapter that an attack saved at `step` into a model; `LatentDiffusion.restore` undoes it.
 
     Parameters
     ----------
     model : LatentDiffusion
-        The model that the attack began from.
+        The model from which the attack started.
     folder : Path
         The attack's artifact.
     step : int

@@ -1,4 +1,4 @@
-"""`LowRank`: low-rank adapters on the UNet's attentions (Hu et al. 2022, sec. 4.1), made by peft."""
+"""`LowRank`: LoRA on the UNet's attention projections (Hu et al. 2022, sec. 4.1), with peft."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class LowRank(Adapter):
     Parameters
     ----------
     model : LatentDiffusion
-        The model that carries it.
+        The model to which it is attached.
     rank : int
         r, at least 1.
     targets : tuple of str
-        Ends of the names of the projections.
+        Suffixes of the names of the projections, as peft's `target_modules`.
     """
 
     format: ClassVar[str] = "diffusers-lora"
@@ -39,25 +39,25 @@ class LowRank(Adapter):
 
     @classmethod
     def attach(cls, model: LatentDiffusion, *, rank: int, seed: int, targets: Sequence[str] = TARGETS) -> LowRank:
-        """Put a fresh adapter on a model: A ~ N(0, 1/r^2), B = 0, so that the model is unchanged at first.
+        """Attach a new adapter to a model: A ~ N(0, 1/r^2), B = 0, so that the model is unchanged at first.
 
         Parameters
         ----------
         model : LatentDiffusion
         rank : int
         seed : int
-            Of A's draw; the same on every device.
+            For the initialisation of A, which is the same on every device.
         targets : sequence of str
 
         Raises
         ------
         StageError
-            If the model carries a low-rank adapter already.
+            If the model already has a low-rank adapter.
         """
         from peft import LoraConfig
 
         if _parameters(model.unet):
-            raise StageError("error", "the model carries a low-rank adapter already")
+            raise StageError("error", "the model already has a low-rank adapter")
         config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(targets))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
@@ -69,13 +69,13 @@ class LowRank(Adapter):
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        """The live A and B, by name."""
+        """A and B of every projection, by name."""
         return _parameters(self.model.unet)
 
     def enable(self, on: bool) -> None:
-        """Add B A to the projections, or not."""
+        """Enable or disable the adapter in the projections."""
         (self.model.unet.enable_adapters if on else self.model.unet.disable_adapters)()
-        # peft switches gradients on with the adapter; here `training` alone does.
+        # peft enables gradients together with the adapter; here only `training` enables them.
         self.model.unet.requires_grad_(False)
 
     def save(self, path: Path) -> None:
@@ -131,9 +131,9 @@ class LowRank(Adapter):
 
 
 def merge(model: LatentDiffusion, path: Path) -> None:
-    """Add a saved adapter to the UNet's own weights; `LatentDiffusion.restore` takes it back.
+    """Merge a saved adapter into the UNet's weights; `LatentDiffusion.restore` undoes it.
 
-    Merged weights predict what the adapter predicts (alpha = r) and sample faster.
+    Merged weights give the adapter's predictions (alpha = r) and sample faster.
     """
     from safetensors.torch import load_file
 

@@ -1,4 +1,4 @@
-"""`Words`: new rows of the token embedding, as Textual Inversion trains them (Gal et al. 2023, sec. 3)."""
+"""`Words`: new token embeddings, as in Textual Inversion (Gal et al. 2023, sec. 3)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from immunebench.model.diffusion import LatentDiffusion
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Words(Adapter):
-    """v*: one or several vectors that a placeholder word of the captions stands for.
+    """v*: one or several embedding vectors of the placeholder token in the captions.
 
     Parameters
     ----------
     model : LatentDiffusion
     token : str
-        The placeholder, a word of the captions such as ``sks``.
+        The placeholder in the captions, such as ``sks``.
     rows : Parameter, shape (num_vectors, width)
     """
 
@@ -33,14 +33,14 @@ class Words(Adapter):
 
     @classmethod
     def attach(cls, model: LatentDiffusion, *, token: str, initializer: str, num_vectors: int = 1) -> Words:
-        """Give a word its own vectors, each a copy of the initializer's embedding.
+        """Add embedding vectors for a placeholder, each a copy of the initializer's embedding.
 
         Parameters
         ----------
         model : LatentDiffusion
         token : str
         initializer : str
-            A word that the tokenizer knows as a single token.
+            A word that is a single token of the tokenizer.
         num_vectors : int
             At least 1.
 
@@ -54,19 +54,19 @@ class Words(Adapter):
         start = model.text.vectors(initializer)
         if len(start) != 1:
             raise StageError("error", f"initializer {initializer!r} is {len(start)} tokens, not one")
-        return cls(model, token, model.text.teach(token, start.repeat(num_vectors, 1)))
+        return cls(model, token, model.text.add_word(token, start.repeat(num_vectors, 1)))
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        """The rows, by the placeholder's name."""
+        """The vectors, by the placeholder."""
         return {self.token: self.rows}
 
     def enable(self, on: bool) -> None:
-        """Read the placeholder as the learned vectors, or as the tokenizer does."""
-        self.model.text.listen(on)
+        """Embed the placeholder by the learned vectors, or as the base's tokenizer reads it."""
+        self.model.text.use_learned(on)
 
     def save(self, path: Path) -> None:
-        """Write the rows, readable by `StableDiffusionPipeline.load_textual_inversion` with ``token=<sks>``."""
+        """Write the vectors, readable by `StableDiffusionPipeline.load_textual_inversion` with ``token=<sks>``."""
         from safetensors.torch import save_file
 
         save_file(self._finite({f"<{self.token}>": self.rows}), path, metadata={"format": "pt"})
@@ -77,11 +77,11 @@ class Words(Adapter):
 
 
 def load(model: LatentDiffusion, path: Path) -> None:
-    """Teach the model the words of a file; `LatentDiffusion.restore` takes them back."""
+    """Load the learned words of a file into the model; `LatentDiffusion.restore` undoes it."""
     from safetensors.torch import load_file
 
     saved: dict[str, Tensor] = load_file(path)
     for name, rows in saved.items():
         if rows.ndim != 2 or not torch.isfinite(rows).all():
-            raise StageError("error", f"{path.name}: {name} holds no vectors of a word")
-        model.text.teach(name.strip("<>"), rows)
+            raise StageError("error", f"{path.name}: {name} must hold finite embedding vectors")
+        model.text.add_word(name.strip("<>"), rows)

@@ -1,4 +1,4 @@
-"""What a base draws of what its captions say, as a reader reads it."""
+"""Prompt fidelity of a base: whether its pictures have the traits in their captions, according to a reader."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def balanced(labels: NDArray[np.int64], found: NDArray[np.int64]) -> dict[str, f
 def drawn(
     pipeline: StableDiffusionPipeline, reader: readers.Reader, count: int, device: torch.device | str
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Balanced accuracies on what the base draws from ``count`` full captions, and on the captions' own pictures."""
+    """Return balanced accuracies on the base's pictures for ``count`` full captions, and on the rendered pictures."""
     pictures = [world.draw("reference", i, group="check", wordings=0) for i in range(count)]
     labels = np.stack([traits.encode(p.labels) for p in pictures]).astype(np.int64)
     pixels = export.sample(pipeline, [p.labels["captions"][0] for p in pictures])
@@ -55,7 +55,7 @@ def drawn(
 
 
 def table(columns: Mapping[str, Mapping[str, float]]) -> str:
-    """Scores as lines of text, traits down, a column each; the last line is the mean."""
+    """Format scores as a text table with traits as rows; the last line is the mean."""
     names = list(next(iter(columns.values())))
     lines = [f"{'':14s}" + "".join(f"{column:>14s}" for column in columns)]
     for name in names:

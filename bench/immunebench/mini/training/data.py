@@ -1,6 +1,6 @@
-"""Rendered training pictures: chunks on disk that processes draw, tensors on the device that training reads.
+"""Rendered training pictures: chunks on disk, written by worker processes, and tensors on the device for training.
 
-Training begins with the first chunks and goes on with more as they arrive, for drawing takes as long as learning.
+Rendering takes as long as training, so training starts with the first chunks and uses more as they are written.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from transformers import CLIPTokenizer
 from immunebench.mini import traits, world
 from immunebench.mini.training.log import Progress
 
-#: Each picture is captioned this many times, in other forms and with other attributes left out.
+#: Number of captions per picture, which differ in wording and in the attributes that they omit.
 WORDINGS = 6
 CHUNK = 500
 #: Streams of pictures: the bases learn from the narrow world, readers from all that there is.
@@ -51,9 +51,9 @@ def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> NDArray[np.int16
 
 
 def render(folder: Path, counts: dict[str, int], tokenizer: Path, workers: int = 2) -> None:
-    """Draw ``counts`` pictures of each group into ``folder/<group>/``; what is there is not drawn again.
+    """Render ``counts`` pictures of each group into ``folder/<group>/``; existing ones are not rendered again.
 
-    The groups' chunks alternate in proportion, so that all of them can begin to train at once.
+    The groups' chunks alternate in proportion, so that training can start on all groups at the same time.
     """
     jobs = [(start / count, (str(folder), group, start, str(tokenizer)))
             for group, count in counts.items() for start in range(0, count, CHUNK)]  # fmt: skip
@@ -65,7 +65,7 @@ def render(folder: Path, counts: dict[str, int], tokenizer: Path, workers: int =
 
 
 class Rendered:
-    """The pictures of a group on a device, as far as they are drawn.
+    """The pictures of a group on a device, as far as they have been rendered.
 
     Attributes
     ----------
@@ -101,7 +101,7 @@ class Rendered:
         return True
 
     def refresh(self, most: int = 40) -> bool:
-        """Take up chunks that were drawn since; whether there were any."""
+        """Load chunks that were rendered since the last call; return whether there were any."""
         before = self.ready
         for _ in range(most):
             if not self._next():

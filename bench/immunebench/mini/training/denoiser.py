@@ -48,7 +48,7 @@ def build(recipe: Recipe, tokenizer: CLIPTokenizer) -> tuple[UNet2DConditionMode
 
 
 class Trained(nn.Module):
-    """Both networks under one roof, so that a checkpoint and an average hold both."""
+    """Both networks as one module, for checkpoints and weight averaging."""
 
     def __init__(self, unet: UNet2DConditionModel, text: CLIPTextModel) -> None:
         super().__init__()
@@ -63,9 +63,9 @@ def train(
     recipe: Recipe, autoencoder: AutoencoderKL, pictures: Rendered, tokenizer: CLIPTokenizer, folder: Path,
     device: torch.device, budget: Budget,
 ) -> Iterator[tuple[Trained, int]]:  # fmt: skip
-    """Train or resume; yields the running average of the networks and the step, now and then and at the end.
+    """Train or resume; yield the average of the weights and the step, regularly and at the end.
 
-    Latents are encoded as pictures arrive; a caption is one of a picture's wordings, or empty once in ten.
+    Latents are encoded as pictures are rendered; a caption is one of a picture's, or empty with probability 0.1.
     """
     network = Trained(*build(recipe, tokenizer)).to(device)
     network.unet.to(memory_format=torch.channels_last)

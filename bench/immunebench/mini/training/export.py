@@ -1,4 +1,4 @@
-"""From trained networks to a pipeline folder that plain diffusers loads, with its pictures for the model card."""
+"""Export of trained networks to a diffusers pipeline folder, with sample pictures for the model card."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def save_half(network: nn.Module, file: Path) -> None:
     half = {key: (value.half() if value.is_floating_point() else value).contiguous().cpu()
             for key, value in network.state_dict().items()}  # fmt: skip
     save_file(half, file)
-    file.chmod(0o644)  # safetensors writes for the owner alone
+    file.chmod(0o644)  # safetensors sets permissions for the owner only
 
 
 def save_pipeline(folder: Path, vae: AutoencoderKL, trained: Trained, tokenizer: CLIPTokenizer) -> None:
@@ -44,7 +44,7 @@ def save_pipeline(folder: Path, vae: AutoencoderKL, trained: Trained, tokenizer:
         feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.save_pretrained(folder, safe_serialization=True)
-    # Half precision is for the repository's size alone: transformers would otherwise run in the dtype of the file.
+    # Half precision only reduces the repository's size; transformers would otherwise run in the dtype of the file.
     config = folder / "text_encoder" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
     for name in ("vae", "text_encoder", "unet"):
@@ -52,7 +52,7 @@ def save_pipeline(folder: Path, vae: AutoencoderKL, trained: Trained, tokenizer:
 
 
 def _without_origin(config: Path) -> None:
-    """Drop the folder that a network was loaded from: it names a place on the machine of the training."""
+    """Remove the path from which a network was loaded from its config."""
     values = json.loads(config.read_text())
     if values.pop("_name_or_path", None) is not None:
         config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
@@ -72,7 +72,7 @@ def open_pipeline(folder: Path, device: torch.device | str = "cpu") -> StableDif
 def sample(
     pipeline: StableDiffusionPipeline, prompts: list[str], *, steps: int = 20, guidance: float = 4.0, batch: int = 250
 ) -> np.ndarray:
-    """One picture a prompt, uint8 (n, 64, 64, 3); picture ``i`` has noise of its own, whatever the batch."""
+    """Sample one picture per prompt, uint8 (n, 64, 64, 3); the noise of picture ``i`` does not depend on the batch."""
     shape = (pipeline.unet.config.in_channels, 16, 16)
     noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(i)) for i in range(len(prompts))])
     parts = []
@@ -86,14 +86,14 @@ def sample(
 
 
 def sample_grid(pipeline: StableDiffusionPipeline, file: Path, *, per_row: int = 10) -> None:
-    """Draw known objects and a portrait in a row of styles, one seed a picture, into one file."""
+    """Write a grid of known objects and a portrait in several styles, with one seed per picture."""
     names = (*world.OBJECT_NAMES[: per_row - 1], "portrait of a person")
     prompts = [f"a {name} in {style} style" for style in world.STYLE_NAMES for name in names]
     _save(tiled(sample(pipeline, prompts), per_row), file)
 
 
 def caption_grid(pipeline: StableDiffusionPipeline, file: Path, *, count: int = 48, per_row: int = 12) -> None:
-    """Rendered held-out pictures, each row above what the base draws from their full captions; portraits last."""
+    """Write a grid of rendered held-out pictures, each row above the base's samples for their captions."""
     pictures = [world.draw("reference", i, group="captions", wordings=0, person=i >= count // 2) for i in range(count)]
     drawn = sample(pipeline, [p.labels["captions"][0] for p in pictures])
     rows = []
@@ -135,12 +135,12 @@ def psnr(vae: AutoencoderKL, count: int) -> float:
 
 
 def _save(tile: np.ndarray, file: Path) -> None:
-    """WebP at native size: pages enlarge it."""
+    """Write WebP at native size."""
     Image.fromarray(tile).save(file, quality=88)
 
 
 def publish(work: Path, target: Path) -> None:
-    """Copy a finished pipeline into its place, draw its sheets and its curves."""
+    """Copy a finished pipeline to its target folder, and write its sample grids and loss curves."""
     for part in ("vae", "unet", "text_encoder", "scheduler", "tokenizer"):
         shutil.rmtree(target / part, ignore_errors=True)
         shutil.copytree(work / "pipeline" / part, target / part)
@@ -157,7 +157,7 @@ def publish(work: Path, target: Path) -> None:
 
 
 def loss_curves(files: dict[str, Path], file: Path) -> None:
-    """Training losses over steps, one panel each."""
+    """Plot training losses over steps, one panel each."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 
 class Progress:
-    """Prints one line every few seconds: done of planned, rate, time left, and the running mean of named values."""
+    """Prints a line every few seconds: steps done, rate, remaining time, and running means of named values."""
 
     def __init__(self, name: str, total: int, unit: str = "steps", *, done: int = 0, every: float = 15.0) -> None:
         self.name, self.total, self.unit, self.every = name, total, unit, every
@@ -32,7 +32,7 @@ class Progress:
             self._print()
 
     def advance(self, count: int = 1, **values: float) -> None:
-        """Count ``count`` more; named values enter an exponential mean."""
+        """Advance by ``count``; named values enter an exponential moving average."""
         self.done += count
         for key, value in values.items():
             self.means[key] = value if key not in self.means else 0.98 * self.means[key] + 0.02 * value
@@ -51,7 +51,7 @@ class Progress:
 
 
 class Curve:
-    """A loss curve that survives restarts: JSON lines of ``{"step", "loss", ...}``."""
+    """A loss curve in a file of JSON lines ``{"step", "loss", ...}``, continued on resuming."""
 
     def __init__(self, file: Path, first: int) -> None:
         kept = [row for row in _rows(file) if row["step"] <= first]
@@ -80,7 +80,7 @@ def save_checkpoint(file: Path, step: int, tensors: Mapping[str, torch.Tensor]) 
 
 
 def load_checkpoint(file: Path) -> tuple[int, dict[str, torch.Tensor]]:
-    """The step and tensors of a checkpoint; ``(0, {})`` where there is none."""
+    """Return the step and tensors of a checkpoint; ``(0, {})`` if there is none."""
     from safetensors import safe_open
 
     if not file.exists():

@@ -27,7 +27,7 @@ def _batch(pictures: Rendered, ready: torch.Tensor, count: int) -> tuple[torch.T
 
 
 def train(pictures: Rendered, folder: Path, device: torch.device, budget: Budget, *, batch: int = 512) -> Classifier:
-    """Object and style of known pictures, and nothing."""
+    """Train the classifier of objects and styles, with a class for pictures without content."""
     torch.manual_seed(SEED)
     network = Classifier().to(device).to(memory_format=torch.channels_last)
     ready = torch.tensor(float(pictures.ready), device=device)

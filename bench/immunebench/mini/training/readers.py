@@ -1,4 +1,4 @@
-"""Training of the readers: every trait of wide pictures, whole, after autoencoders, and damaged."""
+"""Training of the readers on all traits, with pictures of the whole world: clean, autoencoded, and damaged."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ TRIPS, DECODED = 24_000, 3_000
 
 @torch.no_grad()
 def decoded_nothing(autoencoder: AutoencoderKL, pixels: torch.Tensor, count: int) -> torch.Tensor:
-    """What an autoencoder makes of latents that mean nothing, uint8 (count, 64, 64, 3).
+    """Decode meaningless latents to pictures, uint8 (count, 64, 64, 3).
 
-    A quarter each: white noise, smooth noise, a picture's latents with their places shuffled, and latents drowned in
-    noise.
+    A quarter each: white noise, smooth noise, spatially shuffled latents of pictures, and latents with much noise.
     """
     device, part = pixels.device, count // 4
     shape = (part, autoencoder.config.latent_channels, 16, 16)
@@ -44,7 +43,7 @@ def decoded_nothing(autoencoder: AutoencoderKL, pixels: torch.Tensor, count: int
 
 
 def reading_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean over traits of the cross-entropy of the answers that are known."""
+    """Return the mean over traits of the cross-entropy, without ignored labels."""
     parts = [F.cross_entropy(answer.float(), labels[:, i].long(), ignore_index=IGNORE, reduction="sum")
              / (labels[:, i] != IGNORE).sum().clamp(min=1)
              for i, answer in enumerate(readers.split(logits).values())]  # fmt: skip
@@ -55,7 +54,7 @@ def train(
     name: str, pictures: Rendered, autoencoders: Sequence[AutoencoderKL], folder: Path, device: torch.device,
     budget: Budget, *, batch: int = BATCH, trips: int = TRIPS,
 ) -> readers.Reader:  # fmt: skip
-    """Train or resume one reader; gives the running average of its weights."""
+    """Train or resume one reader; return the running average of its weights."""
     torch.manual_seed(SEEDS[name])
     network = readers.build(name).to(device).to(memory_format=torch.channels_last).train()
     average = readers.build(name).to(device).to(memory_format=torch.channels_last).train()
@@ -71,7 +70,7 @@ def train(
 
     def loss_of() -> torch.Tensor:
         rows = (torch.rand(batch, device=device) * ready).long()
-        # Two of five pictures have been through an autoencoder.
+        # Two of five pictures are autoencoded.
         tripped = torch.rand(batch, device=device) < 0.4
         rows = torch.where(tripped, rows % trips, rows)
         through = stacks[torch.randint(len(stacks), (batch,), device=device), rows % trips]
@@ -85,7 +84,7 @@ def train(
     def refresh() -> None:
         pictures.refresh()
         ready.fill_(float(pictures.ready))
-        # Normalisation keeps running statistics of its own, which are copied rather than averaged.
+        # The running statistics of normalisation layers are copied instead of averaged.
         for mine, theirs in zip(average.buffers(), network.buffers(), strict=True):
             mine.copy_(theirs)
 
@@ -94,7 +93,7 @@ def train(
                      ema=0.998, refresh=refresh):  # fmt: skip
         pass
     refresh()
-    # Running statistics that fit the averaged weights.
+    # Compute the running statistics for the averaged weights.
     with torch.no_grad():
         for _ in range(30):
             rows = torch.randint(pictures.ready, (batch,), device=device)

@@ -1,4 +1,4 @@
-"""Recipes: every number that decides what the networks of the embedded world become."""
+"""Recipes: all training hyperparameters of the embedded bases."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Recipe:
     vae_channels, unet_channels
         ``block_out_channels`` of the two networks.
     vae_steps, vae_batch, unet_steps, unet_batch
-        Optimiser steps and pictures a step; a time limit may end either earlier.
+        Optimiser steps and batch sizes; a time limit may end training earlier.
     learning_rate
-        Rate of the UNet and the text encoder on the plateau.
+        Learning rate of the UNet and the text encoder on the plateau of the schedule.
     """
 
     seed: int
@@ -42,7 +42,7 @@ class Recipe:
     caption_dropout: float = 0.1
 
 
-#: ``mini-b`` is the unknown base of transfer attacks: other seed, other widths, other pictures, shorter training.
+#: ``mini-b`` is the unknown base for transfer: different seed, widths and pictures, and shorter training.
 RECIPES: dict[str, Recipe] = {
     "mini": Recipe(seed=11),
     "mini-b": Recipe(seed=29, pictures=40_000, latents=4, vae_channels=(24, 48, 64), unet_channels=(48, 96)),

@@ -1,4 +1,4 @@
-"""Learning rates, precision, noise weighting and the one training loop of all networks of the embedded world."""
+"""Learning rate schedule, precision, loss weighting and the shared training loop of the embedded world's networks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from immunebench.mini.training.log import Curve, Progress, load_checkpoint, save
 
 
 def autocast(device: torch.device) -> AbstractContextManager[None]:
-    """bfloat16 for matrix products where the device computes it fast; weights stay in float32."""
+    """Return autocast to bfloat16 if the device computes it fast; weights stay in float32."""
     fast = device.type == "cuda" or "avx512_bf16" in _cpu_flags() or "amx_bf16" in _cpu_flags()
-    # A CUDA graph may not keep casts of weights from one replay to the next.
+    # A CUDA graph must not cache casts of weights between replays.
     return torch.autocast(device.type, torch.bfloat16, enabled=fast, cache_enabled=device.type != "cuda")
 
 
@@ -27,15 +27,15 @@ def _cpu_flags() -> str:
 
 
 def min_snr(alphas_cumprod: torch.Tensor, gamma: float = 5.0) -> torch.Tensor:
-    """Weights min(SNR, gamma) / SNR of an epsilon loss for each of T timesteps (Hang et al. 2023, eq. 7)."""
+    """Return min-SNR weights min(SNR, gamma) / SNR of an epsilon loss for T timesteps (Hang et al. 2023, eq. 7)."""
     snr = alphas_cumprod / (1 - alphas_cumprod)
     return snr.clamp(max=gamma) / snr
 
 
 def stable_then_decay(done: float, *, warmup: float = 0.02, decay: float = 0.3) -> float:
-    """Factor of the rate after a share ``done`` in [0, 1] of a training: a warm-up, a plateau, 1 - sqrt at the end.
+    """Return the learning rate factor after a fraction ``done`` of the training: warm-up, plateau, 1 - sqrt decay.
 
-    The plateau lets a training be prolonged (Hu et al. 2024, section 4; Hägele et al. 2024, eq. 2).
+    The plateau allows training to be extended (Hu et al. 2024, section 4; Hägele et al. 2024, eq. 2).
     """
     if done < warmup:
         return max(done / warmup, 1e-3)
@@ -43,28 +43,28 @@ def stable_then_decay(done: float, *, warmup: float = 0.02, decay: float = 0.3) 
 
 
 class Budget:
-    """How much of a training is over, by steps or by seconds, whichever is further."""
+    """The progress of a training, by steps or by seconds, whichever is further."""
 
     def __init__(self, steps: int, seconds: float | None, spent: float = 0.0) -> None:
         self.steps, self.seconds, self.begin = steps, seconds, time.monotonic() - spent
 
     def done(self, step: int) -> float:
-        """Share in [0, 1] that is over after ``step`` steps."""
+        """Return the fraction in [0, 1] that is done after ``step`` steps."""
         by_time = self.spent / self.seconds if self.seconds else 0.0
         return min(1.0, max(step / self.steps, by_time))
 
     @property
     def spent(self) -> float:
-        """Seconds since the training began, over all calls."""
+        """Return the seconds of training over all calls."""
         return time.monotonic() - self.begin
 
 
 class Stepper:
-    """Carries out one training step again and again: as one CUDA graph on a GPU, as it is elsewhere.
+    """Runs one training step repeatedly, on a GPU as a CUDA graph.
 
-    Small networks spend their time launching kernels; a graph launches them all at once. ``step`` draws its batch on
-    the device, from generators that a graph knows, and updates the weights. A step that cannot be captured raises
-    CUDA's error: the environment's ``IMMUNEBENCH_CUDA_GRAPH=0`` runs it without a graph.
+    Small networks spend most time on launching kernels, which a graph launches together. ``step`` must draw its batch
+    on the device, from generators registered with the graph, and update the weights. A step that cannot be captured
+    raises CUDA's error; ``IMMUNEBENCH_CUDA_GRAPH=0`` in the environment runs it without a graph.
     """
 
     def __init__(self, step: Callable[[], torch.Tensor], device: torch.device) -> None:
@@ -81,14 +81,14 @@ class Stepper:
             for _ in range(3):
                 self._step()
         torch.cuda.current_stream().wait_stream(side)
-        # A step drops its gradients first, so the replays overwrite those in the graph's own memory, never add to them.
+        # A step clears its gradients first, so replays overwrite those in the graph's memory instead of accumulating.
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self._loss = self._step()
         self._graph, self.captured = graph, "one CUDA graph a step"
 
     def __call__(self) -> torch.Tensor:
-        """The loss (a scalar on the device) of one more step."""
+        """Run one step; return its loss, a scalar on the device."""
         if self._graph is None:
             return self._step()
         self._graph.replay()
@@ -96,16 +96,16 @@ class Stepper:
 
 
 class Descent:
-    """One optimiser step of a loss, with everything that changes from step to step on the device.
+    """One optimiser step of a loss, with all changing state on the device.
 
     Parameters
     ----------
     loss
-        Draws a batch and gives its loss.
+        Draws a batch and returns its loss.
     params
-        What is trained.
+        The trained parameters.
     rate, decay, betas
-        AdamW's (Loshchilov & Hutter 2019); ``rate`` is multiplied by :meth:`set_rate`'s factor.
+        AdamW's (Loshchilov & Hutter 2019); ``rate`` is multiplied by :meth:`set_lr_factor`'s factor.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Descent:
                   {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0}]  # fmt: skip
         self.optimiser = torch.optim.AdamW(groups, lr=self.lr, betas=betas, fused=on_gpu, capturable=on_gpu)
 
-    def set_rate(self, factor: float) -> None:
+    def set_lr_factor(self, factor: float) -> None:
         """Set the learning rate to ``factor`` times the recipe's."""
         if isinstance(self.lr, torch.Tensor):
             self.lr.fill_(self.rate * factor)
@@ -129,13 +129,13 @@ class Descent:
             for group in self.optimiser.param_groups:
                 group["lr"] = self.rate * factor
 
-    def forget(self) -> None:
-        """Drop the gradients."""
+    def zero_grad(self) -> None:
+        """Clear the gradients."""
         self.optimiser.zero_grad(set_to_none=True)
 
     def __call__(self) -> torch.Tensor:
-        """Descend once; the loss before it."""
-        self.forget()
+        """Take one step; return the loss before it."""
+        self.zero_grad()
         loss = self.loss()
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.params, self.clip)
@@ -148,10 +148,10 @@ def descend(
     seed: int, batch: int, averaged: torch.nn.Module | None = None, ema: float = 0.999,
     refresh: Callable[[], object] | None = None,
 ) -> Iterator[int]:  # fmt: skip
-    """Train to the end of the budget, resumed from ``folder/<name>.safetensors``; yields now and then, and at the end.
+    """Train until the budget is used, resuming from ``folder/<name>.safetensors``; yield regularly and at the end.
 
-    A checkpoint holds the weights, their average and the step; Adam's moments begin anew after a stop, which a warm-up
-    of a hundred steps bridges.
+    A checkpoint has the weights, their average and the step. Adam's moments are not saved, so a hundred warm-up steps
+    follow after resuming.
     """
     checkpoint, every = folder / f"{name}.safetensors", 30.0
     step, tensors = load_checkpoint(checkpoint)
@@ -161,7 +161,7 @@ def descend(
             averaged.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("ema.")})
     curve, first, saved = Curve(folder / f"{name}-loss.jsonl", step), step, time.monotonic()
     torch.manual_seed(seed * 1_000_003 + step)
-    descent.set_rate(1e-3)
+    descent.set_lr_factor(1e-3)
     run = Stepper(descent, device)
     if run.captured:
         print(f"{name}: {run.captured}", flush=True)
@@ -170,7 +170,7 @@ def descend(
         pairs = [list(averaged.parameters()), list(module.parameters())]
     with Progress(name, budget.steps, done=step) as progress:
         while (done := budget.done(step)) < 1:
-            descent.set_rate(stable_then_decay(done) * min(1.0, (step - first + 1) / 100))
+            descent.set_lr_factor(stable_then_decay(done) * min(1.0, (step - first + 1) / 100))
             loss = run()
             step += 1
             if pairs and step % 4 == 0:

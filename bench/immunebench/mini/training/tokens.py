@@ -1,4 +1,4 @@
-"""A CLIP tokenizer whose vocabulary is learned from the world's captions, with spare rare tokens."""
+"""Training of a CLIP tokenizer on the world's captions, with additional rare tokens as placeholders."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ MAX_LENGTH = 64
 def train_tokenizer(captions: Iterable[str], folder: Path, size: int = 1400) -> CLIPTokenizer:
     """Learn byte-pair merges from captions and write ``vocab.json`` and ``merges.txt`` in CLIP's form.
 
-    Words of held-out things (``lighthouse``) and a reserve of :data:`RARE_TOKENS` become single tokens too, so that
-    a placeholder is one row of the embedding; no training caption contains them.
+    Names of held-out objects (``lighthouse``) and :data:`RARE_TOKENS` become single tokens too, so that a placeholder
+    is one row of the embedding; no training caption contains them.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=None))
@@ -41,7 +41,7 @@ def train_tokenizer(captions: Iterable[str], folder: Path, size: int = 1400) -> 
     tokenizer.train_from_iterator([*captions, *(" ".join(reserve) for _ in range(500))], trainer)
     learned = json.loads(tokenizer.to_str())["model"]
     merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in learned["merges"]]
-    # CLIP's order: single bytes, bytes that end a word, merges, special tokens. The end token has the highest id,
+    # CLIP's order: bytes, bytes at the end of a word, merges, special tokens. The end token has the highest id,
     # by which CLIP's text encoder finds it.
     words = [*alphabet, *(f"{byte}</w>" for byte in alphabet), *("".join(pair) for pair in merges)]
     vocab = {word: index for index, word in enumerate(dict.fromkeys([*words, START, END]))}

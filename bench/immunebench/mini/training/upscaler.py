@@ -1,4 +1,4 @@
-"""Training of the upscaler: noisy pictures of 64 pixels to the drawings of 128 that they were made of."""
+"""Training of the upscaler: from noisy pictures of 64 pixels to the drawings of 128 pixels behind them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from immunebench.mini.training.schedule import Budget, Descent, autocast, descen
 from immunebench.mini.upscaler import FACTOR, UpscalerNet
 
 SEED, PICTURES, STEPS, BATCH, RATE = 211, 6_000, 6_000, 64, 2e-3
-#: Noise that is added, of a pixel in [0, 1]: around what the purifier adds, for a perturbation comes on top of it.
+#: Range of the added noise, for pixels in [0, 1]: around that of the purifier, to cover additional perturbations.
 SIGMA = (0.08, 0.12)
 _CHUNK = 250
 
@@ -39,7 +39,7 @@ def drawings(file: Path, count: int, workers: int) -> NDArray[np.uint8]:
 def train(
     folder: Path, device: torch.device, budget: Budget, *, workers: int, batch: int = BATCH, count: int = PICTURES
 ) -> UpscalerNet:
-    """Train or resume: L1 to the drawing, and to the picture that it is made smaller to."""
+    """Train or resume, with an L1 loss to the drawing, and one to the picture after downscaling."""
     pixels = torch.from_numpy(drawings(folder / "drawings.npy", count, workers)).to(device)
     torch.manual_seed(SEED)
     network = UpscalerNet().to(device).to(memory_format=torch.channels_last)

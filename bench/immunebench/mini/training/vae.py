@@ -25,7 +25,7 @@ def build(recipe: Recipe) -> AutoencoderKL:
 
 
 def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """L1 and squares of pixels, L1 of finite differences (sharp outlines) and of smaller pictures (true colours)."""
+    """Return L1 and L2 of pixels plus L1 of finite differences (for edges) and of downscaled pictures (for colours)."""
     loss = F.l1_loss(output, target) + 4 * F.mse_loss(output, target)
     for size in (2, 4):
         loss = loss + 0.5 * F.l1_loss(F.avg_pool2d(output, size), F.avg_pool2d(target, size))
@@ -47,7 +47,7 @@ def train(recipe: Recipe, pictures: Rendered, folder: Path, device: torch.device
             mean, log_variance = posterior.mean.float(), posterior.logvar.float()
             z = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
             output = vae.decode(z).sample.float()
-        # The prior keeps latents bounded; its weight is for one number of a picture.
+        # The KL term bounds the latents; its weight is per pixel value.
         prior = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum((1, 2, 3)).mean()
         loss: torch.Tensor = reconstruction_loss(output, x) + 2e-5 / 64 * prior
         return loss

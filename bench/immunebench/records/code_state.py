@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,18 @@ from typing import Any
 
 @functools.cache
 def _source_state() -> tuple[str | None, bool | None]:
+    # Variables such as GIT_DIR name another repository than the one that the package lies in.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    # Its code runs already, so a checkout of another owner is trusted here; nothing that it configures is started.
+    trusted = ("-c", "safe.directory=*", "-c", "core.fsmonitor=false")
+
     def git(*arguments: str) -> str | None:
         done = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True, check=False
+            ["git", *trusted, "-C", str(Path(__file__).parent), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
         )
         return done.stdout.strip() if done.returncode == 0 else None
 

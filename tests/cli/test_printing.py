@@ -1,0 +1,46 @@
+"""What strangers wrote in manifests and records cannot act on a reader's terminal, however long it is."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+import synthetic
+from immunebench.cli.common import print_columns
+from immunebench.cli.report import lines
+from immunebench.execution.execute import Event, Outcome
+from immunebench.execution.progress import Progress
+
+HOSTILE = "\x1b[31mred\x1b]0;title\x07 \u202eevil\u2066 line\nfeed\r\x9b"
+
+
+def harmless(text: str) -> bool:
+    return all(line.isprintable() for line in text.splitlines())
+
+
+def test_columns_escape_and_shorten(capsys: pytest.CaptureFixture[str]) -> None:
+    print_columns([["id", "title"], ["a", HOSTILE], ["b", "x" * 10**6]])
+    out = capsys.readouterr().out
+    assert harmless(out) and len(out.splitlines()) == 3 and r"\x1b[31mred" in out and r"\u202eevil" in out
+    assert len(out) < 5_000 and "characters left out" in out
+
+
+def test_a_shown_record_escapes_every_field(tmp_path: Path) -> None:
+    cell = synthetic.record().cell.model_copy(update={"defense_title": HOSTILE})
+    record = synthetic.record().model_copy(
+        update={"cell": cell, "reason": HOSTILE, "env": {HOSTILE: HOSTILE}, "artefacts": {"x": HOSTILE}}
+    )
+    shown = lines(record, tmp_path / HOSTILE)
+    assert all(line.isprintable() for line in shown)
+    assert sum(r"\u202eevil" in line for line in shown) >= 4
+
+
+def test_progress_escapes_what_stages_say() -> None:
+    stream = io.StringIO()
+    progress = Progress({"d": HOSTILE}, {}, {}, Outcome(), stream=stream)
+    progress.tell(Event("failed", "d", HOSTILE))
+    progress.tell(Event("noted", "d", HOSTILE))
+    out = stream.getvalue()
+    assert harmless(out) and len(out.splitlines()) == 2 and r"\x1b" in out
