@@ -22,7 +22,7 @@ import numpy as np
 from immunebench import api
 from immunebench.board.assembly.aggregate import aggregate
 from immunebench.board.scores.reading import measurement
-from immunebench.execution import execute
+from immunebench.execution import scheduler
 from immunebench.records.building import build_record
 from immunebench.store.graph import CellGraph, Plan, StageSpec
 
@@ -95,14 +95,14 @@ def main() -> None:
         graphs = [(plan, graph) for plan in plans.values() for graph in plan.roots.values()]
         wanted = {digest for plan, graph in graphs for digest in attacked(plan, graph)}
         stages = {digest: spec for digest, spec in stages.items() if digest in wanted}
-    outcome = execute.Outcome()
+    outcome = scheduler.Outcome()
 
     def tell(event: Any) -> None:
         if event.kind in ("made", "failed"):
             print(f"{event.kind} {stages[event.digest].stage}", len(outcome.present), "of", len(stages), flush=True)
 
     executor = api.make_executor(store, options.workers, processes=True)
-    execute.execute(stages, store, executor, tell=tell, outcome=outcome)
+    scheduler.execute(stages, store, executor, tell=tell, outcome=outcome)
     rows: list[dict[str, Any]] = []
     for setting, plan in plans.items():
         records = [build_record(cell, plan.roots[cell.key], store) for cell in plan.cells]

@@ -34,7 +34,7 @@ from immunebench.core.machine import environment
 from immunebench.core.types import Pictures
 from immunebench.declared.suite import Suite
 from immunebench.declared.task import Task
-from immunebench.execution import execute
+from immunebench.execution import executor, scheduler
 from immunebench.mini.judges import OBJECTS, STYLES, MiniJudge
 from immunebench.mini.world import OBJECT_NAMES, STYLE_NAMES
 from immunebench.plan.builder import Builder
@@ -252,14 +252,14 @@ def plot(outcomes: Sequence[Outcome], path: Path) -> None:
 
 def run(stages: Mapping[str, StageSpec], store: Store, workers: int) -> None:
     """Make every stage that the store lacks."""
-    outcome = execute.Outcome()
+    outcome = scheduler.Outcome()
 
-    def tell(event: execute.Event) -> None:
+    def tell(event: executor.Event) -> None:
         if event.kind in ("made", "failed"):
             done = len(outcome.present)
             print(f"{event.kind} {stages[event.digest].stage} {event.text}", done, "of", len(stages), flush=True)
 
-    execute.execute(stages, store, api.make_executor(store, workers, processes=True), tell=tell, outcome=outcome)
+    scheduler.execute(stages, store, api.make_executor(store, workers, processes=True), tell=tell, outcome=outcome)
     if outcome.failed:
         raise UsageError(f"a stage failed: {next(iter(outcome.failed.values()))}")
 

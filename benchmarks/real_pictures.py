@@ -28,7 +28,7 @@ from immunebench.methods.bound import distances
 from immunebench.methods.context import Context
 from immunebench.model.diffusion import LatentDiffusion
 from immunebench.model.runtime import prepare_process
-from immunebench.pictures import intake
+from immunebench.pictures import decoding
 from immunebench.records.contact_sheet import INK, PAPER, font
 
 Pixels = NDArray[np.uint8]
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=4)
     parser.add_argument("--side", type=int, default=256)
     options = parser.parse_args()
-    photos = intake.read_folder(options.folder, options.side).photos[: options.pictures]
+    photos = decoding.read_folder(options.folder, options.side).photos[: options.pictures]
     if not photos:
         parser.error(f"{options.folder} holds no picture that can be used")
     numerics = Numerics()

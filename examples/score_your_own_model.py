@@ -36,7 +36,7 @@ from immunebench.declared.scoring import target_metric
 from immunebench.declared.task import Task
 from immunebench.execution.grading import load_judge
 from immunebench.execution.stages import read_split
-from immunebench.metrics import find, score
+from immunebench.metrics.table import find, score
 
 
 def draw(folder: Path, prompts: Sequence[str], profile: Profile, lora: Path | None = None) -> Pictures:

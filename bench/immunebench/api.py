@@ -17,9 +17,10 @@ from immunebench.catalog.catalog import Catalog
 from immunebench.catalog.loading import load_catalog
 from immunebench.core.errors import UsageError
 from immunebench.core.home import expanded, require_cache
-from immunebench.execution import execute
-from immunebench.execution.execute import Event, Executor, Inline, Outcome, RunStage
+from immunebench.execution import executor, scheduler
+from immunebench.execution.executor import Event, Executor, Inline, RunStage
 from immunebench.execution.progress import Progress
+from immunebench.execution.scheduler import Outcome
 from immunebench.plan.estimate import estimate
 from immunebench.plan.planning import make_plan
 from immunebench.store import bookmark
@@ -234,7 +235,7 @@ def measure(
     members = {key: frozenset(of) for key, of in stages.items()}
     with progress, _report_corruption(progress), _stoppable():
         try:
-            execute.execute(plan.stages, store, executor, retry_failed=retry_failed, tell=tell, outcome=outcome)
+            scheduler.execute(plan.stages, store, executor, retry_failed=retry_failed, tell=tell, outcome=outcome)
         except KeyboardInterrupt:
             stored = len(outcome.present)
             progress.say(f"stopped: {stored} of {len(plan.stages)} stages are in the store; the same command resumes")
@@ -300,14 +301,14 @@ def make_executor(
         The timeout is not positive or there is no worker process that could be stopped; or the interval of bookmarks is
         not a number of seconds.
     """
-    function = execute.DEFAULT_STAGES if run_stage is None else run_stage
+    function = executor.DEFAULT_STAGES if run_stage is None else run_stage
     check_limits(workers, timeout)
     bookmark.seconds()  # Validated here, as in a worker a wrong value would fail every stage.
     if not (workers > 1 if processes is None else processes):
         if timeout is not None:
             raise UsageError("needs worker processes, which can be stopped: workers=2 or more", field="timeout")
         return Inline(store, function)
-    from immunebench.execution.pool import Processes
+    from immunebench.execution.process_pool import Processes
 
     return Processes(store, workers, function, timeout)
 

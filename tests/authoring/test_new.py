@@ -24,7 +24,7 @@ from immunebench.cli import main as cli
 from immunebench.core.errors import UsageError
 from immunebench.core.types import Pictures
 from immunebench.execution import stages
-from immunebench.pictures.intake import Photo
+from immunebench.pictures.decoding import Photo
 from immunebench.plan.planning import make_plan
 from immunebench.store.graph import Plan
 from photos import album

@@ -38,7 +38,7 @@ from immunebench.execution import inputs
 from immunebench.hardware.doctor import Gpu
 from immunebench.model.diffusion import LatentDiffusion
 from immunebench.model.shapes import build
-from immunebench.pictures import dataset_intake
+from immunebench.pictures import dataset_fetch
 from immunebench.plan.builder import Builder
 from immunebench.plan.planning import make_plan
 from photos import photo
@@ -522,7 +522,7 @@ def test_the_suites_of_stable_diffusion_plan_whole(
         for number, file in enumerate(task.dataset.files):
             (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
             photo(number).save(tmp_path / file)
-        dataset_intake.add(task, known, tmp_path, say=lambda text: None)
+        dataset_fetch.add(task, known, tmp_path, say=lambda text: None)
     plan = make_plan(suite, known)
     cells = {"sd14-lite": 7 * (2 * 3 + 2), "sd14-full": 3 * (6 * (4 * 6 + 2) + 13 * (3 * 6 + 2))}
     assert len(plan.cells) == cells[name]
@@ -543,7 +543,7 @@ def test_the_task_with_terms_plans_by_itself(known: Catalog, tmp_path: Path, mon
     for number, file in enumerate(task.dataset.files):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         photo(number).save(tmp_path / file)
-    dataset_intake.add(task, known, tmp_path, accept_terms=True, say=lambda text: None)
+    dataset_fetch.add(task, known, tmp_path, accept_terms=True, say=lambda text: None)
     lock = json.loads((tmp_path / "data/sd14-vggface2/lock.json").read_text())
     sets = {"owner": "A", "published": "B", "extra": "C", "reference": "C"}
     assert all(f"/set_{sets[picture['split']]}/" in picture["name"] for picture in lock["pictures"])

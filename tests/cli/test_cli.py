@@ -15,7 +15,7 @@ from immunebench.catalog import loading, places
 from immunebench.catalog.loading import load_catalog
 from immunebench.cli import main as cli
 from immunebench.core.errors import UsageError
-from immunebench.execution import execute
+from immunebench.execution import executor
 from immunebench.store.artifacts import Store
 
 CELL = "style-solano/none/lora/cpu/0"
@@ -37,7 +37,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (models.parent / name).parent.mkdir(parents=True, exist_ok=True)
             (models.parent / name).write_text("judge")
     monkeypatch.setattr(loading, "default_catalog", lambda: catalog)
-    monkeypatch.setattr(execute, "DEFAULT_STAGES", "toy_stages:every_stage")
+    monkeypatch.setattr(executor, "DEFAULT_STAGES", "toy_stages:every_stage")
     monkeypatch.setenv("IMMUNEBENCH_STORE", str(tmp_path / "store"))
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -10,8 +10,9 @@ import pytest
 import synthetic
 from immunebench.cli.common import print_columns
 from immunebench.cli.report import lines
-from immunebench.execution.execute import Event, Outcome
+from immunebench.execution.executor import Event
 from immunebench.execution.progress import Progress
+from immunebench.execution.scheduler import Outcome
 
 HOSTILE = "\x1b[31mred\x1b]0;title\x07 \u202eevil\u2066 line\nfeed\r\x9b"
 

@@ -16,8 +16,9 @@ import pytest
 
 from immunebench.api import make_executor
 from immunebench.core.errors import UsageError
-from immunebench.execution.execute import Event, Executor, Inline, Outcome, execute
-from immunebench.execution.pool import Processes
+from immunebench.execution.executor import Event, Executor, Inline
+from immunebench.execution.process_pool import Processes
+from immunebench.execution.scheduler import Outcome, execute
 from immunebench.store.artifacts import CorruptArtifact, Store
 from toy_stages import Toy, add, graph
 

@@ -11,8 +11,9 @@ import pytest
 from safetensors import SafetensorError
 
 from immunebench.core.types import StageError
-from immunebench.execution.execute import Event, Inline, execute
+from immunebench.execution.executor import Event, Inline
 from immunebench.execution.failures import stage_failure
+from immunebench.execution.scheduler import execute
 from immunebench.store.artifacts import Store
 from toy_stages import Toy, add, graph
 

@@ -13,8 +13,8 @@ import pytest
 
 CALL = """
 from pathlib import Path
-from immunebench.execution.execute import execute
-from immunebench.execution.pool import Processes
+from immunebench.execution.scheduler import execute
+from immunebench.execution.process_pool import Processes
 from immunebench.store.artifacts import Store
 from toy_stages import Toy, graph
 def main():

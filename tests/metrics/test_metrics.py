@@ -18,9 +18,9 @@ from immunebench.bases import weights
 from immunebench.core.errors import UsageError
 from immunebench.core.types import Pictures
 from immunebench.core.wording import content
-from immunebench.metrics import METRICS, score
 from immunebench.metrics.collapse import neighbour_correlation, spread
 from immunebench.metrics.pixels import linf, psnr, ssim
+from immunebench.metrics.table import METRICS, score
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]

@@ -15,9 +15,9 @@ from immunebench.core.errors import UsageError
 from immunebench.core.types import Pictures
 from immunebench.execution import grading as stages
 from immunebench.execution.grading import load_judge, run_score
-from immunebench.metrics import Judge, score
 from immunebench.metrics.faces import OpenCVFaces
 from immunebench.metrics.pixels import psnr, ssim
+from immunebench.metrics.table import Judge, score
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]

@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 import photos
 from immunebench.core.errors import UsageError
 from immunebench.core.types import Pictures
-from immunebench.metrics import METRICS, continuity, networks, perceptual, score
+from immunebench.metrics import continuity, networks, perceptual
 from immunebench.metrics.photo import ARTISTS, PhotoJudge, blank, imagenet
+from immunebench.metrics.table import METRICS, score
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]

@@ -34,9 +34,9 @@ from immunebench.declared.models import SourceSpec
 from immunebench.declared.suite import Suite
 from immunebench.declared.task import SPLITS, Task
 from immunebench.execution import stages
-from immunebench.pictures import dataset_intake
+from immunebench.pictures import dataset_fetch
 from immunebench.pictures.dataset_source import home, read_lock, state
-from immunebench.pictures.intake import read_picture
+from immunebench.pictures.decoding import read_picture
 from immunebench.plan.planning import make_plan
 from immunebench.plan.specs import Specs
 from immunebench.records.building import build_record
@@ -195,7 +195,7 @@ class Host:
 def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     """GitHub with the eight pictures at the pinned commit."""
     made = Host({f"/some/things/{REVISION}/{file}": png(number) for number, file in enumerate(FILES)})
-    monkeypatch.setattr(dataset_intake, "RAW", made.address)
+    monkeypatch.setattr(dataset_fetch, "RAW", made.address)
     yield made
     made.server.shutdown()
     made.server.server_close()
@@ -208,7 +208,7 @@ def published(host: Host, number: int, data: bytes) -> None:
 def fetched(**options: Any) -> list[str]:
     """Fetch the task and return what was said."""
     catalog, said = load_catalog(), list[str]()
-    dataset_intake.fetch(task_of(catalog), catalog, say=said.append, **options)
+    dataset_fetch.fetch(task_of(catalog), catalog, say=said.append, **options)
     return said
 
 
@@ -341,7 +341,7 @@ def test_a_wrong_description_of_a_table_is_one_line(
     write(root, ROWS.replace(old, new))
     catalog = load_catalog()
     with pytest.raises(UsageError) as caught:
-        dataset_intake.add(task_of(catalog), catalog, folder, say=lambda line: None)
+        dataset_fetch.add(task_of(catalog), catalog, folder, say=lambda line: None)
     line = str(caught.value)
     assert line == f"some/table at 0123456789ab: {expected}" and not home("mug-x").exists()
 
@@ -351,7 +351,7 @@ def test_a_column_of_something_else_than_pictures_is_named_with_its_row(root: Pa
     write(root, ROWS.replace('image = "picture"', 'image = "artist"'))
     catalog = load_catalog()
     with pytest.raises(UsageError, match=r"^some/table at 0123456789ab: row 0: holds no picture's bytes$"):
-        dataset_intake.add(task_of(catalog), catalog, folder, say=lambda line: None)
+        dataset_fetch.add(task_of(catalog), catalog, folder, say=lambda line: None)
 
 
 def test_a_table_that_is_no_parquet_is_not_read(root: Path, tmp_path: Path) -> None:
@@ -360,7 +360,7 @@ def test_a_table_that_is_no_parquet_is_not_read(root: Path, tmp_path: Path) -> N
     write(root, ROWS)
     catalog = load_catalog()
     with pytest.raises(UsageError, match=r"must be a data set of Parquet files.*not of kind 'csv'"):
-        dataset_intake.add(task_of(catalog), catalog, tmp_path / "table", say=lambda line: None)
+        dataset_fetch.add(task_of(catalog), catalog, tmp_path / "table", say=lambda line: None)
 
 
 def test_a_folder_with_the_name_of_a_hub_s_data_set_is_not_read_in_its_place(
@@ -404,7 +404,7 @@ def test_a_card_does_not_lead_out_of_the_folder(root: Path, tmp_path: Path, writ
     write(root, ROWS)
     catalog = load_catalog()
     with pytest.raises(UsageError, match=rf"has a data file that lies outside of {folder}: '.*secret/data/train"):
-        dataset_intake.add(task_of(catalog), catalog, folder, say=lambda line: None)
+        dataset_fetch.add(task_of(catalog), catalog, folder, say=lambda line: None)
     assert not home("mug-x").exists()
 
 
@@ -415,7 +415,7 @@ def test_a_linked_table_does_not_lead_out_of_the_folder(root: Path, tmp_path: Pa
     write(root, ROWS)
     catalog = load_catalog()
     with pytest.raises(UsageError, match="has a data file that lies outside of"):
-        dataset_intake.add(task_of(catalog), catalog, tmp_path / "table", say=lambda line: None)
+        dataset_fetch.add(task_of(catalog), catalog, tmp_path / "table", say=lambda line: None)
 
 
 def test_a_path_in_the_place_of_a_pictures_bytes_is_not_followed(root: Path, tmp_path: Path) -> None:
@@ -429,7 +429,7 @@ def test_a_path_in_the_place_of_a_pictures_bytes_is_not_followed(root: Path, tmp
     write(root, ROWS)
     catalog = load_catalog()
     with pytest.raises(UsageError, match=r"row 0: holds no picture's bytes"):
-        dataset_intake.add(task_of(catalog), catalog, tmp_path / "table", say=lambda line: None)
+        dataset_fetch.add(task_of(catalog), catalog, tmp_path / "table", say=lambda line: None)
 
 
 @pytest.mark.parametrize("column", ["picture", "artist"])
@@ -466,7 +466,7 @@ def test_no_cell_is_decoded_and_no_path_in_one_followed(
     catalog = load_catalog()
     said = "row 0: holds no picture's bytes" if nested else r"dataset\.where: holds 0 pictures"
     with pytest.raises(UsageError, match=said):
-        dataset_intake.add(task_of(catalog), catalog, tmp_path / "table", say=lambda line: None)
+        dataset_fetch.add(task_of(catalog), catalog, tmp_path / "table", say=lambda line: None)
     assert opened == []
 
 
@@ -482,10 +482,10 @@ def test_no_more_is_read_than_ten_times_what_the_task_says(root: Path, tmp_path:
     assert file.stat().st_size < 1_000_000
     write(root, ROWS)
     catalog = load_catalog()
-    dataset_intake.add(task_of(catalog), catalog, tmp_path / "table", say=lambda line: None)
+    dataset_fetch.add(task_of(catalog), catalog, tmp_path / "table", say=lambda line: None)
     pq.write_table(pa.table(columns).take([8, *range(8)]), file, row_group_size=8, compression="zstd")
     with pytest.raises(UsageError) as caught:
-        dataset_intake.add(task_of(catalog), catalog, tmp_path / "table", say=lambda line: None)
+        dataset_fetch.add(task_of(catalog), catalog, tmp_path / "table", say=lambda line: None)
     assert str(caught.value) == (
         "some/table at 0123456789ab: dataset.size_mb: takes more than 10 times the MB that the task says, counted "
         "unpacked: 1.5"
@@ -633,10 +633,10 @@ def test_what_a_host_lacks_or_sends_too_much_of_is_one_line(
     with pytest.raises(UsageError, match=rf"{FILES[5]}: could not be fetched: 404"):
         fetched()
     published(host, 5, png(5))
-    monkeypatch.setattr(dataset_intake, "MAX_BYTES", len(png(0)) - 1)
+    monkeypatch.setattr(dataset_fetch, "MAX_BYTES", len(png(0)) - 1)
     with pytest.raises(UsageError, match=rf"{FILES[0]}: has more than 0 MB"):
         fetched()
-    monkeypatch.setattr(dataset_intake, "RAW", "http://127.0.0.1:1")
+    monkeypatch.setattr(dataset_fetch, "RAW", "http://127.0.0.1:1")
     with pytest.raises(UsageError, match=r"could not be fetched: .*refused"):
         fetched()
 
@@ -847,7 +847,7 @@ def test_two_fetches_at_once_leave_one_whole_set(root: Path, host: Host, tmp_pat
     def fetch() -> None:
         try:
             for _ in range(3):
-                dataset_intake.fetch(task_of(catalog), catalog, say=lambda line: None)
+                dataset_fetch.fetch(task_of(catalog), catalog, say=lambda line: None)
         except BaseException as error:
             failed.append(error)
 
@@ -909,7 +909,7 @@ def test_another_subject_s_pictures_which_are_called_the_same_are_not_taken(root
     write(root, GITHUB)
     catalog = load_catalog()
     with pytest.raises(UsageError) as caught:
-        dataset_intake.add(task_of(catalog), catalog, folder, say=lambda line: None)
+        dataset_fetch.add(task_of(catalog), catalog, folder, say=lambda line: None)
     assert str(caught.value) == (
         f"{folder}: does not say by its name that its pictures are those of things/mug; the task states no SHA-256, so "
         "it must be called 'mug'"
@@ -919,7 +919,7 @@ def test_another_subject_s_pictures_which_are_called_the_same_are_not_taken(root
     digests = [hashlib.sha256(png(number)).hexdigest() for number in range(8)]
     write(root, f"{GITHUB}\nsha256 = {json.dumps(digests)}")
     catalog = load_catalog()
-    dataset_intake.add(task_of(catalog), catalog, folder, say=lambda line: None)
+    dataset_fetch.add(task_of(catalog), catalog, folder, say=lambda line: None)
     check_squares(tmp_path)
 
 
@@ -928,7 +928,7 @@ def test_a_shipped_task_does_not_take_the_pictures_of_another(tmp_path: Path) ->
     clock = tmp_path / "dreambooth" / "dataset" / "clock"
     folder_of(clock, [f"{number:02d}.jpg" for number in range(6)])
     with pytest.raises(UsageError, match=r"those of dataset/vase; .* it must be called 'vase'$"):
-        dataset_intake.add(catalog.task("sd14-vase"), catalog, clock, say=lambda line: None)
+        dataset_fetch.add(catalog.task("sd14-vase"), catalog, clock, say=lambda line: None)
 
 
 def test_a_folder_that_lacks_a_picture_or_leads_out_of_itself_is_refused(root: Path, tmp_path: Path) -> None:
@@ -937,7 +937,7 @@ def test_a_folder_that_lacks_a_picture_or_leads_out_of_itself_is_refused(root: P
     catalog = load_catalog()
 
     def add() -> None:
-        dataset_intake.add(task_of(catalog), catalog, folder, say=lambda line: None)
+        dataset_fetch.add(task_of(catalog), catalog, folder, say=lambda line: None)
 
     os.rename(folder / FILES[2], tmp_path / "elsewhere.png")
     with pytest.raises(UsageError, match=rf"mine: lacks the picture '{FILES[2]}'"):
@@ -952,16 +952,16 @@ def test_a_folder_of_pictures_stands_for_a_table(root: Path, tmp_path: Path) -> 
     folder = folder_of(tmp_path / "mine", [f"{number}.png" for number in range(8)])
     write(root, ROWS)
     catalog = load_catalog()
-    dataset_intake.add(task_of(catalog), catalog, folder, say=lambda line: None)
+    dataset_fetch.add(task_of(catalog), catalog, folder, say=lambda line: None)
     check_squares(tmp_path)
     (folder / "9.png").write_bytes(png(9))
     with pytest.raises(UsageError, match="mine: holds 9 pictures, the splits take 8"):
-        dataset_intake.add(task_of(catalog), catalog, folder, say=lambda line: None)
+        dataset_fetch.add(task_of(catalog), catalog, folder, say=lambda line: None)
     # Where the task states digests, they choose: whatever else lies there, and whatever the names are.
     digests = [hashlib.sha256(png(number)).hexdigest() for number in (9, *range(7))]
     write(root, f"{ROWS}\nsha256 = {json.dumps(digests)}")
     catalog = load_catalog()
-    dataset_intake.add(task_of(catalog), catalog, folder, say=lambda line: None)
+    dataset_fetch.add(task_of(catalog), catalog, folder, say=lambda line: None)
     order = {"owner": [9, 0], "published": [1, 2, 3], "extra": [4], "reference": [5, 6]}
     check_squares(tmp_path, order)
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageCms, ImageDraw
 
 from immunebench.core.errors import UsageError
-from immunebench.pictures.intake import Square, read_folder, read_picture
+from immunebench.pictures.decoding import Square, read_folder, read_picture
 from photos import photo
 
 SIDE = 64

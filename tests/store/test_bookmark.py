@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from immunebench.core.errors import UsageError
-from immunebench.execution.execute import Event, Executor, Inline, execute
-from immunebench.execution.pool import Processes
+from immunebench.execution.executor import Event, Executor, Inline
+from immunebench.execution.process_pool import Processes
+from immunebench.execution.scheduler import execute
 from immunebench.store import bookmark
 from immunebench.store.artifacts import Store
 from immunebench.store.bookmark import Bookmark

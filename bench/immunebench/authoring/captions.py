@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from immunebench.core.errors import UsageError
-from immunebench.pictures.intake import METADATA, SUFFIXES
+from immunebench.pictures.decoding import METADATA, SUFFIXES
 
 #: Columns of a CSV and fields of a line of JSON, as data sets of the Hugging Face hub call them.
 HEADING = ("file_name", "text")

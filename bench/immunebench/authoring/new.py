@@ -20,7 +20,7 @@ from immunebench.declared.task import Task, TaskPictures
 
 if TYPE_CHECKING:
     from immunebench.catalog.catalog import Catalog
-    from immunebench.pictures.intake import Photo
+    from immunebench.pictures.decoding import Photo
 
 Table = dict[str, object]
 
@@ -79,7 +79,7 @@ class TaskRequest:
 def new_task(request: TaskRequest, catalog: Catalog) -> Created:
     """Write a task, its pictures and its suite, all of them or none.
 
-    Pictures are converted by `immunebench.pictures.intake` and assigned to disjoint splits in the order of their
+    Pictures are converted by `immunebench.pictures.decoding` and assigned to disjoint splits in the order of their
     digests, so that the same photos give the same task whatever their names. Pictures beyond the default split sizes
     are left out.
 
@@ -103,7 +103,7 @@ def new_task(request: TaskRequest, catalog: Catalog) -> Created:
         raise UsageError("its unet or vae config does not state the picture size", file=base)
     profile = _profile(catalog, side)
 
-    from immunebench.pictures.intake import read_folder
+    from immunebench.pictures.decoding import read_folder
 
     found = read_folder(request.images.expanduser(), side)
     if len(found.photos) < MIN_PICTURES:

@@ -24,7 +24,7 @@ from immunebench.declared.suite import Suite
 from immunebench.declared.task import Task
 from immunebench.metrics.pixels import linf
 from immunebench.pictures import cloaked
-from immunebench.pictures.intake import picture_files, read_picture
+from immunebench.pictures.decoding import picture_files, read_picture
 
 if TYPE_CHECKING:
     from immunebench.catalog.catalog import Catalog

@@ -67,15 +67,15 @@ def data_fetch(
 
     Example: immunebench data fetch sd14-vase sd14-clock
     """
-    from immunebench.pictures import dataset_intake
+    from immunebench.pictures import dataset_fetch
 
     catalog = _catalog()
     tasks = [_task(catalog, name) for name in dict.fromkeys(task)]
     # All are checked first, so that nothing is downloaded if one is refused.
     for found in tasks:
-        dataset_intake.check(found, catalog, accept_terms=accept_terms)
+        dataset_fetch.check(found, catalog, accept_terms=accept_terms)
     for found in tasks:
-        dataset_intake.fetch(found, catalog, accept_terms=accept_terms)
+        dataset_fetch.fetch(found, catalog, accept_terms=accept_terms)
 
 
 @data_app.command("add")
@@ -88,10 +88,10 @@ def data_add(
 
     Example: immunebench data add sd14-vase dreambooth/dataset/vase
     """
-    from immunebench.pictures import dataset_intake
+    from immunebench.pictures import dataset_fetch
 
     catalog = _catalog()
-    dataset_intake.add(_task(catalog, task), catalog, folder, accept_terms=accept_terms)
+    dataset_fetch.add(_task(catalog, task), catalog, folder, accept_terms=accept_terms)
 
 
 def _task(catalog: Catalog, name: str) -> Task:

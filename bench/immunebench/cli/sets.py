@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from immunebench.metrics import Pixels
+    from immunebench.metrics.table import Pixels
 
 #: Largest number of pictures of a set, which is held in memory: 100,000 of 299 x 299 take 27 GB.
 MOST = 100_000
@@ -45,9 +45,9 @@ def fid(
 
 def _files(folder: Path, field: str) -> list[Path]:
     from immunebench.metrics.sets import require_enough
-    from immunebench.pictures import intake
+    from immunebench.pictures import decoding
 
-    files, notes = intake.picture_files(folder, most=MOST, field=field)
+    files, notes = decoding.picture_files(folder, most=MOST, field=field)
     for note in notes:
         typer.echo(f"{folder}: {note}", err=True)
     require_enough(field, len(files))
@@ -57,11 +57,11 @@ def _files(folder: Path, field: str) -> list[Path]:
 def _read(files: list[Path], side: int) -> Pixels:
     import numpy as np
 
-    from immunebench.pictures import intake
+    from immunebench.pictures import decoding
 
     pixels = np.empty((len(files), side, side, 3), np.uint8)
     for i, file in enumerate(files):
-        pixels[i] = intake.read_picture(file, side)
+        pixels[i] = decoding.read_picture(file, side)
     return pixels
 
 

@@ -15,7 +15,7 @@ from immunebench.bases.weights import require
 from immunebench.catalog.loading import default_catalog
 from immunebench.core.errors import UsageError
 from immunebench.core.types import Pictures
-from immunebench.metrics import METRICS, Judge, find, score
+from immunebench.metrics.table import METRICS, Judge, find, score
 
 Report = Callable[[str, int, int], None]
 Key = Mapping[str, Any]

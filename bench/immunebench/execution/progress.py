@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 from immunebench.core.errors import printable
-from immunebench.execution.execute import Event, Outcome
+from immunebench.execution.executor import Event
+from immunebench.execution.scheduler import Outcome
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars

@@ -18,7 +18,7 @@ from scipy.special import gamma
 from immunebench.bases.weights import require
 
 if TYPE_CHECKING:
-    from immunebench.metrics import Floats, Pixels
+    from immunebench.metrics.table import Floats, Pixels
 
 Array: TypeAlias = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from immunebench.metrics import Floats, Judge, Pixels
+    from immunebench.metrics.table import Floats, Judge, Pixels
 
 #: A picture counts as collapsed from this probability of "nothing" on. It is the smallest threshold with at most 5 %
 #: false positives on the worst dev concept of the judge `mini`; see `benchmarks/mini_collapse.py`.

@@ -18,7 +18,7 @@ from immunebench.metrics import networks
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from immunebench.metrics import Floats, Pixels
+    from immunebench.metrics.table import Floats, Pixels
 
 #: IMMA first downscales every picture to this side, and upscales it again for CLIP and DINO.
 _LEGACY_SIDE = 64

@@ -14,7 +14,7 @@ from immunebench.bases.weights import require
 from immunebench.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from immunebench.metrics import Floats, Pixels
+    from immunebench.metrics.table import Floats, Pixels
 
 #: Smallest score of a detection, as in OpenCV's sample for face recognition.
 _LEAST_SCORE = 0.9

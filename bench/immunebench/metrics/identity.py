@@ -9,7 +9,7 @@ import numpy as np
 from immunebench.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from immunebench.metrics import Floats, Judge, Pixels
+    from immunebench.metrics.table import Floats, Judge, Pixels
 
 #: Detection threshold of a face.
 DETECTED = 0.5

@@ -14,7 +14,7 @@ import numpy as np
 from immunebench.metrics.similarity import image_similarity
 
 if TYPE_CHECKING:
-    from immunebench.metrics import Floats, Judge, Pixels
+    from immunebench.metrics.table import Floats, Judge, Pixels
 
 #: Number of top genres of a picture that are considered (Shan et al. 2023, section 6.2).
 TOP_GENRES = 3

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from immunebench.metrics import Floats, Pixels
+    from immunebench.metrics.table import Floats, Pixels
 
 #: Names of the weights in :mod:`immunebench.bases.weights`.
 CLIP_WEIGHTS, DINO_WEIGHTS, CLASSIFIER_WEIGHTS = "clip-vit-b32", "dino-vits16", "resnet50-imagenet"

@@ -14,7 +14,7 @@ from immunebench.metrics.pixels import check_pair
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from immunebench.metrics import Floats, Judge, Pixels
+    from immunebench.metrics.table import Floats, Judge, Pixels
 
 _BATCH = 32
 

@@ -19,8 +19,8 @@ from immunebench.metrics import networks
 from immunebench.metrics.collapse import LEAST_CORRELATION, neighbour_correlation
 
 if TYPE_CHECKING:
-    from immunebench.metrics import Floats, Pixels
     from immunebench.metrics.faces import OpenCVFaces
+    from immunebench.metrics.table import Floats, Pixels
 
 #: The artists that it classifies, by their name in tasks: those of ESD's and IMMA's evaluations, and others that CLIP
 #: knows well, as alternatives for paintings by none of the former.
@@ -52,7 +52,7 @@ _FLAT, _VARIED = 4.0, 8.0
 
 
 class PhotoJudge:
-    """Implements :class:`immunebench.metrics.Judge`; every network is loaded on first use.
+    """Implements :class:`immunebench.metrics.table.Judge`; every network is loaded on first use.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ from immunebench.core.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from immunebench.metrics import Floats, Pixels
+    from immunebench.metrics.table import Floats, Pixels
 
 
 def check_pair(a: Pixels, b: Pixels) -> None:

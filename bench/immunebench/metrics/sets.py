@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
     from torchmetrics import Metric
 
-    from immunebench.metrics import Pixels
+    from immunebench.metrics.table import Pixels
 
 #: Smallest number of pictures in a set. FID's bias decreases with the number and is not negligible here, so values are
 #: comparable only for sets of equal size (Chong and Forsyth 2020).

@@ -10,7 +10,7 @@ import numpy as np
 from immunebench.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from immunebench.metrics import Floats, Judge, Pixels
+    from immunebench.metrics.table import Floats, Judge, Pixels
 
 
 def image_similarity(judge: Judge, pixels: Pixels, reference: Pixels) -> Floats:

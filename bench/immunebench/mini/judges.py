@@ -97,7 +97,7 @@ def to_input(pixels: NDArray[np.uint8]) -> Tensor:
 
 
 class MiniJudge:
-    """Implements :class:`immunebench.metrics.Judge`; every network is loaded on first use.
+    """Implements :class:`immunebench.metrics.table.Judge`; every network is loaded on first use.
 
     Parameters
     ----------

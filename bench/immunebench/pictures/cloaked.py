@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from immunebench.core.types import Pictures, StageError
-from immunebench.pictures.intake import decode, picture_size
+from immunebench.pictures.decoding import decode, picture_size
 
 
 def cloaked(entry: str, folder: Path, rows: Sequence[Mapping[str, Any]], published: Pictures) -> Pictures:

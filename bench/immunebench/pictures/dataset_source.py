@@ -1,6 +1,6 @@
 """The picture source ``dataset``: squares of pictures that a task names by reference, fetched beforehand.
 
-A task's table ``[dataset]`` names where its pictures are published. `immunebench.pictures.dataset_intake` stores them
+A task's table ``[dataset]`` names where its pictures are published. `immunebench.pictures.dataset_fetch` stores them
 in one folder a task, with a lock: a JSON file with the SHA-256 of every picture as it was fetched and as a square.
 Nothing is fetched here, and nothing outside that folder is read.
 """
@@ -228,7 +228,7 @@ def pictures(
     """
     import numpy as np
 
-    from immunebench.pictures.intake import MAX_SIDE, decode
+    from immunebench.pictures.decoding import MAX_SIDE, decode
 
     family, task = concept.split("/")
     squares = []

@@ -133,6 +133,6 @@ def _unchanged(path: Path, digest: str) -> bytes:
 
 
 def _decode(path: Path, data: bytes) -> NDArray[np.uint8]:
-    from immunebench.pictures.intake import MAX_SIDE, decode
+    from immunebench.pictures.decoding import MAX_SIDE, decode
 
     return decode(data, path, formats=("PNG",), most=MAX_SIDE)

@@ -12,7 +12,7 @@ from immunebench.core.wording import content
 from immunebench.declared.schema import Values
 from immunebench.declared.scoring import BESIDE_FAMILY, TRAIT_METRIC, target_metric
 from immunebench.declared.task import Task
-from immunebench.metrics import METRICS, Metric
+from immunebench.metrics.table import METRICS, Metric
 from immunebench.plan.specs import Specs
 
 

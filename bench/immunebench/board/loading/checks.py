@@ -9,7 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 from immunebench.declared import scoring
-from immunebench.metrics import METRICS
+from immunebench.metrics.table import METRICS
 from immunebench.store.graph import comparability_key, task_name
 
 if TYPE_CHECKING:

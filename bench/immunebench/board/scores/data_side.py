@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from immunebench.board.scores import scale as scores
 from immunebench.board.text import shorten
 from immunebench.declared import scoring
-from immunebench.metrics import METRICS
+from immunebench.metrics.table import METRICS
 
 if TYPE_CHECKING:
     from immunebench.board.scores.measurement import Measurement

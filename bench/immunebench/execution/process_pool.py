@@ -23,7 +23,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from immunebench.core.errors import UsageError
-from immunebench.execution.execute import DEFAULT_STAGES, Event, RunStage, Tell, perform
+from immunebench.execution.executor import DEFAULT_STAGES, Event, RunStage, Tell, perform
 from immunebench.execution.spawning import require_spawnable, without_interrupts
 from immunebench.store.artifacts import CorruptArtifact, Spec, Store
 from immunebench.store.graph import runs_entries
@@ -53,7 +53,7 @@ class Processes:
         How many stages at a time, at least 1. Up to as many processes wait for stages that run an entry's code, and as
         many for the others; they are started when first needed.
     run_stage
-        As for `immunebench.execution.execute.perform`; a function must be importable by name in a fresh process.
+        As for `immunebench.execution.executor.perform`; a function must be importable by name in a fresh process.
     timeout
         Seconds that a stage may take; its worker is killed then, and the stage fails with the kind ``timeout``.
 

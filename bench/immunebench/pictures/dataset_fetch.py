@@ -1,6 +1,6 @@
 """Fetches the pictures that a task refers to: from GitHub, from a hub's data set, or from a folder of the user.
 
-Pictures are handled as bytes until `immunebench.pictures.intake` decodes them, and tables are read as Parquet only
+Pictures are handled as bytes until `immunebench.pictures.decoding` decodes them, and tables are read as Parquet only
 (`immunebench.pictures.dataset_rows`), so that no pickle and no script of a data set is ever run.
 """
 
@@ -30,7 +30,7 @@ from immunebench.pictures.dataset_source import LOCK, Lock, LockedPicture, home,
 
 if TYPE_CHECKING:
     from immunebench.catalog.catalog import Catalog
-    from immunebench.pictures.intake import Square
+    from immunebench.pictures.decoding import Square
 
 Say = Callable[[str], None]
 
@@ -98,7 +98,7 @@ def add(task: Task, catalog: Catalog, folder: Path, *, accept_terms: bool = Fals
     UsageError
         As by `fetch`; or the folder lacks a picture.
     """
-    from immunebench.pictures.intake import SUFFIXES
+    from immunebench.pictures.decoding import SUFFIXES
 
     dataset = check(task, catalog, accept_terms=accept_terms)
     folder = expanded(folder)
@@ -196,7 +196,7 @@ def _named(dataset: TaskDataset, folder: Path) -> list[Source]:
 
 def _all(folder: Path, needed: int, digests: Sequence[str]) -> list[Source]:
     """Return the pictures of a folder in the order of their names, or of the digests that the task states."""
-    from immunebench.pictures.intake import picture_files
+    from immunebench.pictures.decoding import picture_files
 
     files, _ = picture_files(folder)
     if digests:
@@ -299,7 +299,7 @@ def _recover(target: Path) -> None:
 
 def _squares(task: Task, sources: Sequence[Source], side: int) -> list[Square]:
     """Decode pictures, and refuse one that is there twice: in two splits it would be trained on and scored against."""
-    from immunebench.pictures.intake import decode
+    from immunebench.pictures.decoding import decode
 
     squares = [decode(source.data, f"{task.id}: {source.name}", side) for source in sources]
     seen: dict[str, str] = {}
