@@ -14,6 +14,7 @@ from immunebench.board.scores.curves import gains, task_areas
 from immunebench.board.scores.measurement import Measurement
 from immunebench.board.scores.work import median, reached, work_of
 from immunebench.board.statistics.stratified import estimate, told_apart
+from immunebench.board.tables.finding import finding
 
 STEPS = (16, 32, 64, 128, 256)
 LEARNED = (0.1, 0.3, 0.6, 0.8, 0.9)
@@ -58,6 +59,12 @@ def test_a_is_what_the_whole_curve_gains_less() -> None:
     assert row.area.p == pytest.approx(at)
     assert row.area.work is not None
     assert row.area.interval is None, "one task has no spread"
+
+
+def test_the_finding_says_what_holds_before_the_end() -> None:
+    """W: 0.35 is reached at 2^6.5 steps, against 2^5.5."""
+    sentence = finding(aggregate([cell("none"), cell("shield", (0.1, 0.1, 0.3, 0.6, 0.8))]))
+    assert "29% of what the attack gains at the end, 36% over its whole course, makes it 2.00 times as long" in sentence
 
 
 def test_the_undefended_curve_is_the_mean_of_its_seeds() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from immunebench.board.scores.model import Board, Row
+from immunebench.board.tables.columns import work_text
 from immunebench.declared import scoring
 
 _HARDLY, _LARGELY = 0.1, 0.75
@@ -45,7 +46,7 @@ def _verdict(best: Row, board: Board) -> str:
     attack = f"the {next(iter(chains))} attack" if len(chains) == 1 else "the strongest attack"
     how = "hardly stops" if p < _HARDLY else "largely stops" if p >= _LARGELY else "partly stops"
     kept = "with its use unmeasured" if u is None else f"and keeps {u:.0%} of the use"
-    text = f"{best.defense} {how} {attack}: it takes away {p:.0%} of what the attack gains {kept}"
+    text = f"{best.defense} {how} {attack}: it takes away {p:.0%} of what the attack gains{_delay(best)} {kept}"
     if u is not None and "utility gate" in best.flags:
         text += f", too little to be ranked (gate {scoring.UTILITY_GATE:.0%})"
     if best.incomplete:
@@ -54,6 +55,15 @@ def _verdict(best: Row, board: Board) -> str:
     if noises and max(noises) >= p:
         text += ", no better than random noise"
     return text
+
+
+def _delay(row: Row) -> str:
+    """What a defense does before the attack's end, where attacks were followed."""
+    if row.area is None or len(row.area.p) < 2:
+        return ""
+    text = f" at the end, {row.area.a:.0%} over its whole course"
+    work = work_text(row)
+    return f"{text}, makes it {work} times as long" if row.area.work is not None and work[0] in "0123456789>" else text
 
 
 def _elsewhere(board: Board, best: Row) -> list[str]:
