@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +33,9 @@ SPLITS = ("owner", "published", "extra", "reference")
 
 
 @pytest.fixture(autouse=True)
-def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder that entries are read from and written to, beside the checkout's own entries."""
-    root = tmp_path / "house"
-    root.mkdir()
-    monkeypatch.setenv("IMMUNEBENCH_ENTRIES", str(root))
-    loading.default_catalog.cache_clear()
-    yield root
-    loading.default_catalog.cache_clear()
+def house(own_entries: Path) -> Path:
+    """Every test has entries of its own."""
+    return own_entries
 
 
 @pytest.fixture
@@ -256,7 +250,7 @@ def test_a_spoiled_task_folder_is_refused_before_anything_runs(
         ({"token": "two words"}, "--token: must be one word"),
         ({"token": "oqx", "owner_token": "oqx"}, "must differ, not 'oqx'"),
         ({"token": "red"}, "--token: is not a placeholder of base mini: 'red'"),
-        ({"like": "style-rays"}, "--like: is no object task on base mini: 'style-rays'"),
+        ({"like": "style-rays"}, "--like: is not a task of the family object on base mini: 'style-rays'"),
         ({"title": "a\nb"}, "--title: must be 1 to 300 printable characters"),
         ({"captions": "photo 99,a mug"}, "words.csv: no such picture: 'photo 99' (nearest: "),
         ({"captions": "photo 0,a cup"}, "photo 0.png: a caption must hold {subject} or the noun 'mug', unlike 'a cup'"),

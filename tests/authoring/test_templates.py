@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,14 +32,9 @@ HOOKS = [
 
 
 @pytest.fixture(autouse=True)
-def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder that entries are read from and written to, beside the checkout's own entries."""
-    root = tmp_path / "house"
-    root.mkdir()
-    monkeypatch.setenv("IMMUNEBENCH_ENTRIES", str(root))
-    loading.default_catalog.cache_clear()
-    yield root
-    loading.default_catalog.cache_clear()
+def house(own_entries: Path) -> Path:
+    """Every test has entries of its own."""
+    return own_entries
 
 
 def created(make: Callable[..., Created], kind: str, hook: str) -> Entry:

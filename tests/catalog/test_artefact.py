@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +43,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder that entries are read from and written to, beside the checkout's own entries."""
-    root = tmp_path / "house"
-    root.mkdir()
-    monkeypatch.setenv("IMMUNEBENCH_ENTRIES", str(root))
-    loading.default_catalog.cache_clear()
-    yield root
-    loading.default_catalog.cache_clear()
+def house(own_entries: Path) -> Path:
+    """Every test has entries of its own."""
+    return own_entries
 
 
 def pixels(file: Path) -> np.ndarray[Any, Any]:

@@ -118,15 +118,10 @@ def square(number: int, folder: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 @pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A house of a test's own tasks, beside those of the checkout, and an empty folder for pictures."""
-    folder = tmp_path / "house"
-    folder.mkdir()
-    monkeypatch.setenv("IMMUNEBENCH_ENTRIES", str(folder))
+def root(own_entries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of a test's own tasks, beside those of the checkout, and an empty folder for pictures."""
     monkeypatch.setenv("IMMUNEBENCH_DATA", str(tmp_path / "data"))
-    loading.default_catalog.cache_clear()
-    yield folder
-    loading.default_catalog.cache_clear()
+    return own_entries
 
 
 def write(root: Path, table: str, name: str = "mug-x", **changes: str) -> Path:

@@ -21,8 +21,7 @@ PROTECT_MODEL = '''\
 
 from __future__ import annotations
 
-from immunebench import Concept, Context, LatentDiffusion, Params, Weights
-from immunebench.model.runtime import training
+from immunebench import Concept, Context, LatentDiffusion, Params, Weights, training
 
 
 def protect_model(model: LatentDiffusion, concepts: tuple[Concept, ...], params: Params, ctx: Context) -> Weights:
@@ -66,9 +65,7 @@ ADAPT = '''\
 
 from __future__ import annotations
 
-from immunebench import Context, LatentDiffusion, Params, Pictures
-from immunebench.methods.adapters import LowRank
-from immunebench.model.runtime import training
+from immunebench import Context, LatentDiffusion, LowRank, Params, Pictures, training
 
 
 def attach(model: LatentDiffusion, params: Params, ctx: Context) -> LowRank:
@@ -81,7 +78,7 @@ def adapt(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Conte
     adapter = attach(model, params, ctx)
     optimiser = ctx.adamw(adapter.parameters, lr=params.lr)
     data = model.prepare(pictures)
-    for step, batch in ctx.steps(params.steps, model, data, batch=params.batch):
+    for step, batch in ctx.steps(params.saves[-1], model, data, batch=params.batch):
         with training(adapter.parameters):
             loss = model.loss(batch)
             optimiser.step(loss, clip=1.0)
@@ -139,8 +136,8 @@ MANIFEST: Mapping[str, Table] = {
         "params": {"strength": 1.0},
     },
     "adapt": {
-        "params": {"rank": 4, "steps": 1000, "batch": 1, "lr": 1e-4, "saves": [250, 500, 1000]},
-        "presets": {"mini": {"steps": 120, "batch": 4, "lr": 2e-3, "saves": [30, 60, 120]}},
+        "params": {"rank": 4, "steps": 1000, "batch": 1, "lr": 1e-4, "saves": [125, 250, 500, 1000, 2000]},
+        "presets": {"mini": {"steps": 128, "batch": 4, "lr": 4e-3, "saves": [16, 32, 64, 128, 256]}},
     },
     "purify": {"params": {"window": 3}},
 }
