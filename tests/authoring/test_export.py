@@ -51,7 +51,8 @@ def measured(root: Path, attack: str, *, defended: bool, xl: bool = False) -> tu
     tiny_context(model, root / "a").checkpoint(9, adapter)
     numerics = {"sampling_steps": 3, "guidance": 4.0, "resolution": 32}
     drawn = StageSpec("generate", {"numerics": numerics, "prompts": [PROMPT]}, inputs)  # type: ignore[dict-item]
-    graph = SimpleNamespace(cell=CELL, final=9, pictures={9: "p"}, facts=SimpleNamespace(base="tiny", base_revision="r1"))
+    facts = SimpleNamespace(base="tiny", base_revision="r1")
+    graph = SimpleNamespace(cell=CELL, final=9, pictures={9: "p"}, facts=facts)
     engine = SimpleNamespace(
         plan=SimpleNamespace(roots={CELL.key: graph}, stages={"p": drawn}),
         catalog=SimpleNamespace(base_folder=lambda base: tiny_xl_folder() if xl else tiny_folder()),

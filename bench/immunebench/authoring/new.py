@@ -160,7 +160,8 @@ def _like(request: TaskRequest, catalog: Catalog) -> Task:
     if request.like is not None:
         task = catalog.task(request.like, field="--like")
         if not fits(task):
-            raise UsageError(f"is not a task of the family {request.family} on base {request.base}:", field="--like", value=task.id)
+            why = f"is not a task of the family {request.family} on base {request.base}:"
+            raise UsageError(why, field="--like", value=task.id)
         return task
     # Tasks of concepts that the base knows come last: their prompts and anchors do not suit unknown concepts.
     known = sorted(
