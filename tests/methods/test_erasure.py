@@ -44,7 +44,7 @@ def predict(model: Exact, weights: dict[str, Tensor], z: Tensor, t: int, c: Tens
 
 
 @pytest.mark.parametrize("left", range(STEPS))
-def test_part_way_ends_at_the_time_step_that_it_names(left: int) -> None:
+def test_partial_sampling_ends_at_the_time_step_that_it_names(left: int) -> None:
     model = exact_model()
     c = model.condition(["a m", "a q"])
     z, t = model.sample_partially(c, left, torch.Generator().manual_seed(0), steps=STEPS, guidance=GUIDANCE)

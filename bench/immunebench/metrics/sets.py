@@ -87,7 +87,7 @@ def inception() -> Module:
         try:
             network: Module = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(pickled))
         except ModuleNotFoundError as error:
-            how = "torch-fidelity is missing; get it with: pip install 'immunebench[fid]'"
+            how = "torch-fidelity is not installed; get it with: pip install 'immunebench[fid]'"
             raise UsageError(how, field="fid") from error
     return network
 
