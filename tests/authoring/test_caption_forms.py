@@ -76,5 +76,5 @@ def test_accents_and_case_may_be_written_in_another_way(tmp_path: Path) -> None:
     file.write_text("A.png,one\na.png,two\n")
     assert read_captions(file, ["A.png", "a.png"]) == {"A.png": "one", "a.png": "two"}
     file.write_text("a.PNG,one\n")
-    with pytest.raises(UsageError, match=r"stands for A\.png and a\.png"):
+    with pytest.raises(UsageError, match=r"matches A\.png and a\.png"):
         read_captions(file, ["A.png", "a.png"])
