@@ -86,7 +86,7 @@ def test_a_name_of_another_is_not_to_be_had(root: Path, claim: str) -> None:
     house.defense(root, "aaa", "protect_model", claim)
     catalog = read(root)
     (broken,) = catalog.broken
-    assert broken.id == "aaa" and "is defined already in" in broken.reason
+    assert broken.id == "aaa" and "is already defined in" in broken.reason
     assert catalog.defense("shield").id == "shield" and "own" not in catalog.defenses
     with pytest.raises(UsageError, match="'aaa' is broken"):
         catalog.defense("aaa")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from immunebench.records import source
+from immunebench.records import code_state
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -22,8 +22,8 @@ def git(folder: Path, *arguments: str) -> str:
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout that the package seems to lie in."""
     folder = repository(tmp_path / "own")
-    monkeypatch.setattr(source, "__file__", str(folder / "source.py"))
-    source._source_state.cache_clear()
+    monkeypatch.setattr(code_state, "__file__", str(folder / "code_state.py"))
+    code_state._source_state.cache_clear()
     return folder
 
 
@@ -43,14 +43,14 @@ def test_variables_of_another_repository_do_not_count(
     other = repository(tmp_path / "other")
     monkeypatch.setenv("GIT_DIR", str(other / ".git"))
     monkeypatch.setenv("GIT_INDEX_FILE", str(other / ".git" / "index"))
-    assert source.source_state() == {"commit": commit, "dirty": False}
+    assert code_state.source_state() == {"commit": commit, "dirty": False}
 
 
 def test_a_checkout_of_another_owner_has_its_commit(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = git(checkout, "rev-parse", "HEAD")
-    monkeypatch.setattr(source.os, "environ", {**source.os.environ, "GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"})
+    monkeypatch.setattr(code_state.os, "environ", {**code_state.os.environ, "GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"})
     _strangers(checkout)
-    assert source.source_state()["commit"] == commit
+    assert code_state.source_state()["commit"] == commit
 
 
 def _strangers(folder: Path) -> None:
