@@ -102,8 +102,6 @@ class LatentDiffusion:
         """
         return cls(**read_parts(folder, numerics), numerics=numerics)
 
-    # ---------------------------------------------------------------- pictures and text
-
     @torch.no_grad()
     def encode(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Encode pictures to scaled latents, the mean of the posterior.
@@ -154,8 +152,6 @@ class LatentDiffusion:
     def prepare(self, pictures: Pictures) -> Latents:
         """Encode pictures and their captions for training."""
         return Latents(self.encode(pictures.pixels), self.condition(pictures.captions), pictures.captions)
-
-    # ---------------------------------------------------------------- the objective
 
     def draw(self, data: Latents, indices: Sequence[int] | NDArray[np.int64], generator: torch.Generator) -> Batch:
         """Draw noise and time steps for the pictures named by `indices`.
@@ -248,8 +244,6 @@ class LatentDiffusion:
         if node is not None:
             node.metadata[MICRO_BATCHES] = size
         return prediction
-
-    # ---------------------------------------------------------------- sampling
 
     @torch.no_grad()
     def sample(
@@ -382,8 +376,6 @@ class LatentDiffusion:
     def _factor(self) -> int:
         """Return the autoencoder's downsampling factor f."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
-
-    # ---------------------------------------------------------------- weights
 
     def unet_tensors(self, which: str = "attention") -> dict[str, nn.Parameter]:
         """Return the UNet's parameters by name, without adapters.
