@@ -321,7 +321,7 @@ def stage(
     found_entry = catalog.attack(entry) if kind == "attack" else catalog.defense(entry).layers[0]
     job = Job(entry, kind, profile, bench.base, None if bench.base else bench.shape, steps)
     values = dict(capacity.parameters(catalog, found_entry, job))
-    params = Params({**values, "steps": steps, **({"saves": []} if "saves" in values else {})})
+    params = Params({**values, "steps": steps, **({"saves": [steps]} if "saves" in values else {})})
     numerics = bench.numerics(profile)
     model = bench.model(numerics)
     if plain:

@@ -145,7 +145,7 @@ def test_the_single_file_is_converted_once_and_is_the_same(spec: BaseModelSpec, 
     encoders = source.text.networks
     file = tmp_path / "sd_xl_base_1.0_0.9vae.safetensors"
     original.write_xl(source.unet, source.vae, *encoders.values(), file)
-    with pytest.raises(UsageError, match=r"no checkpoint of the base sdxl \(sd_xl_base_1\.0_0\.9vae\..* e6bb9e"):
+    with pytest.raises(UsageError, match=r"no checkpoint of the base sdxl has \(sd_xl_base_1\.0_0\.9vae\..* e6bb9e"):
         intake.add(NAME, spec, file, print)
     known = spec.model_copy(update={"checkpoints": {file.name: sha256(file)}})
     folder = intake.add(NAME, known, file, lambda text: None)
@@ -221,7 +221,7 @@ def test_a_folder_of_photos_becomes_a_task_with_the_words_of_the_base_that_it_is
     monkeypatch.setattr("immunebench.pictures.folder_source.default_catalog", lambda: known)
     known.profiles = {"a100-80g-1024": known.profiles["a100-80g-1024"].model_copy(update={"resolution": 64})}
     request = TaskRequest(photos, "style", NAME, out=tmp_path / "out")
-    with pytest.raises(UsageError, match="--like: is no style task on base sdxl: 'style-brandt'"):
+    with pytest.raises(UsageError, match="--like: is not a task of the family style on base sdxl: 'style-brandt'"):
         new_task(replace(request, like="style-brandt"), known)
     new_task(request, known)
     made = load_catalog(tmp_path / "out")

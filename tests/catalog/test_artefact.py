@@ -326,7 +326,7 @@ def test_changed_files_are_noticed_before_and_after_planning(cloaked: Path, hous
         ),
         (
             lambda house: _link(house / "defenses/closed" / TASK, "006.png"),
-            "007.png: is a link; put the file itself there",
+            "007.png: is a symbolic link; put the file itself there",
         ),
         (lambda house: _link(house / "defenses/closed" / TASK, "/etc/hostname"), "007.png: links to a file outside"),
     ],

@@ -36,6 +36,10 @@ CATALOG = load_catalog()
 MAY_MIX = (aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_, aten.copy_, aten._to_copy)
 
 
+#: Files that read the device at each step, and why.
+READS = {"methods/perturb.py": "a gradient that is not finite ends the stage at once; pictures are rounded on the host"}
+
+
 class OtherDevice(TorchDispatchMode):
     """Answers what would need values, and notes mixed operations and reads by the line that asked."""
 
@@ -161,5 +165,6 @@ def test_no_entry_mixes_devices_or_reads_the_device_back_at_each_step(
 ) -> None:
     short, long = (run(name, hook, steps, monkeypatch, tmp_path) for steps in (1, 2))
     assert not short.mixed and not long.mixed
-    growing = sorted(line for line, count in long.reads.items() if count > short.reads[line])
-    assert not growing, "reads of the device at each step"
+    growing = {line for line, count in long.reads.items() if count > short.reads[line]}
+    undeclared = sorted(line for line in growing if line.rpartition(":")[0] not in READS)
+    assert not undeclared, "reads of the device at each step"

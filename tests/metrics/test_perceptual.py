@@ -96,7 +96,7 @@ def test_what_a_distance_reads_must_be_there_before_anything_runs(tmp_path: Path
     with pytest.raises(UsageError, match=r"unknown perceptual distance.*'eyes'.*'eye'"):
         keys(load_catalog(tmp_path, models=models), "veil", "protect")
     models.write_text(models.read_text().replace('perceptual = "eyes"\n', ""))
-    with pytest.raises(UsageError, match=r"veil/defense\.toml.*the base 'tiny' does not name"):
+    with pytest.raises(UsageError, match=r"veil/defense\.toml.*the base 'tiny' does not provide"):
         keys(load_catalog(tmp_path, models=models), "veil", "protect")
 
 

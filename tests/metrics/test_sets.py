@@ -184,7 +184,7 @@ def test_what_is_missing_is_said_before_a_picture_is_read(tmp_path: Path, monkey
             (tmp_path / name / f"{number}.png").write_bytes(b"no picture, which reading it would say")
     sets.inception.cache_clear()
     found = CliRunner().invoke(app, ["fid", str(tmp_path / "a"), str(tmp_path / "b")]).exception
-    assert isinstance(found, UsageError) and "weights inception-fid are not there" in str(found)
+    assert isinstance(found, UsageError) and "weights inception-fid are missing" in str(found)
     (tmp_path / "b" / "0.png").unlink()
     found = CliRunner().invoke(app, ["fid", str(tmp_path / "a"), str(tmp_path / "b")]).exception
     assert "REFERENCE: needs at least 1,000 pictures in each set, not 999" in str(found)

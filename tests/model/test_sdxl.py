@@ -14,7 +14,7 @@ from torch import Tensor
 from immunebench.catalog.loading import load_catalog
 from immunebench.core.types import Concept, Numerics, Params, Pictures, StageError
 from immunebench.core.wording import recaption
-from immunebench.execution.stages import Simulated
+from immunebench.execution.hooks import Simulated
 from immunebench.methods.adapters import Dense, LowRank, Words, install, saved_file
 from immunebench.methods.bound import distances
 from immunebench.methods.context import Context

@@ -482,7 +482,7 @@ def test_no_more_is_read_than_ten_times_what_the_task_says(root: Path, tmp_path:
     with pytest.raises(UsageError) as caught:
         dataset_fetch.add(task_of(catalog), catalog, tmp_path / "table", say=lambda line: None)
     assert str(caught.value) == (
-        "some/table at 0123456789ab: dataset.size_mb: takes more than 10 times the MB that the task says, counted "
+        "some/table at 0123456789ab: dataset.size_mb: takes more than 10 times the MB that the task states, counted "
         "unpacked: 1.5"
     )
 
@@ -504,12 +504,12 @@ def test_no_more_is_read_than_ten_times_what_the_task_says(root: Path, tmp_path:
         ('"some/things"', '"some/things.."', "dataset.repo: string should match pattern"),
         ('"some/things"', '"some/things."', "dataset.repo: string should match pattern"),
         ('"some/things"', '"some./things"', "dataset.repo: string should match pattern"),
-        (f', "{FILES[7]}"', "", "dataset.files lists 7 pictures, the splits take 8"),
+        (f', "{FILES[7]}"', "", "dataset.files lists 7 pictures, the splits need 8"),
         ("size_mb = 1.5", f'size_mb = 1.5\nsha256 = ["{"0" * 64}"]', "dataset.sha256 lists 1 pictures, the splits"),
         ("size_mb = 1.5", 'size_mb = 1.5\nterms = "http://x.org/"', "dataset.terms: string should match pattern"),
         ("size_mb = 1.5", 'size_mb = 1.5\nimage = "x"', "dataset: image does not apply to the host 'github'"),
-        ('name = "object/mug-x"', 'name = "object/mug"', "name of a task with [dataset] must be 'object/mug-x'"),
-        ('source = "dataset"', 'source = "mini"', "and the table [dataset] require each other"),
+        ('name = "object/mug-x"', 'name = "object/mug"', "concept.name of a task with [dataset] must be 'object/mug-x'"),
+        ('source = "dataset"', 'source = "mini"', "concept.source 'dataset' and the table [dataset] require"),
         ('[anchors]\nsource = "mini"', "[anchors]", "anchors.source is required: the data set holds only"),
     ],
 )  # fmt: skip

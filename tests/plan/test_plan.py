@@ -246,6 +246,16 @@ def test_the_estimate_counts_what_the_store_lacks(root: Path) -> None:
     assert full.stages["adapt"].seconds == pytest.approx(6 * (0.5 + 2 * 0.041))
 
 
+def measured(store: Path, spec: StageSpec, seconds: float, number: int = 0) -> None:
+    """Write the manifest of an artifact that took so long."""
+    digest = f"{number:064x}"
+    manifest = {
+        "stage": spec.stage, "digest": digest, "key": spec.key, "inputs": spec.inputs, "cost": {"seconds": seconds},
+        "meta": {}, "files": {}, "versions": {}, "created": "2026-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    house.write(store / spec.stage / "aa" / digest / "manifest.json", json.dumps(manifest))
+
+
 def test_what_an_entry_says_that_it_takes_is_estimated_until_it_is_measured(root: Path) -> None:
     before = plan(root, defense="noise")
     manifest = root / "defenses/noise/defense.toml"
@@ -264,8 +274,7 @@ def test_what_an_entry_says_that_it_takes_is_estimated_until_it_is_measured(root
             return False
 
     made = next(spec for spec in one.stages.values() if spec.stage == "protect")
-    text = json.dumps({"key": made.key, "inputs": made.inputs, "cost": {"seconds": 41.0}})
-    house.write(root / "store/protect/aa" / made.digest / "manifest.json", text)
+    measured(root / "store", made, 41.0)
     assert estimate(one, Measured()).stages["protect"].seconds == 41.0
 
 
@@ -284,11 +293,9 @@ def test_what_other_machines_took_is_stretched_to_the_pace_of_this_one(root: Pat
 
     table = 0.5 + 2 * 0.041
     for number, times in enumerate((3.0, 0.5)):
-        text = json.dumps({"key": spec.key, "inputs": spec.inputs, "cost": {"seconds": times * table}})
-        house.write(root / f"store/adapt/aa/{number}/manifest.json", text)
+        measured(root / "store", spec, times * table, number)
     assert estimate(made, Store()).stages["protect"].seconds == 70.0, "two say too little"
-    text = json.dumps({"key": spec.key, "inputs": spec.inputs, "cost": {"seconds": 2 * table}})
-    house.write(root / "store/adapt/aa/2/manifest.json", text)
+    measured(root / "store", spec, 2 * table, 2)
     assert estimate(made, Store()).stages["protect"].seconds == pytest.approx(140.0)
     assert estimate(made, Store()).stages["adapt"].seconds == pytest.approx(3 * 2 * table)
     pictures = estimate(made).stages["pictures"].seconds
