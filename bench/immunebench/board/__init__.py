@@ -1,1 +1,1 @@
-"""From records to scores, tables, plots, pages and releases; pure functions without torch."""
+"""Turn records into scores, tables, plots, site pages and releases; pure functions without torch."""

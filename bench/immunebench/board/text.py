@@ -1,4 +1,4 @@
-"""Numbers as the tables print them, and text of strangers made fit to be shown: nothing invisible or endless."""
+"""Formatting of numbers for tables, and sanitising of untrusted text: no invisible characters, limited length."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import re
 import unicodedata
 
 LONG = 160
-"""Characters of a text that are shown before it is cut."""
+"""Maximum number of characters that are shown of a text."""
 
 _SAFE_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _HIDDEN = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
-#: What pdflatex sets of its own: letters, and accents on plain ones.
+#: Non-ASCII characters that pdflatex typesets without packages: letters, and accents on ASCII letters.
 _LATIN = frozenset("ßæÆøØœŒłŁ…")
 _ACCENTS = frozenset("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327")
 _LATEX: dict[str, str] = {
@@ -33,23 +33,23 @@ _LATEX: dict[str, str] = {
 
 
 def visible(text: object) -> str:
-    """Text in which marks that nobody sees, and that may reorder or hide others, stand as ``<U+202E>``.
+    """Return text with invisible and bidirectional control characters replaced by their code, such as ``<U+202E>``.
 
-    Spaces and line breaks stay.
+    Spaces, tabs and line breaks stay.
     """
     whole = str(text)
-    # Nearly every text; a printable character is none of those hidden.
+    # Fast path for nearly every text: printable characters are never hidden.
     return whole if whole.isprintable() else "".join(map(_shown, whole))
 
 
 def shorten(text: object, most: int = LONG) -> str:
-    """The beginning of a text, `visible`, at most `most` characters, with an ellipsis where it was cut."""
+    """Return a text passed through `visible` and cut to `most` characters, with an ellipsis if it was cut."""
     shown = visible(text)
     return shown if len(shown) <= most else shown[: most - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def slug(name: str) -> str:
-    """A file name for a name: itself where it is plain, else what is plain of it and a digest of all of it."""
+    """Return a file name for a name: the name itself if safe, else its safe characters and a digest of the name."""
     if len(name) <= 64 and _SAFE_NAME.fullmatch(name):
         return name
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-")
@@ -58,19 +58,19 @@ def slug(name: str) -> str:
 
 
 def latex(text: object, most: int = LONG) -> str:
-    """A text for LaTeX's text mode: cut, on one line, with every special character escaped."""
+    """Return a text for LaTeX's text mode: shortened, on one line, with all special characters escaped."""
     return latex_escape(" ".join(shorten(text, most).split()))
 
 
 def latex_escape(text: str) -> str:
-    """A text for LaTeX's text mode, whole; control characters and line ends become spaces."""
+    """Return a text for LaTeX's text mode, not shortened; control characters and line ends become spaces."""
     shown = "".join(character if character.isprintable() else " " for character in text)
-    # One pass over characters: a second one would escape what the first has written.
+    # One pass over the characters: a second one would escape the output of the first.
     return "".join(map(_in_latex, shown))
 
 
 def _in_latex(character: str) -> str:
-    """A character as pdflatex sets it without further packages; one that it cannot set as its number."""
+    """Return a character as pdflatex typesets it without packages; its code point where it cannot."""
     if character.isascii() or character in _LATIN:
         return _LATEX.get(character, character)
     parts = unicodedata.normalize("NFD", character)
@@ -86,7 +86,7 @@ def _shown(character: str) -> str:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """Fixed-point text; a dash for a number that does not exist; no minus before zero."""
+    """Return a number with fixed digits; a dash for None; no minus sign before zero."""
     if value is None:
         return "-"
     text = f"{value:.{digits}f}"
@@ -94,5 +94,5 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def interval_text(interval: tuple[float, float] | None) -> str:
-    """Both ends; a dash where there is no interval."""
+    """Return both ends of an interval; a dash for None."""
     return "-" if interval is None else f"{number(interval[0])} to {number(interval[1])}"

@@ -1,1 +1,1 @@
-"""From a suite to its cells, from cells to the graph of stages, and what that will cost."""
+"""Expand a suite to its cells and the cells to one graph of stages, and estimate its cost."""

@@ -1,4 +1,4 @@
-"""`Builder`: a cell becomes a graph of stages that is known before anything runs."""
+"""`Builder`: expands a cell to a graph of stages, all of which are known before anything runs."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from immunebench.plan.grading import Grading
 from immunebench.plan.specs import PUBLIC, Model, Specs, on_base, stream
 from immunebench.store.graph import Cell, CellGraph, Facts, UtilityGraph
 
-#: How many innocent pictures a defense is given.
+#: Number of pictures unrelated to the concept that a defense may use.
 PUBLIC_PICTURES = 64
 
 
 class Builder:
-    """Adds what cells need to one graph of stages."""
+    """Adds the stages of cells to one graph."""
 
     def __init__(self, suite: Suite, catalog: Catalog, file: Path | None, profile: str | None = None) -> None:
         self.specs = Specs(suite, catalog, file, profile)
         self.grading = Grading(self.specs)
         self.suite, self.catalog, self.file = suite, catalog, file
-        # One way of honest personalisation for all chains: U belongs to a defense on a task, not to an attack.
+        # Benign personalisation is the same for all chains, since U depends on defense and task and not on the attack.
         _, self.honest = self.attacks(suite.benign_attack, field="benign_attack")
 
     def cell(self, cell: Cell) -> CellGraph:
-        """Add everything that a cell's record needs."""
+        """Add all stages that a cell's record needs and return the cell's graph."""
         task = self.catalog.task(cell.task, file=self.file, field="tasks")
-        # The task as the attacker meets it, and as the owner does: the same one but for transfer.
+        # The task on the attacker's base and on the owner's; they differ only in transfer settings.
         theirs, ours = on_base(task, cell.setting.attacker_base), on_base(task, cell.setting.surrogate)
         entry = self.catalog.defense(cell.defense)
         purifiers, attack = self.attacks(cell.chain)
@@ -82,7 +82,7 @@ class Builder:
         floor_pictures = self.specs.generate(theirs, prompts, start, [task.id, cell.seed])
         given = cleaned(images, again=entry.replicate)
         last = {"attacked": drawn[final], "undefended": undefended[final]}
-        # What papers report belongs where pictures are protected or cleaned; a face may be lost to any defense.
+        # Additional metrics of the family are computed where pictures are protected or purified; for faces, always.
         asked = task.family == "identity" or given != (published,)
         graph = CellGraph(
             cell=cell,
@@ -114,7 +114,7 @@ class Builder:
             },
             published=published,
             given=given,
-            # Pair by pair: of the places that hold another picture, cleaning is measured against that one.
+            # Compared picture by picture: where a clean picture was mixed in, the reference is that picture.
             purified=self.grading.purified(task, given, self.specs.mix(task, published, cell.setting.clean)),
             beside=self.grading.beside(task, last, reference) if asked else {},
         )
@@ -122,12 +122,13 @@ class Builder:
         return replace(graph, parts=parts, stages=self.closure(itertools.chain.from_iterable(_roots(graph).values())))
 
     def attacks(self, chain: str, field: str = "chains") -> tuple[list[Entry], Entry]:
-        """Resolve ``purifier+...+attack``.
+        """Return the purifiers and the attack of a chain ``purifier+...+attack``.
 
         Raises
         ------
         UsageError
-            A purifier that follows an attack, or not one attack; with the chain in its right order, if it has one.
+            If a purifier follows the attack, or there is not exactly one attack; the message suggests the right order
+            if there is one.
         """
         entries = [self.catalog.attack(name, file=self.file, field=field) for name in chain.split("+")]
         cleaning = [entry for entry in entries if entry.hooks[0] == "purify"]
@@ -143,7 +144,7 @@ class Builder:
         return cleaning, training[0]
 
     def saves(self, attack: Entry, task: Task) -> tuple[int, ...]:
-        """Return the steps that are scored: all saved ones, or the last where the suite draws no curve."""
+        """Return the steps that are scored: all saved ones, or the final one if the suite has no curve pictures."""
         params = self.catalog.params(attack, task.base)
         if not {"steps", "lr", "batch", "saves"} <= params.keys():
             raise UsageError(
@@ -156,35 +157,35 @@ class Builder:
         return saves if self.suite.curve_pictures else (self.final(attack, task),)
 
     def final(self, attack: Entry, task: Task) -> int:
-        """Return the step that is scored on all prompts: the preset's own length."""
+        """Return the step that is scored on all prompts: the number of steps in the attack's preset."""
         return int(self.catalog.params(attack, task.base)["steps"])  # type: ignore[arg-type]
 
     def prompts(self, prompts: Sequence[Prompt], token: str, task: Task) -> list[str]:
-        """Return the suite's number of prompts with the placeholder filled in."""
+        """Return as many prompts as the suite asks for, with ``{token}`` filled in."""
         if len(prompts) < self.suite.prompts:
             path = self.catalog.paths["task", task.id]
             raise UsageError(f"holds {len(prompts)} prompts, the suite needs {self.suite.prompts}", file=path)
         return [prompt.replace("{token}", token) for prompt in prompts[: self.suite.prompts]]
 
     def words(self, task: Task) -> Wording:
-        """Return how the attacker captions its pictures; those that the base drew for it have their prompt."""
+        """Return the caption template of the attacker's pictures; generated pictures have their prompt as caption."""
         drawn = self.suite.published == "generated"
         return Wording(caption="{content}", token=task.attacker.token) if drawn else task.attacker
 
     def published(self, task: Task) -> str:
-        """Add the attacker's pictures: the task's, or the base's own of a concept that it knows."""
+        """Add the attacker's pictures: the task's, or pictures that the base generates of a concept it knows."""
         if self.suite.published == "real":
             return self.specs.pictures(task, task.concept.name, "published", task.pictures.published)
         if task.family != "relearn":
             path = self.catalog.paths["task", task.id]
             raise UsageError("cannot be drawn by a base that never saw it", file=path, value=task.concept.name)
-        # IMMA's protocol: one prompt, drawn by the base before its concept was erased.
+        # IMMA's protocol: one prompt, generated by the base before the concept was erased.
         words, noun = task.attacker, task.concept.noun
         prompt = fill(words.caption, token=words.token, noun=noun, content=concept_content(words.token, noun))
         return self.specs.generate(task, [prompt], {}, ["published", task.id], per_prompt=task.pictures.published)
 
     def start(self, task: Task, seed: int) -> Model:
-        """Add the start model: the base, or what ``start_from`` makes of it."""
+        """Add the start model of attacks: the base, or the base changed by the defense in ``start_from``."""
         if task.start_from is None:
             return {}
         path = self.catalog.paths["task", task.id]
@@ -192,7 +193,7 @@ class Builder:
         return self.released(entry, task, seed, {})
 
     def owner(self, task: Task) -> dict[str, str]:
-        """Add the pictures that a defense sees: its own of the concept, and innocent ones."""
+        """Add the pictures that a defense may use: the owner's of the concept, and unrelated public ones."""
         public = self.catalog.models.bases[task.base].public
         return {
             "owner": self.specs.pictures(task, task.concept.name, "owner", task.pictures.owner),
@@ -203,14 +204,14 @@ class Builder:
         self, entry: Defense, task: Task, seed: int, start: Model, published: str
     ) -> tuple[dict[str, str], Model, str]:
         """Add a defense's hooks; return them, the released model and the released pictures."""
-        # An erasure takes the place of the task's own, so it begins from the base.
+        # An erasure replaces the task's own erasure in ``start_from``, so it begins from the base.
         model = self.released(entry, task, seed, {} if entry.erases else start)
         protect = {"protect_model": model["weights"]} if "protect_model" in entry.hooks else {}
         for layer in entry.layers:
             if layer.artefact is not None:
                 protect["protect_images"] = self.specs.cloaked(layer, task, published)
             elif "protect_images" in layer.hooks:
-                # What it simulates is trained as the attacker trains it: with class pictures where the attack has some.
+                # Simulated attacks train as the real ones do, with class pictures if the attack uses them.
                 attacks = [self.catalog.attack(name, file=layer.path, field="against") for name in layer.against]
                 prior = {
                     name: made for attack in attacks for name, made in self.specs.prior(attack, task, start).items()
@@ -220,7 +221,7 @@ class Builder:
         return protect, model, protect.get("protect_images", published)
 
     def released(self, entry: Defense, task: Task, seed: int, model: Model) -> Model:
-        """Add the hooks that change the model, one layer after another; return what is released."""
+        """Add the hooks that change the model, one layer after another; return the released model."""
         for layer in entry.layers:
             if "protect_model" in layer.hooks:
                 inputs = {**self.owner(task), **model}
@@ -228,7 +229,7 @@ class Builder:
         return model
 
     def utility(self, task: Task, attack: Entry, start: Model, released: Model, seed: int) -> UtilityGraph:
-        """Add what an honest user gets from the released model and from the start model."""
+        """Add the stages that measure benign use of the released model and of the start model."""
         unrelated = self.catalog.models.bases[task.base].unrelated_prompts
         benign = task.benign
         prompts = self.prompts(benign.prompts, benign.token, task)
@@ -274,7 +275,7 @@ class Builder:
         )
 
     def facts(self, task: Task, entry: Defense, chain: Sequence[Entry], params: Values) -> Facts:
-        """Collect what the record says of the cell; the task is on the base that is attacked."""
+        """Return the facts about the cell that its record states; ``task`` is on the base that is attacked."""
         return Facts(
             suite=self.suite.id,
             suite_version=self.suite.version,
@@ -304,7 +305,7 @@ class Builder:
         )
 
     def closure(self, roots: Iterable[str]) -> tuple[str, ...]:
-        """Return all stages that ``roots`` depend on, inputs before their users."""
+        """Return ``roots`` and all stages that they depend on, inputs first."""
         seen: dict[str, None] = {}
 
         def visit(digest: str) -> None:
@@ -321,12 +322,12 @@ class Builder:
 def _roots(graph: CellGraph) -> dict[str, list[str]]:
     use = graph.utility
     return {
-        # What the undefended model does is nobody's fault: a failure there leaves every row incomplete alike.
+        # No defense is involved: a failure here makes the rows of all defenses incomplete.
         "baseline": [*graph.ceiling.values(), graph.floor, graph.anchor, use.g_base, use.floor, use.ceiling],
         "attack": [*graph.curve.values(), graph.defended_floor],
         "fidelity": [] if graph.fidelity is None else [graph.fidelity],
         "utility": [use.g, use.g_base, use.s, use.floor, use.ceiling],
-        # No score of the board hangs on these: a failure among them costs nothing but themselves.
+        # Side measures enter no score: a failure here affects nothing else.
         "beside": [
             *([] if graph.unseen is None else [graph.unseen]),
             *use.integrity.values(),

@@ -1,4 +1,4 @@
-"""What a plan refuses before anything is computed: tasks and places of defenses that could give no number."""
+"""Checks of a plan before anything is computed: tasks, defenses, bases and settings that could give no valid score."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from immunebench.plan.specs import on_base
 
 
 def check_task(catalog: Catalog, task: Task) -> None:
-    """Refuse a task whose words or whose start model mean something else than it says.
+    """Raise an error if a task's placeholder is a known word or its start model is not an erasure.
 
     Raises
     ------
@@ -29,16 +29,16 @@ def check_task(catalog: Catalog, task: Task) -> None:
 
 
 def check_defense(catalog: Catalog, entry: Defense, task: Task, file: Path | None, field: str = "defenses") -> None:
-    """Refuse a defense that no stage carries out, or that has nothing to do on a task.
+    """Raise an error if a defense has a hook that no stage runs, or does not apply to a task.
 
     Raises
     ------
     UsageError
-        With the suite's file, the field or the option that names the defense, and the defense.
+        With the file, the field or the option that names the defense, and the value.
     """
     bases = catalog.models.bases
     for layer in entry.layers:
-        # As of the surrogate of a setting: a base of another world was never meant for these pictures.
+        # As for the surrogate of a setting: a base with another judge was trained on another domain of pictures.
         for name in layer.surrogates:
             if bases[name].judge != bases[task.base].judge:
                 raise UsageError(
@@ -60,12 +60,12 @@ def check_defense(catalog: Catalog, entry: Defense, task: Task, file: Path | Non
 
 
 def check_base(catalog: Catalog, base: str, profile: Profile) -> None:
-    """Refuse a base that cannot be run on a profile.
+    """Raise an error if a base cannot be run on a profile.
 
     Raises
     ------
     UsageError
-        It draws pictures of another size; or it comes from a hub and `base_folder.check` refuses it.
+        If its resolution differs from the profile's, or it comes from a hub and `base_folder.check` rejects it.
     """
     folder = catalog.base_folder(base)
     if catalog.models.bases[base].hub:
@@ -80,7 +80,7 @@ def check_base(catalog: Catalog, base: str, profile: Profile) -> None:
 
 
 def check_predictions(catalog: Catalog, entries: Iterable[Entry], base: str) -> None:
-    """Refuse an entry on a base whose denoiser predicts what the entry's manifest leaves out.
+    """Raise an error if the prediction type of a base's denoiser is not among those that an entry supports.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def check_predictions(catalog: Catalog, entries: Iterable[Entry], base: str) -> 
 
 
 def check_setting(catalog: Catalog, entry: Defense, task: Task, setting: Setting, file: Path | None) -> None:
-    """Refuse a setting that has no meaning for a defense or on a task.
+    """Raise an error if a setting does not apply to a defense or to a task.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def check_setting(catalog: Catalog, entry: Defense, task: Task, setting: Setting
 
 
 def _check_words(catalog: Catalog, task: Task) -> None:
-    """Refuse placeholders that mean something to the base: only what is relearned has a name there."""
+    """Raise an error if a placeholder is a word that the base knows; concepts to relearn may have a known name."""
     words = _vocabulary(catalog, task.base)
     sides = {"owner": task.owner.token, "attacker": task.attacker.token} if task.family != "relearn" else {}
     for side, token in {**sides, "benign": task.benign.token}.items():
@@ -136,7 +136,7 @@ def _check_words(catalog: Catalog, task: Task) -> None:
 
 
 def _vocabulary(catalog: Catalog, base: str) -> frozenset[str]:
-    """Return the words that a base's tokenizer holds whole, without those that mean nothing to it."""
+    """Return the words that are single tokens of a base's tokenizer, except its unused placeholders."""
     file = catalog.base_folder(base) / "tokenizer" / "vocab.json"
     entries = base_folder.settings(file)
     if not entries and catalog.models.bases[base].hub:
@@ -146,7 +146,7 @@ def _vocabulary(catalog: Catalog, base: str) -> frozenset[str]:
 
 
 def _check_start(catalog: Catalog, task: Task) -> None:
-    """Refuse a start model that would begin from itself: all but erasures begin from the start model."""
+    """Raise an error if ``start_from`` is not an erasure: all other defenses begin from the start model itself."""
     if task.start_from is None:
         return
     path = catalog.paths["task", task.id]

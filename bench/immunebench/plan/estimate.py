@@ -1,4 +1,4 @@
-"""What a plan will cost: seconds and bytes by stage, from a small table and from what was measured before."""
+"""Cost estimate of a plan: seconds and bytes by stage, from a small table and from earlier measurements."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from immunebench.store.graph import Plan, StageSpec
 from immunebench.store.manifest import read_manifest
 
 _SAMPLE = 300
-#: Stages that every run makes, whose time the table knows well: what they took says how fast this machine is.
+#: Stages of every run whose time is well known from the table, and how many are needed to infer this machine's speed.
 _PACERS, _LEAST = ("adapt", "generate"), 3
-#: How many pictures a task publishes unless it says otherwise.
+#: Default number of published pictures of a task.
 _PICTURES = 16
 
 
 class Measured(Protocol):
-    """A store: where artifacts and their manifests lie, and which are there."""
+    """The part of a store's interface that an estimate needs: its folder, and whether an artifact exists."""
 
     @property
     def root(self) -> Path:
         """The store's folder."""
 
     def has(self, digest: str) -> bool:
-        """Whether an artifact is published."""
+        """Return whether an artifact exists."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A stage takes ``fixed + each * units`` seconds and leaves ``size * files`` bytes."""
+    """Cost of one stage: ``fixed + each * units`` seconds and ``size * files`` bytes."""
 
     fixed: float
     each: float
     size: int
 
 
-# Seconds of one of two busy CPU cores on the embedded base, from the processor time of `mini-lite` (sampling alone on
-# the machine takes half of this); a unit is what `units` counts.
+# Seconds on one of two busy CPU cores with the embedded base, from the CPU time of `mini-lite` (sampling on an idle
+# machine takes half of this); units as returned by `units`.
 COSTS = {
     "pictures": Cost(0.05, 0.004, 10_000),
     "protect": Cost(1.0, 0.06, 9_000_000),
@@ -56,7 +56,7 @@ COSTS = {
 
 @dataclass(frozen=True)
 class StageCost:
-    """One stage of a plan: how many there are, how many the store has, and what the rest costs."""
+    """All stages of one kind in a plan: number planned, number in the store, and the cost of the remaining ones."""
 
     planned: int
     cached: int
@@ -66,7 +66,7 @@ class StageCost:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Costs by stage; seconds are those of one worker."""
+    """Costs by kind of stage; seconds are those of one worker."""
 
     stages: dict[str, StageCost]
 
@@ -82,7 +82,7 @@ class Estimate:
 
 
 def units(spec: StageSpec) -> float:
-    """Return how much work a stage is: pictures, their passes through a network, or denoising steps x pictures."""
+    """Return the work of a stage: pictures, their passes through a network, or denoising steps x pictures."""
     key = spec.key
     if spec.stage == "pictures":
         return _number(key.get("count"))
@@ -100,21 +100,22 @@ def units(spec: StageSpec) -> float:
 
 
 def _passes(params: Mapping[str, object]) -> float:
-    """Return how often a picture passes a network while pictures are changed, by the names that such entries use."""
+    """Return the number of network passes while pictures are changed, from the common names of parameters."""
     rounds = math.prod(_number(params.get(name)) for name in ("rounds", "trials", "states", "unroll"))
     part = _number(params.get("strength")) if "sampling_steps" in params and "steps" not in params else 1.0
     moves = next((_number(params[name]) for name in ("pgd_steps", "steps", "sampling_steps") if name in params), 0.0)
-    # The attacker in training is shown four pictures and four of the class, on clean and on changed pictures.
+    # A simulated attacker trains on four pictures and four class pictures, once clean and once changed.
     trained = 2 * 8 * _number(params.get("train_steps", 0))
     return rounds * (moves * part * _PICTURES + trained)
 
 
 def estimate(plan: Plan, store: Measured | None = None) -> Estimate:
-    """Return seconds and bytes by stage of the plan's stages that ``store`` lacks.
+    """Return seconds and bytes, by kind of stage, of the plan's stages that are not in ``store``.
 
-    Where the store holds stages of an entry, their median seconds per unit are taken. Else it is what the entry's
-    manifest says, then the median of all stages of the kind, then the table's; the manifest and the table speak of
-    another machine, so they are stretched by what adaptations and drawn pictures took here against the table.
+    If the store has stages of an entry, their median seconds per unit are used. Otherwise the time comes from the
+    entry's manifest, else from the median of all stages of the kind, else from the table. Times from the manifest and
+    the table were measured on another machine, so they are scaled by the ratio of measured time to table time of
+    adaptations and generated pictures in this store.
     """
     rates: dict[tuple[str, str], float] = {}
     paces: list[float] = []
@@ -151,7 +152,7 @@ def _by_table(spec: StageSpec) -> float:
 
 
 def _made(folder: Path, stage: str) -> Iterator[tuple[StageSpec, float]]:
-    """Yield some stages that the store has, with the seconds that they took."""
+    """Yield a sample of the stages in the store, with the seconds that they took."""
     from immunebench.store.graph import StageSpec
 
     for path in sorted(folder.glob("??/*/manifest.json"))[:_SAMPLE]:

@@ -1,4 +1,4 @@
-"""`Grading`: the stages that score pictures, one method each: which metrics, by which judge, beside what."""
+"""`Grading`: adds the stages that score pictures, one method each: metrics, judge and pictures to compare with."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Grading:
         self.specs = specs
 
     def contents(self, task: Task) -> dict[str, str]:
-        """Return what each of the suite's prompts asks for without the placeholder, by filled-in prompt.
+        """Return the content of each of the suite's prompts without the placeholder, by filled-in prompt.
 
-        Empty where all ask for the same or the judge cannot tell them apart, for then nobody knows whether a
-        picture follows its own.
+        Empty if all contents are equal or the judge does not read prompts of this family, since prompt accuracy is
+        then undefined.
         """
         if (
             task.family
@@ -40,7 +40,7 @@ class Grading:
         return found if len(set(found.values())) > 1 else {}
 
     def further(self, has: Iterable[str]) -> list[str]:
-        """Return the suite's further metrics that need nothing but the judge and what ``has`` names."""
+        """Return the suite's additional metrics whose inputs are all available: the judge and those in ``has``."""
         needs = {metric: set(_metric(metric, self.specs.file).needs) for metric in self.specs.suite.metrics}
         return [metric for metric, need in needs.items() if need <= {"judge", "pixels", "own", *has}]
 
@@ -52,7 +52,7 @@ class Grading:
         concept: str = "",
         contents: Mapping[str, str] | None = None,
     ) -> Values:
-        """Return the key that every scoring stage has: metrics, judge and what it is asked."""
+        """Return the key of a scoring stage: metrics, judge, and the captions, concept and contents that they need."""
         judge = self.specs.catalog.models.bases[task.base].judge
         spec = self.specs.catalog.models.judges[judge]
         metrics = list(metrics)
@@ -64,26 +64,26 @@ class Grading:
             "judge_version": spec.version,
             "judge_files": dict(self.specs.catalog.judge_files(judge)),
             "captions": list(captions),
-            # Named where it is asked for only, so that tasks share every other score.
+            # Only where a metric needs it, so that tasks share the stages of all other metrics.
             **({"concept": concept} if concept and _asks_concept(metrics) else {}),
             **({"contents": dict(contents)} if contents and "prompt_accuracy" in metrics else {}),
             **({"genres": list(spec.genres)} if "genre_shift" in metrics else {}),
-            # What metrics without a judge read; most read nothing.
+            # Weights of metrics that do not use the judge; most metrics have none.
             **({"metric_weights": dict(weights)} if weights else {}),
         }
 
     def score(self, task: Task, generated: str, compared: Mapping[str, str]) -> str:
-        """Add the family's target metric and those of the suite's further ones that have what they need."""
+        """Add the family's target metric and the suite's additional metrics that have all their inputs."""
         contents = self.contents(task)
         has = ["concept", *self.traits(task), *compared, *(["contents"] if contents else [])]
         metrics = dict.fromkeys([self.target(task), *self.further(has)])
         key = self.judged(task, metrics, concept=task.concept.name, contents=contents)
-        # What no metric reads must not part stages that give the same numbers.
+        # Inputs that no metric reads are left out, so that stages with equal results have equal digests.
         read = {name: of for name, of in compared.items() if any(name in METRICS[metric].needs for metric in metrics)}
         return self.specs.add("score", key, {"generated": generated, **read})
 
     def unseen(self, task: Task, published: str) -> str | None:
-        """Add the further metrics of real pictures that the attacker never saw: what its own are held against."""
+        """Add the additional metrics of real pictures that the attacker never saw, for comparison."""
         metrics = self.further(["concept", *self.traits(task), "training"])
         if not metrics:
             return None
@@ -92,18 +92,20 @@ class Grading:
         return self.specs.add("score", key, {"generated": real, "training": published})
 
     def fidelity(self, task: Task, protected: str, published: str) -> str:
-        """Add the comparison of protected with published pictures."""
+        """Add the comparison of protected with published pictures, picture by picture."""
         return self.specs.add(
             "score", self.judged(task, self.specs.suite.fidelity), {"protected": protected, "published": published}
         )
 
     def purified(self, task: Task, given: Sequence[str], published: str) -> dict[str, str]:
-        """Add what the attacker's cleaning left of pictures, pair by pair: of the clean and of the protected ones.
+        """Add the comparison of purified pictures with the clean and with the protected ones, picture by picture.
 
         Parameters
         ----------
         given
-            The pictures as released, then after each purifier.
+            The pictures as the attacker obtains them, then after each purifier.
+        published
+            The clean pictures.
         """
         compared = {"clean": published} | ({} if given[0] == published else {"protected": given[0]})
         if len(given) == 1 or not self.specs.suite.purified:
@@ -115,9 +117,9 @@ class Grading:
         }
 
     def beside(self, task: Task, pictures: Mapping[str, str], reference: str) -> dict[str, str]:
-        """Add the suite's measures beside the target metric: of the pictures named, and of unseen real ones.
+        """Add the suite's additional metrics of the family, on the given pictures and on unseen real ones.
 
-        They are stages of their own, so that the target metric's keep their digests.
+        They are separate stages, so that the digests of the target metric's stages do not depend on them.
         """
         judge = self.specs.catalog.models.judges[self.specs.catalog.models.bases[task.base].judge]
         has = {"judge", "pixels", "own", "reference", "others", *(["genres"] if judge.genres else [])}
@@ -144,24 +146,24 @@ class Grading:
         }
 
     def anchor(self, task: Task, reference: str) -> str:
-        """Add what real pictures score: unseen ones of the concept, and those of other concepts."""
+        """Add the anchors: the target metric of real pictures, unseen ones of the concept and those of others."""
         same = self.specs.pictures(task, task.concept.name, "extra", task.pictures.extra)
         inputs = {"reference": reference, "same": same, **self.others(task)}
         key = self.judged(task, [self.target(task)], concept=task.concept.name)
         return self.specs.add("anchor", key, inputs)
 
     def traits(self, task: Task) -> tuple[str, ...]:
-        """Return what a metric that reads traits needs, where the judge knows those of the task's concept."""
+        """Return the inputs of trait metrics if the judge reads the traits of the task's concept, else ()."""
         return ("concept_id",) if self.target(task) == TRAIT_METRIC else ()
 
     def target(self, task: Task, family: str | None = None, source: str | None = None) -> str:
-        """Return the metric of a task's likeness, or of that of a concept of another family or source on its base."""
+        """Return the target metric of a task, or of a concept of another family or source on the task's base."""
         judge = self.specs.catalog.models.judges[self.specs.catalog.models.bases[task.base].judge]
         known = (source or task.concept.source) == judge.traits_of
         return target_metric(family or task.family, judge.reads_traits if known else ())
 
     def named_metric(self, task: Task, family: str | None = None, source: str | None = None) -> str:
-        """Return the same with its version, as records name it."""
+        """Return the target metric with its version, such as ``ism0@1``, as in records."""
         metric = self.target(task, family, source)
         return f"{metric}@{_metric(metric, self.specs.file).version}"
 

@@ -1,4 +1,4 @@
-"""A suite becomes cells, and a plan the graph of stages of them all."""
+"""Expansion of a suite to cells, and of the cells to a plan: the graph of all their stages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from immunebench.plan.builder import Builder
 from immunebench.plan.checks import check_base, check_defense, check_predictions, check_setting, check_task
 from immunebench.store.graph import Cell, Plan
 
-#: The defense that changes nothing.
+#: Id of the control without a defense.
 NONE = "none"
 
 
@@ -39,16 +39,16 @@ def make_plan(
     suite
         The suite; its names are resolved in ``catalog``.
     task, attack
-        Only these tasks and chains of the suite.
+        Restrict the plan to these tasks and chains of the suite.
     defense
-        These defenses instead of the suite's: any that the catalogue knows.
+        Plan these defenses instead of the suite's; any in the catalogue.
     seed, profile
-        These instead of the suite's.
+        Use these instead of the suite's.
 
     Raises
     ------
     UsageError
-        A name is unknown or broken, or a file that the plan must hash is not there.
+        If a name is unknown, an entry is invalid, or a file that the plan must hash is missing.
     """
     file = catalog.paths.get(("suite", suite.id))
     tasks = _select("--task", task, suite.names("tasks"), file)
@@ -58,7 +58,7 @@ def make_plan(
         raise UsageError("must not be negative, not", field="--seed", value=min(seeds))
     builder = Builder(suite, catalog, file, profile)
     for name in _many(attack):
-        builder.attacks(name, "--attack")  # What is no chain at all is said first.
+        builder.attacks(name, "--attack")  # Reports invalid chains before chains that the suite lacks.
     chains = _select("--attack", attack, suite.names("chains"), file)
     cells = [
         Cell(name, entry.id, chain, builder.specs.profile.id, number, setting)
@@ -76,7 +76,7 @@ def make_plan(
         raise UsageError("has no cell of this selection", file=file)
     for name in dict.fromkeys(cell.task for cell in cells):
         check_task(catalog, catalog.task(name))
-    # All of them in one line, before the first is read.
+    # Reports all missing data sets at once, before the first is read.
     require(catalog, [catalog.task(name) for name in dict.fromkeys(cell.task for cell in cells)])
     for name, entry_id, setting in dict.fromkeys((cell.task, cell.defense, cell.setting) for cell in cells):
         check_defense(catalog, catalog.defense(entry_id), catalog.task(name), file)
@@ -89,14 +89,14 @@ def make_plan(
 def _places(
     suite: Suite, catalog: Catalog, wanted: Sequence[str], file: Path | None
 ) -> Iterator[tuple[str, Defense, str, Setting]]:
-    """Yield the suite's task, defense, chain and setting of each cell, or those of the defenses wanted instead."""
+    """Yield task, defense, chain and setting of each cell of the suite, or of the ``wanted`` defenses instead."""
     seen = set()
     known = {name: catalog.defense(name, file=file, field="defenses") for name in suite.names("defenses")}
     named = {entry.id: entry for entry in known.values()}
     for block in suite.blocks:
         own = [known[name] for name in block.defenses]
         chosen = [catalog.defense(name, field="--defense") for name in wanted] if wanted else own
-        # A defense that the suite does not name takes the places of the others of its track, or all that suit it.
+        # A defense that the suite does not list is run where others of its track are; without any, wherever it applies.
         tracks = {TRACK[entry.kind_of] for entry in own}
         for entry in chosen:
             here = entry in own or (
@@ -112,7 +112,7 @@ def _places(
 
 
 def _check_models(cells: Sequence[Cell], catalog: Catalog, builder: Builder) -> None:
-    """Hold every base that the cells run against the profile and against the entries that run on it."""
+    """Check that every base of the cells can be run on the profile and by the entries that use it."""
     on: dict[str, dict[str, Entry]] = {}
     for name, defense, chain, setting in dict.fromkeys((c.task, c.defense, c.chain, c.setting) for c in cells):
         cleaning, attack = builder.attacks(chain)
@@ -126,8 +126,8 @@ def _check_models(cells: Sequence[Cell], catalog: Catalog, builder: Builder) -> 
 
 
 def _settled(setting: Setting, entry: Defense, task: Task) -> Setting:
-    """Return a setting without what is usual on this task: its own base, and a surrogate where none is needed."""
-    # What a closed tool computed on nobody knows; no stage of its pictures runs a base.
+    """Return a setting without redundant parts: the task's own base, and a surrogate that the defense does not use."""
+    # The base that a closed tool computed on is unknown, and no stage of its pictures runs a base.
     computes = any("protect_images" in layer.hooks and layer.artefact is None for layer in entry.layers)
     surrogate = setting.surrogate if computes else None
     bases = {"surrogate": surrogate, "attacker_base": setting.attacker_base}
@@ -139,7 +139,7 @@ def _has_track(entries: Iterable[Defense], entry: Defense) -> bool:
 
 
 def _suits(entry: Defense, task: Task, named: Mapping[str, Defense]) -> bool:
-    """Say whether a defense that was asked for belongs on a task; one that the suite names always does."""
+    """Return whether a defense applies to a task; one that the suite lists always does."""
     misplaced = "protect_images" in entry.hooks if task.family == "relearn" else entry.erases
     return entry.id in named or not misplaced
 

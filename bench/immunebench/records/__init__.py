@@ -1,1 +1,1 @@
-"""The outcome of a cell as one JSON line, and its contact sheet."""
+"""The outcome of each cell as one JSON line, and its contact sheet."""

@@ -1,4 +1,4 @@
-"""From the artifacts of a cell to its record."""
+"""Build the record of a cell from its artifacts."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ from immunebench.store.graph import Cell, CellGraph
 
 
 class Artifacts(Protocol):
-    """What a record reads from a store."""
+    """The part of a store's interface that building a record needs."""
 
     def path(self, digest: str) -> Path | None:
-        """Return an artifact's folder, None where there is none."""
+        """Return an artifact's folder, None if there is none."""
 
     def manifest(self, digest: str) -> dict[str, Any] | None:
-        """Return an artifact's manifest, None where there is none."""
+        """Return an artifact's manifest, None if there is none."""
 
     def failure(self, digest: str) -> dict[str, Any] | None:
-        """Return the note of a stage's failure, None where there is none."""
+        """Return the description of a stage's failure, None if it did not fail."""
 
 
 class Reader:
-    """Reads the artifacts of one cell's graph; what is missing reads as None."""
+    """Reads the artifacts of one cell's graph; missing ones give None or an empty dict."""
 
     def __init__(self, graph: CellGraph, store: Artifacts) -> None:
         self.graph = graph
@@ -59,7 +59,7 @@ class Reader:
         return None if folder is None else json.loads((folder / name).read_text("utf-8"))
 
     def metrics(self, digest: str | None) -> dict[str, Measured]:
-        """Return the scores of one artifact, by metric; one without a value, as ISM without a face, is left out."""
+        """Return the scores of one artifact by metric; metrics without a value (ISM without faces) are absent."""
         found = (self.json(digest, "scores.json") or {}).get("metrics", {})
         return {
             name: Measured(values=tuple(s["values"]), n=len(s["values"]), mean=s["mean"])
@@ -68,7 +68,7 @@ class Reader:
         }
 
     def curve(self, curve: dict[int, str]) -> dict[str, Score]:
-        """Return the scores of the final step with the values of all steps; empty if the final one is missing."""
+        """Return the scores of the final step with the values of all steps; empty if the final step is missing."""
         steps = {step: self.metrics(digest) for step, digest in sorted(curve.items())}
         last = steps[self.graph.final]
         return {
@@ -80,7 +80,7 @@ class Reader:
         }
 
     def mean(self, digest: str, metric: str) -> float | None:
-        """Return the mean of a metric in one artifact."""
+        """Return the mean of a metric, named with its version, in one artifact."""
         score = self.metrics(digest).get(metric)
         return None if score is None else score.mean
 
@@ -90,11 +90,11 @@ class Reader:
 
 
 def build_record(cell: Cell, graph: CellGraph, store: Artifacts, *, sheet: Sheet | None = None) -> Record:
-    """Read a cell's outcome from the store.
+    """Build a cell's record from the artifacts in a store.
 
-    A cell whose stages are all there is ``ok``. One with a failed stage has the failure's kind as its status
-    and keeps every score that there is; one whose stages neither exist nor failed is ``skipped``, and so is one for
-    which its defense has nothing to measure.
+    The status is ``ok`` if all stages are in the store. If a stage failed it is the kind of failure, and the record
+    has the scores that exist. It is ``skipped`` if stages are missing without a failure, or if the defense has no
+    output for this task.
     """
     facts, reader = graph.facts, Reader(graph, store)
     failure, status = find_failure(graph, store)
@@ -111,7 +111,7 @@ def build_record(cell: Cell, graph: CellGraph, store: Artifacts, *, sheet: Sheet
         metric=facts.metric,
         status=status,
         reason="" if status == "ok" else failure.message if failure else "not run",
-        # Nothing was done where there was nothing to measure, so nothing failed: the row is incomplete.
+        # A skipped cell is no failure; it makes the row incomplete.
         failure=None if status == "skipped" else failure,
         scores=reader.curve(graph.curve),
         final_step=graph.final,
@@ -147,7 +147,7 @@ def _floor(reader: Reader, digest: str) -> Baseline | None:
 
 
 def find_failure(graph: CellGraph, store: Artifacts) -> tuple[Failure | None, Status]:
-    """Return the first failed stage of a cell, its own attack's before all others, and the cell's status."""
+    """Return the first failed stage of a cell, with stages of its own attack first, and the cell's status."""
     missing = [digest for digest in own_first(graph) if store.path(digest) is None]
     for digest in missing:
         note = store.failure(digest)
@@ -162,16 +162,16 @@ def find_failure(graph: CellGraph, store: Artifacts) -> tuple[Failure | None, St
 
 
 def own_first(graph: CellGraph) -> list[str]:
-    """Return a cell's stages: those of its own attack, inputs before users, then the others."""
+    """Return a cell's stages: those of its own attack, inputs first, then the others."""
     own = graph.parts["attack"]
     return [d for d in graph.stages if d in own] + [d for d in graph.stages if d not in own]
 
 
 def part_of(graph: CellGraph, digest: str) -> Part:
-    """Return what a stage is for; a stage of several parts belongs to the first of them."""
+    """Return the part of the evaluation that a stage belongs to; the first one if it belongs to several."""
     if digest in graph.protect.values():
         return "defense"
-    # Where `none` needs the stage too it failed without a defense, which is the attack's own weakness.
+    # A stage that `none` needs too failed without any defense, so "baseline" comes first.
     order: tuple[Part, ...] = ("baseline", "attack", "fidelity", "utility", "beside")
     return next(part for part in order if digest in graph.parts[part])
 

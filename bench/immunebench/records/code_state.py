@@ -1,4 +1,4 @@
-"""The state of the source code that a record was made by."""
+"""The version-control state of the source code that made a record."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 @functools.cache
 def _source_state() -> tuple[str | None, bool | None]:
-    # Variables such as GIT_DIR name another repository than the one that the package lies in.
+    # Variables such as GIT_DIR would point git to another repository than the package's.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    # Its code runs already, so a checkout of another owner is trusted here; nothing that it configures is started.
+    # The checkout's code is already running, so it is trusted whoever owns it; programs in its git config are not run.
     trusted = ("-c", "safe.directory=*", "-c", "core.fsmonitor=false")
 
     def git(*arguments: str) -> str | None:
@@ -27,7 +27,7 @@ def _source_state() -> tuple[str | None, bool | None]:
         return done.stdout.strip() if done.returncode == 0 else None
 
     try:
-        # A package installed below somebody else's checkout must not take that checkout's commit for its own.
+        # A package installed inside another project's checkout must not report that project's commit.
         if git("ls-files", "--error-unmatch", "__init__.py") is None:
             return None, None
         commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no", ".")
@@ -37,6 +37,6 @@ def _source_state() -> tuple[str | None, bool | None]:
 
 
 def source_state() -> dict[str, Any]:
-    """Return commit and dirty flag of the package's checkout; None each where there is none."""
+    """Return commit and dirty flag of the package's checkout, both None if there is no checkout."""
     commit, dirty = _source_state()
     return {"commit": commit, "dirty": dirty}

@@ -1,4 +1,4 @@
-"""Contact sheet of a cell: the concept, what the attack learns, what it learns against the defense."""
+"""Contact sheet of a cell: real pictures of the concept, and pictures after the undefended and the defended attack."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ MAX_BYTES = 24 * 1024
 SIDE = 96
 FIRST_OF_PROMPT = "p*-00.png"
 INK, PALE, PAPER = (28, 32, 40), (104, 112, 124), (255, 255, 255)
-# from best to smallest: how many columns, and WebP's quality
+# Numbers of columns and WebP qualities, tried from the best to the smallest.
 _ATTEMPTS = tuple((columns, quality) for columns in (12, 8, 5, 3) for quality in (90, 80, 65, 50))
 
 
 @cache
 def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans as matplotlib ships it, so that a picture needs no font of the system; `size` in pixels."""
+    """Return matplotlib's DejaVu Sans, so that no system font is needed; `size` in pixels."""
     import matplotlib
     from PIL import ImageFont
 
@@ -38,7 +38,7 @@ def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 def tile(picture: Pixels, side: int) -> Image.Image:
-    """One picture (H, W, 3) as a square of `side` pixels, by whole pixels where that is possible."""
+    """Return a picture (H, W, 3) resized to a square of `side` pixels, by pixel repetition if `side` is a multiple."""
     from PIL import Image
 
     image = Image.fromarray(picture)
@@ -47,10 +47,10 @@ def tile(picture: Pixels, side: int) -> Image.Image:
 
 
 def contact_sheet(reference: Pixels, undefended: Pixels, defended: Pixels, path: Path) -> str:
-    """Write a cell's contact sheet as WebP of at most `MAX_BYTES`: three rows of pictures and no words.
+    """Write a cell's contact sheet as WebP of at most `MAX_BYTES`: three rows of pictures without text.
 
-    Pictures keep their size up to `SIDE` pixels; a page enlarges them and says what the rows are. Where they do not
-    fit, quality and columns are lowered.
+    Pictures keep their size up to `SIDE` pixels; the site enlarges them and labels the rows. If the file is too
+    large, quality and number of columns are reduced.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def contact_sheet(reference: Pixels, undefended: Pixels, defended: Pixels, path:
     Raises
     ------
     ValueError
-        If one of them is empty.
+        If one of the rows is empty.
     """
     rows = (reference, undefended, defended)
     most = min(map(len, rows))
@@ -99,12 +99,12 @@ def _grid(rows: tuple[Pixels, ...], columns: int) -> Image.Image:
 
 
 def load_pictures(folder: Path, pattern: str = "*.png") -> Pixels:
-    """Pictures of a folder in the order of their names, uint8 (n, H, W, 3).
+    """Return the pictures of a folder in the order of their names, uint8 (n, H, W, 3).
 
     Raises
     ------
     ValueError
-        If there is none.
+        If there is no picture.
     """
     import numpy as np
     from PIL import Image
@@ -121,14 +121,14 @@ def cell_sheet(graph: CellGraph, store: Artifacts, folder: Path) -> Sheet | None
     Parameters
     ----------
     graph, store
-        Stages of the cell and where their artifacts lie.
+        Stages of the cell and the store with their artifacts.
     folder
-        Folder of the suite's records; the sheet goes to ``sheets/`` in it.
+        Folder of the suite's records; the sheet is written to its subfolder ``sheets/``.
 
     Returns
     -------
     Sheet | None
-        Name below `folder` and SHA-256; None where an artifact is missing.
+        Path relative to `folder` and SHA-256; None if an artifact is missing.
     """
     from immunebench.records.record import Sheet
 

@@ -1,4 +1,4 @@
-"""Picture sheet of a defense: clean, protected, difference, what cleaning leaves, and what attacks then draw."""
+"""Picture sheet of a defense: clean, protected, difference and purified pictures, and pictures after each attack."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
     Pixels: TypeAlias = NDArray[np.uint8]
 
-#: Most bytes of the PNG for each row of it.
+#: Maximum size of the PNG in bytes, per row of pictures.
 ROW_BYTES = 24 * 1024
-#: Factor of the difference picture.
+#: Amplification factor of the difference picture.
 TIMES = 10
 _SIDE, _GAP, _MIDDLE, _LABELS, _HEAD = 128, 3, 18, 150, 44
-# from best to smallest: how many pictures a side and colours
+# Numbers of pictures per half of a row and of colours, tried from the best to the smallest.
 _ATTEMPTS = tuple((columns, colours) for columns in (5, 4, 3, 2) for colours in (256, 128, 64))
 
 
 @dataclass(frozen=True)
 class SheetRow:
-    """Pictures that the attacker trains on, and what the attack draws from them; None where there is none."""
+    """Pictures that the attacker trains on, and pictures generated after the attack; None where there are none."""
 
     label: str
     given: Pixels | None
@@ -39,7 +39,7 @@ class SheetRow:
 
 
 def difference(protected: Pixels, published: Pixels) -> Pixels:
-    """Ten times the change of each value about mid-grey, 8 bits; a change of 13 of 255 and more saturates."""
+    """Return `TIMES` times the change of each value around mid-grey, 8 bits; changes from 13 of 255 saturate."""
     import numpy as np
 
     change = protected.astype(np.int16) - published.astype(np.int16)
@@ -47,12 +47,12 @@ def difference(protected: Pixels, published: Pixels) -> Pixels:
 
 
 def defense_sheet(plan: Plan, store: Artifacts, task: str, path: Path) -> int:
-    """Draw the pictures of a plan's one defense on a task; return the bytes of the PNG.
+    """Write the picture sheet of a plan's only defense on a task; return the size of the PNG in bytes.
 
     Raises
     ------
     UsageError
-        The plan has no such cell, the defense changes no picture, or a picture is not in the store.
+        If the plan has no such cell, the defense changes no picture, or a picture is not in the store.
     """
     from immunebench.metrics.pixels import linf, psnr
 
@@ -65,14 +65,15 @@ def defense_sheet(plan: Plan, store: Artifacts, task: str, path: Path) -> int:
 
 
 def defense_rows(plan: Plan, store: Artifacts, task: str) -> list[SheetRow]:
-    """Read the rows of a plan's one defense from the artifacts of its cells on a task, the first seed's.
+    """Return the rows of a plan's only defense on a task, from the artifacts of the first seed.
 
-    The chains shown end with the attack of the plan's first one, so that rows differ in the given pictures alone.
+    Only chains with the same attack as the plan's first chain are shown, so that rows differ only in the pictures that
+    the attacker trains on.
 
     Raises
     ------
     UsageError
-        As `defense_sheet`.
+        As in `defense_sheet`.
     """
     cells = [cell for cell in plan.cells if cell.task == task]
     cells = [cell for cell in cells if cell.seed == cells[0].seed]
@@ -110,12 +111,12 @@ def defense_rows(plan: Plan, store: Artifacts, task: str) -> list[SheetRow]:
 
 
 def write_sheet(rows: Sequence[SheetRow], path: Path, *, title: str, note: str = "") -> int:
-    """Write rows as a PNG of at most `ROW_BYTES` a row, with fewer colours and columns where they do not fit.
+    """Write rows as a PNG of at most `ROW_BYTES` per row, with fewer colours and columns if necessary.
 
     Returns
     -------
     int
-        Bytes of the file.
+        Size of the file in bytes.
     """
     from PIL import Image
 

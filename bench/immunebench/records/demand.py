@@ -1,4 +1,4 @@
-"""What one entry was measured to take on one profile."""
+"""Measured memory and time of an entry on a profile."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Demand:
-    """What one entry took on one profile; memory in GiB.
+    """Measured memory and time of one entry on one profile; memory in GiB.
 
     Attributes
     ----------
     allocator_gib
-        The allocator's reserved peak; 0 on a CPU.
+        Peak of the memory reserved by the allocator; 0 on a CPU.
     process_gib
         Peak of the process' resident memory.
     seconds
-        Of a step, the first two left out; None where no third was taken.
+        Seconds per step, without the first two steps; None with fewer than three steps.
     emulated
-        Whether a larger card stood in for the profile's.
+        Whether a larger GPU was used in place of the profile's.
     """
 
     entry: str
@@ -38,5 +38,5 @@ class Demand:
 
     @property
     def peak_gib(self) -> float:
-        """What is held against a cap: the allocator's peak on a GPU, that of the process on a CPU."""
+        """The peak that is compared with the memory limit: the allocator's on a GPU, the process' on a CPU."""
         return self.allocator_gib or self.process_gib

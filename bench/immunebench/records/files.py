@@ -1,4 +1,4 @@
-"""Records as lines of JSON in files."""
+"""Reading and writing of records as JSON lines."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ LineFault = Literal["truncated", "not json", "not finite", "version", "outside",
 
 
 class BrokenLine(ValueError):
-    """A line that is no record.
+    """Raised for a line that is not a valid record.
 
     Attributes
     ----------
     kind
-        One word for programs.
+        Kind of fault, one of `LineFault`.
     message
-        One line for a person, which does not name the file.
+        One-line description without the name of the file.
     """
 
     def __init__(self, kind: LineFault, message: str) -> None:
@@ -41,7 +41,7 @@ class BrokenLine(ValueError):
 
 
 class _NotFinite(ValueError):
-    """A number that JSON does not have."""
+    """Raised for NaN and infinities, which JSON does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,11 @@ class Line:
     Attributes
     ----------
     number
-        From 1.
+        Line number, from 1.
     text
-        Its bytes without a mark of the byte order and the end of the line.
+        Bytes of the line without byte order mark and surrounding whitespace.
     last
-        Whether the file ends with it, without an end of the line.
+        Whether it is the last line of the file and has no newline at its end.
     """
 
     number: int
@@ -63,12 +63,12 @@ class Line:
     last: bool
 
     def record(self) -> Record:
-        """Return the record that the line holds.
+        """Parse the line and return its record.
 
         Raises
         ------
         BrokenLine
-            It holds none.
+            If the line is not a valid record.
         """
         value = self._json()
         version = value.get("schema_version", SCHEMA) if isinstance(value, dict) else SCHEMA
@@ -88,7 +88,7 @@ class Line:
         except _NotFinite as error:
             raise BrokenLine("not finite", str(error)) from error
         except (ValueError, RecursionError) as error:
-            # A writer that was stopped leaves its last line without an end.
+            # A writer that was interrupted leaves its last line without a newline.
             if self.last:
                 raise BrokenLine("truncated", "the file ends within this line") from error
             what = "is no UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
@@ -96,12 +96,12 @@ class Line:
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """Yield the lines of a file of records that are not blank.
+    """Yield the non-blank lines of a file of records.
 
     Raises
     ------
     OSError
-        The file cannot be read.
+        If the file cannot be read.
     """
     found = path.read_bytes().split(b"\n")
     for number, line in enumerate(found, 1):
@@ -116,9 +116,9 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
     Raises
     ------
     ValueError
-        Two records of one cell, or a number that is not finite.
+        If two records are of the same cell, or a number is not finite.
     OSError
-        The file cannot be written; what was there stays.
+        If the file cannot be written; an existing file is then left unchanged.
     """
     ordered = sorted(records, key=lambda record: record.cell.key)
     keys = [record.cell.key for record in ordered]
@@ -145,7 +145,7 @@ def read_records(path: Path) -> list[Record]:
     Raises
     ------
     UsageError
-        A line is no record; file, line and field are named.
+        If a line is not a valid record; the message names file, line and field.
     """
     files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
     records = []
@@ -166,7 +166,7 @@ def _required(line: Line, file: Path) -> Record:
 
 
 def json_value(record: Record) -> JsonValue:
-    """Return a record as JSON types; a number that is not finite stays one, for the writer to refuse."""
+    """Return a record as JSON types; numbers that are not finite are left for the writer to reject."""
     value: JsonValue = record.model_dump(mode="python")
     return value
 

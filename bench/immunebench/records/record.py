@@ -1,4 +1,4 @@
-"""A record: the outcome of one cell, as plain data."""
+"""The record: the outcome of one cell, as pydantic models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from immunebench.declared.schema import DefenseName, Id, Model, Values
 from immunebench.declared.suite import USUAL, Setting
 from immunebench.store.graph import Cell
 
-#: `invalidated` is set by hand, on a record that turned out wrong: it then counts as missing.
+#: `invalidated` is set by hand on a record that was found to be wrong; it then counts as missing.
 Status = Literal["ok", "oom", "over_memory", "timeout", "error", "skipped", "invalidated"]
 Part = Literal["defense", "attack", "baseline", "utility", "fidelity", "beside"]
 SCHEMA = 1
@@ -24,11 +24,11 @@ class ChainLink(Model):
 
 
 class CellNames(Model):
-    """What was measured."""
+    """Names and versions of what was measured: task, base, defense, chain, profile, seed and setting."""
 
     task: Id
     task_version: int
-    # Of the pictures of a task that names them and does not state their SHA-256; left out of every other's.
+    # Digest of a task's pictures, for tasks that list pictures without their SHA-256; omitted for all other tasks.
     pictures: str | None = Field(default=None, pattern=r"^[0-9a-f]{12}$", exclude_if=lambda value: value is None)
     family: Id
     concept: str
@@ -56,7 +56,7 @@ class CellNames(Model):
 
 
 class Measured(Model):
-    """One metric on a set of pictures: a value a picture, in the metric's own unit."""
+    """One metric on a set of pictures: one value per picture, in the metric's own unit."""
 
     values: tuple[float, ...] = Field(min_length=1)
     n: int
@@ -64,14 +64,14 @@ class Measured(Model):
 
 
 class Score(Measured):
-    """A metric at the preset's length of the attack, and its values at each scored step, one a picture."""
+    """A metric at the last step of the attack's preset, and its values at each scored step, one per picture."""
 
-    #: Of records from before the curve's pictures were kept, the mean alone.
+    #: Older records have only the mean of each step.
     per_step: dict[int, tuple[float, ...] | float]
 
     @property
     def curve(self) -> dict[int, tuple[float, ...]]:
-        """The values at each scored step; a mean stands as one value."""
+        """The values at each scored step; one value if only the mean was recorded."""
         return {step: v if isinstance(v, tuple) else (v,) for step, v in self.per_step.items()}
 
     @property
@@ -81,14 +81,14 @@ class Score(Measured):
 
 
 class Baseline(Model):
-    """Scores of the start model or of the undefended attack, and the artifact that holds them."""
+    """Scores of a model before the attack or of the undefended attack, and the digest of the scored artifact."""
 
     digest: str
     scores: dict[str, Score]
 
 
 class Baselines(Model):
-    """Start model without adaptation, the released model without it, and the same chain without a defense."""
+    """Scores to compare with: start model and released model before the attack, and the same chain undefended."""
 
     floor: Baseline | None
     defended_floor: Baseline | None = Field(default=None, exclude_if=lambda value: value is None)
@@ -96,7 +96,7 @@ class Baselines(Model):
 
 
 class AnchorValues(Model):
-    """What real pictures score: unseen ones of the concept, and those of the family's other concepts."""
+    """Target metric of real pictures: unseen ones of the concept, and those of the family's other concepts."""
 
     m_same: float
     m_other: float
@@ -104,7 +104,11 @@ class AnchorValues(Model):
 
 
 class BenignValues(Model):
-    """Mean target metric of a benign concept: from the released model, unadapted, from the start model."""
+    """Mean target metric of a benign concept.
+
+    ``s``: personalised from the released model; ``floor``: start model before personalisation; ``ceiling``:
+    personalised from the start model.
+    """
 
     s: float
     floor: float
@@ -112,10 +116,12 @@ class BenignValues(Model):
 
 
 class Utility(Model):
-    """Caption accuracy of the released model, the start model and a guess; benign adaptation.
+    """Utility in benign use.
 
-    ``collapse`` is the part of the unrelated pictures of the released model that show nothing, ``collapse_base``
-    of the start model.
+    ``g``, ``g_base`` and ``g0`` are the caption accuracy, in [0, 1], of the released model, the start model and a
+    guess; ``benign`` are scores of personalisation of a benign concept. ``collapse`` and ``collapse_base`` are the
+    fractions of collapsed pictures (one colour, noise, blur) that released model and start model generate from
+    unrelated prompts.
     """
 
     g: float | None
@@ -127,17 +133,17 @@ class Utility(Model):
 
 
 class Erasure(Model):
-    """Target metric of a concept to relearn before any attack: what the base and the released model draw."""
+    """Target metric of a concept to relearn, before any attack, on pictures of the base and of the released model."""
 
     base: Measured | None = None
     released: Measured | None = None
 
 
 class Integrity(Model):
-    """Distance of the released model's pictures from the start model's, pair by pair at equal prompt and noise.
+    """Distance between pictures of the released model and of the start model at the same prompt and noise.
 
-    By metric, on unrelated prompts ``before`` any adaptation and on a benign concept ``after_benign`` adaptation
-    of both models; None where that was not measured.
+    By metric: on unrelated prompts ``before`` any fine-tuning, and on a benign concept ``after_benign`` fine-tuning of
+    both models; None where not measured.
     """
 
     before: dict[str, Measured] | None
@@ -145,11 +151,11 @@ class Integrity(Model):
 
 
 class Purified(Model):
-    """What the purifiers of the chain made of the attacker's pictures, and at what price.
+    """Effect and cost of the chain's purifiers.
 
-    Parameters of each purifier by its id, in the order of the chain; the cleaned pictures against the clean ones and,
-    where a defense changed these, against the protected ones, pair by pair; seconds a picture; peaks of memory, which
-    do not grow with the number of pictures where a purifier works through them in parts.
+    ``params``: parameters of each purifier by its id, in the order of the chain. ``to_clean`` and ``to_protected``:
+    metrics between purified and clean pictures and, if the defense changed pictures, between purified and protected
+    ones, picture by picture. Memory peaks do not grow with the number of pictures if a purifier works in batches.
     """
 
     params: dict[str, Values]
@@ -161,7 +167,7 @@ class Purified(Model):
 
 
 class Cost(Model):
-    """What the stages of one name took for this cell, were it alone."""
+    """Cost of the stages of one kind for this cell, counting stages that it shares with other cells in full."""
 
     seconds: float
     peak_reserved_gib: float
@@ -169,7 +175,7 @@ class Cost(Model):
 
 
 class Code(Model):
-    """The code that made the numbers."""
+    """Version of the code that made the record."""
 
     version: str
     commit: str | None
@@ -178,7 +184,7 @@ class Code(Model):
 
 
 class Failure(Model):
-    """The stage that failed, and what it was for."""
+    """The stage that failed, and the part of the evaluation that it belongs to."""
 
     stage: str
     part: Part
@@ -187,7 +193,7 @@ class Failure(Model):
 
 
 class Sheet(Model):
-    """The contact sheet of the cell, beside the records."""
+    """The contact sheet of the cell: path relative to the records' folder, and SHA-256."""
 
     file: str = Field(pattern=r"^sheets/[A-Za-z0-9@+._-]+\.(png|webp)$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -196,11 +202,10 @@ class Sheet(Model):
 class Record(Model):
     """The outcome of a cell.
 
-    Beside the target metric, ``scores`` hold what says whether the attack learnt: whether the pictures follow
-    their prompts (``prompt_chance`` is a guess), how near they lie to the training pictures, whether they show
-    anything at all. ``unseen`` holds the same of real pictures that the attacker never saw. ``beside`` holds the
-    family's measures that papers report besides, of the ``attacked`` and the ``undefended`` model's pictures and of
-    ``unseen`` real ones.
+    ``scores`` has the target metric and additional metrics of the pictures generated after the attack: prompt accuracy
+    (``prompt_chance`` is the chance level), distance to the nearest training picture, collapse. ``unseen`` has the
+    same additional metrics for real pictures that the attacker never saw. ``beside`` has other metrics of the family
+    that papers report, on pictures of the ``attacked`` and the ``undefended`` model and on ``unseen`` real ones.
     """
 
     schema_version: int = SCHEMA
@@ -214,7 +219,7 @@ class Record(Model):
     reason: str = ""
     failure: Failure | None = None
     scores: dict[str, Score] = Field(default_factory=dict)
-    #: The step that the scores' values are of: the attack's preset length; 0 in records from before its curve went on.
+    #: Step at which ``scores`` were measured: the last of the attack's preset. 0 in older records without later steps.
     final_step: int = Field(default=0, exclude_if=lambda value: value == 0)
     baseline: Baselines
     anchors: AnchorValues | None = None
@@ -224,7 +229,7 @@ class Record(Model):
     integrity: Integrity | None = None
     erasure: Erasure | None = None
     fidelity: dict[str, Measured] | None = None
-    # Left out where there is nothing, so that records from before these fields keep their digests.
+    # Omitted if empty, so that the digests of records older than these fields do not change.
     purified: Purified | None = Field(default=None, exclude_if=lambda value: value is None)
     beside: dict[str, dict[str, Measured]] = Field(default_factory=dict, exclude_if=lambda value: not value)
     cost: dict[str, Cost] = Field(default_factory=dict)

@@ -1,1 +1,1 @@
-"""All records of a suite become one board."""
+"""Combine all records of a suite into one board."""

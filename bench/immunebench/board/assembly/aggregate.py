@@ -1,4 +1,4 @@
-"""Measurements -> board (`leaderboard/rules.md`)."""
+"""Computation of the board from measurements (`leaderboard/rules.md`)."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def aggregate(
     *,
     lost: Mapping[str, Sequence[str]] | None = None,
 ) -> Board:
-    """Compute every score of a suite on one profile.
+    """Compute all scores of a suite on one profile.
 
     Parameters
     ----------
     measurements
-        One per record, in any order: the result does not depend on it.
+        One per record, in any order: the result does not depend on the order.
     planned
-        The cells that should exist, as (defense, task, chain, seed). By default a defense should have every
-        (task, chain, seed) that any other entry of its kind has.
+        The cells that must exist, as (defense, task, chain, seed). By default a defense must have every
+        (task, chain, seed) that any other entry of its kind has; see `_owed`.
     lost
-        What of a defense's records was left out, a line each: its row is incomplete, whatever else it has.
+        Messages by defense, one per record that was left out: the row of such a defense is incomplete.
 
     Returns
     -------
@@ -44,10 +44,10 @@ def aggregate(
     Raises
     ------
     BoardError
-        If there is no record, if records of different comparability keys meet in one column, or if two
-        records claim one cell.
+        If there is no record, if one column has records of different comparability keys, or if two records are of
+        the same cell.
     """
-    # The rules are read by every command; numpy and scipy are imported where a board is made.
+    # Imported here because every command imports this package, and these modules import numpy and scipy.
     from immunebench.board.assembly.areas import with_areas
     from immunebench.board.assembly.layered import layer_scores
     from immunebench.board.assembly.settings import setting_scores
@@ -146,10 +146,11 @@ def _required(
 def _owed(
     kind: str, own: Mapping[str, set[tuple[str, str, int]]], kinds: Mapping[str, str], family_of: Mapping[str, str]
 ) -> set[tuple[str, str, int]]:
-    """What every entry of a kind owes: what any of them has, and the same chains on the other tasks of its track.
+    """Return the (task, chain, seed) that every entry of a kind must have.
 
-    `none` says which tasks and chains the suite has; its further seeds ask nothing of anybody. An attack from
-    outside the headline, which somebody ran against one entry, is not asked of the others.
+    These are all that any entry of the kind has, and the same chains and seeds on the other tasks of the track's
+    families. The tasks and chains of a suite are those of `none`; its additional seeds are not required of other
+    entries. Attacks outside the headline that were run against one entry are not required of the others.
     """
     peers = set().union(*(own[name] for name in own if kinds[name] == kind))
     peers = {(task, chain, seed) for task, chain, seed in peers if scoring.role(chain) == "headline"}

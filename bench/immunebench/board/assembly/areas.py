@@ -1,4 +1,4 @@
-"""Headline A, its intervals, and the work factor of every defense of a suite (`leaderboard/rules.md`, Curves)."""
+"""Headline A, its interval and the work factor W of every defense of a suite (`leaderboard/rules.md`, Curves)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Where = tuple[str, str]
 
 
 def with_areas(rows: Iterable[Row], entries: Mapping[str, Sequence[Measurement]]) -> list[Row]:
-    """Add `Row.area` to rows: None where a row is incomplete, or no attack of its tasks learns the concept.
+    """Return rows with `Row.area` set; None if a row is incomplete or no attack on its tasks learns the concept.
 
     Parameters
     ----------
     rows
         One for each defense.
     entries
-        Measurements by defense, `none` among them.
+        Measurements by defense, including `none`.
     """
     none = _by_place(entries.get("none", ()))
     return [row.with_area(_score(row, _by_place(entries.get(row.defense, ())), none)) for row in rows]
@@ -68,7 +68,7 @@ def _with_failures(
     own: Mapping[Where, Sequence[Measurement]],
     pairs: Mapping[Where, Gains | None],
 ) -> list[TaskArea]:
-    """Give tasks on which a defense or the attack on it failed the entry's lowest A, and nothing above 0."""
+    """Set A of tasks on which the defense or the attack on it failed to the entry's lowest A, and at most 0."""
     failed = sorted({task for (task, _), cells in own.items() if any(not cell.measured for cell in cells)})
     least = min([0.0, *(area.area for area in areas)])
     families = {task: cells[0].family for (task, _), cells in own.items()}

@@ -1,4 +1,4 @@
-"""Do layers add up: P of layered defenses against the better of their layers alone."""
+"""Comparison of layered defenses with the better of their layers alone, by P."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from immunebench.declared import scoring
 def layer_scores(
     rows: Iterable[Row], cells: Cells, power: Mapping[Where, Power | None], families: Mapping[str, str]
 ) -> tuple[LayerScore, ...]:
-    """Compare every row that changes model and pictures with its layers, whose ids its own joins by ``+``.
+    """Compare every row of kind ``layered``, whose id joins the ids of its layers by ``+``, with each layer alone.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def layer_scores(
     cells
         Measurements by defense.
     power
-        Verdict of the power gate.
+        Result of the power gate per (task, chain).
     families
         Family of each task.
 
@@ -87,7 +87,7 @@ def _compared(
 
 
 def _shared(members: Sequence[Met]) -> list[Met]:
-    """Each row's cells of the tasks, chains and seeds that all rows have."""
+    """Return each row's cells, restricted to the tasks, chains and seeds that all rows have."""
     common = set.intersection(*({(where, seed) for where, of in met.items() for seed in of} for met in members))
     kept: list[Met] = []
     for member in members:
@@ -99,7 +99,7 @@ def _shared(members: Sequence[Met]) -> list[Met]:
 
 
 def _enough(families: Iterable[str]) -> bool:
-    """Whether there are tasks enough to tell the spread over tasks, in all and in each family."""
+    """Return whether there are enough tasks, in total and in each family, to estimate the variance between tasks."""
     counts: dict[str, int] = defaultdict(int)
     for family in families:
         counts[family] += 1

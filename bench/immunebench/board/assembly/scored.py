@@ -1,4 +1,4 @@
-"""A folder of records -> a board, and what was wrong with the folder."""
+"""Scoring of a folder of records: the board, and the problems found in the folder."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scored:
-    """A suite's board with the records that it was made of.
+    """A suite's board with the records that it was computed from.
 
     Attributes
     ----------
     board
-        Rows with left-out records are incomplete.
+        The board; a row is incomplete if a record of its defense was left out.
     records
-        Those that count, of the newest version of each defense.
+        The records that were scored: those of the newest version of each defense.
     problems
-        What was left out or found wrong.
+        Faults found in the folder, and records that were left out because of them.
     """
 
     board: Board
@@ -43,7 +43,7 @@ class Scored:
         Raises
         ------
         BoardError
-            They are of several.
+            If the records are of several suites or versions.
         """
         names = sorted({f"{record.suite}@{record.suite_version}" for record in self.records})
         if len(names) > 1:
@@ -52,12 +52,12 @@ class Scored:
 
 
 class NothingToShow(BoardError):
-    """No record of a folder can be used.
+    """Raised when no record of a folder can be used.
 
     Parameters
     ----------
     problems
-        Why.
+        The reasons.
     """
 
     def __init__(self, problems: Iterable[Problem]) -> None:
@@ -66,12 +66,12 @@ class NothingToShow(BoardError):
 
 
 def suite_folder(suite: str, results: Path) -> Path:
-    """The folder of a suite's results.
+    """Return the folder of a suite's results.
 
     Raises
     ------
     UsageError
-        There is none; the nearest name is said.
+        If there is none; the message suggests the nearest name.
     """
     folder = results / suite
     if not folder.is_dir():
@@ -81,29 +81,29 @@ def suite_folder(suite: str, results: Path) -> Path:
 
 
 def score_folder(folder: Path, *, sheets: bool = False) -> Scored:
-    """Score what can be used of a folder of records.
+    """Score the usable records of a folder.
 
     Parameters
     ----------
     folder
         Results of one suite.
     sheets
-        Hold contact sheets to their SHA-256 too.
+        Whether to check the SHA-256 of contact sheets too.
 
     Raises
     ------
     UsageError
-        There is no such folder.
+        If there is no such folder.
     NothingToShow
-        It holds no usable record.
+        If it has no usable record.
     BoardError
-        Its records cannot share a board.
+        If its records cannot be shown as one board.
     """
     return score_loaded(*load_results(folder, sheets=sheets))
 
 
 def score_loaded(records: Iterable[Record], problems: Sequence[Problem]) -> Scored:
-    """Score records that are loaded already; see `score_folder`."""
+    """Score records that have been loaded; see `score_folder`."""
     if any(problem.fatal for problem in problems):
         raise NothingToShow(problems)
     current = newest(records)
@@ -117,7 +117,7 @@ def score_loaded(records: Iterable[Record], problems: Sequence[Problem]) -> Scor
 
 
 def newest(records: Iterable[Record]) -> list[Record]:
-    """Records of the newest version of each defense; older ones stay in the folder as history."""
+    """Return the records of the newest version of each defense; older records in the folder are not scored."""
     records = list(records)
     last: dict[str, int] = {}
     for record in records:

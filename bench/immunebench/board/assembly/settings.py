@@ -1,6 +1,6 @@
-"""P in unusual settings: where some pictures stay clean, or where surrogate and attacker have different bases.
+"""P in unusual settings: some pictures stay clean, or surrogate and attacker use different base models.
 
-They never meet the headline: a setting has its own floor, ceiling and power gate, and its own column.
+Settings do not enter the headline: each has its own floor, ceiling and power gate, and its own column.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ def setting_scores(
     cells
         All measurements of a suite.
     required
-        What each defense owes among measurements of one setting.
+        Returns the (task, chain, seed) that each defense must have, given the measurements of one setting.
     lost
-        What of a defense's records was left out.
+        Messages by defense, one per record that was left out.
 
     Returns
     -------
     tuple of SettingScore
-        By defense, the usual setting first; empty where no cell is unusual. `none` has P = 0 in each by construction.
+        By defense, the usual setting first; empty where no cell has an unusual setting. `none` is left out, since it
+        has P = 0 in each by construction.
     """
     groups: dict[Setting, list[Measurement]] = defaultdict(list)
     for cell in cells:
@@ -82,5 +83,5 @@ def _scores(
 
 
 def order(setting: Setting) -> tuple[str, str, int]:
-    """Return what settings are sorted by: the usual one is first, shares of clean pictures rise."""
+    """Return the sort key of a setting: the usual one first, then by base models and rising share of clean pictures."""
     return setting.attacker_base or "", setting.surrogate or "", setting.clean

@@ -1,1 +1,1 @@
-"""Reads what the board is made of: records, published figures, measured capacity; all are checked."""
+"""Load and validate the inputs of boards and pages: records, scores reported in papers, measured capacity."""

@@ -1,4 +1,4 @@
-"""What a record must satisfy beyond its schema: known metrics, ranges, and figures that agree with each other."""
+"""Checks of records beyond the schema: known metrics, ranges, and values that are consistent with each other."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 Complaint = tuple[Literal["field", "metric", "range", "inconsistent"], str]
 
-#: A cosine of equal unit vectors in single precision may lie this far above 1.
+#: Tolerance above 1 for the cosine of equal unit vectors in single precision.
 _ROUNDING = 1e-4
 
 
 def complaint(record: Record) -> Complaint | None:
-    """The first thing that is wrong with a record; None if it is sound."""
+    """Return a message on the first fault of a record; None if it is valid."""
     for check in (_date, _metrics, _ranges, _agreement):
         for found in check(record):
             return found
@@ -30,7 +30,7 @@ def complaint(record: Record) -> Complaint | None:
 
 
 def comparability(record: Record) -> str:
-    """The comparability key that follows from a record's own names and versions."""
+    """Return the comparability key computed from a record's names and versions."""
     cell = record.cell
     suite, task = f"{record.suite}@{record.suite_version}", task_name(cell.task, cell.task_version, cell.pictures)
     links = ((link.attack, link.version) for link in cell.links)
@@ -80,7 +80,7 @@ def _ranges(record: Record) -> Iterator[Complaint]:
         if rate is not None:
             yield from _within(f"utility.{name}", rate, 0, 1)
     if use.benign is not None:
-        # The benign concept of a relearn task is of another family and has that family's metric.
+        # The benign concept of a relearn task belongs to another family and uses that family's target metric.
         span = METRICS["image_similarity"].range if record.cell.family == "relearn" else bounds
         for name in ("s", "floor", "ceiling"):
             yield from _within(f"utility.benign.{name}", getattr(use.benign, name), *span)
@@ -109,7 +109,7 @@ def _agreement(record: Record) -> Iterator[Complaint]:
 
 
 def _measured(record: Record) -> Iterator[tuple[str, str, Measured]]:
-    """Every set of values with its dotted place and its metric."""
+    """Yield every set of values in a record with its dotted path and its metric."""
     parts = (("floor", record.baseline.floor), ("ceiling", record.baseline.ceiling))
     groups: list[tuple[str, Mapping[str, Measured]]] = [("scores", record.scores), ("fidelity", record.fidelity or {})]
     groups += [(f"beside.{whose}", found) for whose, found in record.beside.items()]

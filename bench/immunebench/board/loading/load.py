@@ -1,6 +1,6 @@
-"""Reads a folder of records that may hold anything, and says what is wrong with it, by file and line.
+"""Load a folder of untrusted records and report its faults by file and line.
 
-A line that cannot be trusted is left out; the others stay usable. What is lost never helps a score:
+Invalid lines are left out; the others stay usable. A lost record cannot improve a score, since
 `immunebench.board.assembly.scored` makes the row of its defense incomplete.
 """
 
@@ -42,20 +42,20 @@ _LONGEST = 400
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a line, a file or a folder of records.
+    """A fault of a line, a file or a folder of records.
 
     Attributes
     ----------
     file
         Relative to the folder that was read.
     line
-        From 1; None where the whole file or folder is meant.
+        Line number, from 1; None if the fault concerns the whole file or folder.
     kind
-        One word for programs.
+        Machine-readable kind of fault.
     message
-        One line for a person, safe to print.
+        One-line description, safe to print.
     fatal
-        Whether nothing at all is left to show.
+        Whether no record is left that could be shown.
     """
 
     file: str
@@ -66,12 +66,12 @@ class Problem:
 
     @property
     def lost(self) -> bool:
-        """Whether the outcome of a cell was left out for it."""
+        """Whether a record was left out because of it."""
         return self.kind not in _HARMLESS
 
     @property
     def entry(self) -> tuple[str, int]:
-        """Defense and version that the file is named after, ``<defense>@<version>.jsonl``; else version 0."""
+        """Defense and version from the file name ``<defense>@<version>.jsonl``; version 0 if it has none."""
         defense, _, version = Path(self.file).stem.partition("@")
         return defense, int(version) if version.isdecimal() else 0
 
@@ -85,32 +85,32 @@ class Problem:
 
 
 def plain(text: str) -> str:
-    """Text without control characters, which could rewrite a reader's terminal."""
+    """Return text without control characters, which could change a reader's terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def load_results(folder: Path, *, sheets: bool = False) -> tuple[list[Record], list[Problem]]:
-    """Read every ``*.jsonl`` file below a folder as far as it can be trusted.
+    """Load the valid records of all ``*.jsonl`` files below a folder.
 
     Parameters
     ----------
     folder
         Results of one suite.
     sheets
-        Hold the contact sheets to the SHA-256 that their records name too.
+        Whether to check the contact sheets against the SHA-256 in their records too.
 
     Returns
     -------
     records
-        Sound records, one a cell and version of a defense, ordered by file and line.
+        Valid records, one per cell and version of a defense, ordered by file and line. Of two equal records of a cell
+        the first is used; of two that differ, neither.
     problems
-        Ordered by file and line. Of two records that disagree for one cell neither is kept; of two equal
-        ones the first is.
+        Faults, ordered by file and line.
 
     Raises
     ------
     UsageError
-        There is no such folder.
+        If there is no such folder.
     """
     if not folder.is_dir():
         raise UsageError("no such folder of results", value=str(folder))
@@ -160,7 +160,7 @@ def _record(line: Line, name: str) -> Record | Problem:
         digest(record)
     except ValueError:
         return wrong("not finite", "params: holds a number beyond all bounds")
-    # What is lost of a file must be known to be lost of one entry, so a file holds no other's records.
+    # Lost lines are attributed to the entry in the file's name, so a file must not have records of other entries.
     own = f"{record.cell.defense}@{record.cell.defense_version}"
     if Path(name).stem != own:
         return wrong("misplaced", f"is a record of {own}, which belongs into {own}.jsonl")
@@ -169,7 +169,7 @@ def _record(line: Line, name: str) -> Record | Problem:
 
 
 def digest(record: Record) -> str:
-    """SHA-256 of a record's canonical JSON, however its line was written."""
+    """Return the SHA-256 of a record's canonical JSON, independent of the formatting of its line."""
     from immunebench.records.files import json_value
     from immunebench.store.graph import canonical_json
 
@@ -191,7 +191,7 @@ def _sheet(record: Record, folder: Path, name: str, line: int, *, compare: bool)
 
 
 def _once(found: list[tuple[str, int, Record]]) -> tuple[list[Record], list[Problem]]:
-    """Keep the first of equal records, and none of those that disagree."""
+    """Return the first of equal records of a cell, and none of records of a cell that differ."""
     groups: dict[tuple[str, int], list[tuple[str, int, Record]]] = defaultdict(list)
     for item in found:
         cell = item[2].cell

@@ -1,4 +1,4 @@
-"""What methods were measured to take on a card (``leaderboard/capacity.json``), for a page and a Markdown file."""
+"""Measured memory and time of methods on a GPU (``leaderboard/capacity.json``), for a page and a Markdown file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Gib = Annotated[float, Field(ge=0)]
 HEADS = ("entry", "profile", "cap GiB", "peak GiB", "process GiB", "s / step", "batch", "status", "fits")
-#: The page's own words, under the table.
+#: Notes of the page, shown under the table.
 NOTE = (
     "Peak: what the allocator reserved on a GPU, the resident memory of the process on a CPU; a process on a GPU needs "
     "the CUDA context beside it, which the caps of the profiles leave out. Fits: every profile of the same precision "
@@ -28,7 +28,7 @@ SHAPES = "Shapes have random weights: memory and time do not depend on their val
 
 
 class Measured(Model):
-    """What one entry takes on one profile (`immunebench.hardware.capacity.Demand`), and which profiles hold it."""
+    """Demand of one entry on one profile (`immunebench.records.demand.Demand`), and the profiles that it fits."""
 
     entry: Id
     kind: Literal["attack", "defense"]
@@ -57,7 +57,7 @@ class Measured(Model):
 
 
 class Capacity(Model):
-    """One call of `immunebench capacity`: what it measured, when, and on what."""
+    """Result of one call of `immunebench capacity`: measurements, date and hardware."""
 
     date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
     machine: Text
@@ -66,7 +66,7 @@ class Capacity(Model):
 
     @property
     def where(self) -> str:
-        """Return in one line what was measured, on what, with what, when."""
+        """Return one line on the models, the hardware, the software and the date of the measurement."""
         devices = ", ".join(sorted({row.device for row in self.rows if row.device})) or "-"
         models = ", ".join(sorted({row.model for row in self.rows}))
         libraries = ", ".join(f"{name} {version}" for name, version in self.libraries.items())
@@ -74,12 +74,12 @@ class Capacity(Model):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Return what a reader has to know."""
+        """Return the notes that are shown with the table."""
         return (NOTE, *([SHAPES] if any(row.model.startswith("shape") for row in self.rows) else []))
 
     @property
     def complaints(self) -> tuple[str, ...]:
-        """Return why entries did not end well, a line each."""
+        """Return one line for each entry that failed, with the reason."""
         return tuple(f"{row.entry} on {row.profile}: {' '.join(row.reason.split())}" for row in self.rows if row.reason)
 
     def markdown(self) -> str:
@@ -96,18 +96,18 @@ class Capacity(Model):
 def measured(
     found: Sequence[Demand], fits: Sequence[Sequence[str]], date: str, machine: str, libraries: dict[str, str]
 ) -> Capacity:
-    """Return what a call measured, each with the profiles that hold it."""
+    """Return the measurements of a call, each with the profiles that it fits."""
     rows = [Measured(**asdict(demand), fits=tuple(held)) for demand, held in zip(found, fits, strict=True)]
     return Capacity(date=date, machine=machine, libraries=libraries, rows=tuple(rows))
 
 
 def read(file: Path) -> Capacity | None:
-    """Read what `immunebench capacity --out` wrote beside its page; None where there is no file.
+    """Read the JSON file of `immunebench capacity --out`; None if there is no file.
 
     Raises
     ------
     UsageError
-        The file is no such thing.
+        If the file is not valid.
     """
     if not file.is_file():
         return None
@@ -120,7 +120,7 @@ def read(file: Path) -> Capacity | None:
 
 
 def write(capacity: Capacity, page: Path) -> None:
-    """Write the Markdown page, and what it says as JSON beside it, which the site reads."""
+    """Write the Markdown page, and next to it a JSON file with the same content, which the site reads."""
     value = json.dumps(capacity.model_dump(mode="json"), indent=1, allow_nan=False)
     page.with_suffix(".json").write_text(value + "\n", "utf-8")
     page.write_text(capacity.markdown(), "utf-8")

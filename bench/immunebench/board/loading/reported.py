@@ -1,4 +1,4 @@
-"""Figures that papers report (``leaderboard/reported.toml``), shown apart from measured ones and never ranked."""
+"""Scores reported in papers (``leaderboard/reported.toml``), shown separately from measured ones and never ranked."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _ARROWS = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}"}
 
 
 class Source(Model):
-    """A publication or page.
+    """A publication or web page.
 
     Attributes
     ----------
     url
-        Where it is, or ``arXiv:<id>``; empty where neither is known.
+        Address or ``arXiv:<id>``; empty if neither is known.
     """
 
     title: Text
@@ -48,7 +48,7 @@ class MetricColumn(Model):
 
 
 class ReportedRow(Model):
-    """One line of a published table, a value a metric."""
+    """One row of a published table, with one value per metric."""
 
     method: Text
     setting: str = ""
@@ -56,12 +56,12 @@ class ReportedRow(Model):
 
 
 class Block(Model):
-    """A published table, or a part of it, whose figures share what they are.
+    """A published table, or a part of it, whose values share base, source and certainty.
 
     Attributes
     ----------
     bound
-        ``up to``, ``more than``, ``less than`` or ``about``, where the source says no exact number.
+        ``up to``, ``more than``, ``less than`` or ``about``, if the source gives no exact value.
     """
 
     measured: Text
@@ -83,7 +83,7 @@ class Block(Model):
 
 
 class Reported(Model):
-    """``reported.toml``."""
+    """Contents of ``reported.toml``."""
 
     sources: dict[Id, Source]
     tables: tuple[Block, ...]
@@ -100,7 +100,7 @@ class Reported(Model):
 
 @dataclass(frozen=True)
 class Figure:
-    """One published number with all that gives it its meaning."""
+    """One published value with its context: method, metric, setting, base and source."""
 
     method: str
     measured: str
@@ -120,12 +120,12 @@ class Figure:
 
     @property
     def checked(self) -> bool:
-        """Whether somebody read the number where it was published or quoted."""
+        """Whether the value was checked against the publication, or against a quotation of it."""
         return "recalled" not in self.certainty
 
     @property
     def text(self) -> str:
-        """The value with its bound, in as many digits as its column has."""
+        """The value with its bound, with the number of digits of its column."""
         return " ".join(part for part in (self.bound, f"{self.value:.{self.digits}f}") if part)
 
 
@@ -136,11 +136,11 @@ class Section:
     Attributes
     ----------
     measured, origin
-        What was measured; on which base, from where and how certain.
+        What was measured; base model, source and certainty.
     heads, rows
-        Cells as text: method, setting where there are any, a metric a column; empty where there is no value.
+        Cells as text: method, setting if there are any, one column per metric; empty if there is no value.
     source, place, url, base, note, certainty
-        The parts of `origin`; `url` is an address that a browser opens, or empty.
+        The parts of `origin`; `url` is a web address, or empty.
     """
 
     measured: str
@@ -157,17 +157,17 @@ class Section:
 
 @dataclass(frozen=True)
 class ReportedTable:
-    """Figures as text, for a terminal, Markdown or a page, with what a reader must know beside them."""
+    """Published values as text for a terminal, Markdown or a page, with notes."""
 
     sections: tuple[Section, ...]
     notes: tuple[str, ...]
 
     def text(self) -> str:
-        """All tables for a terminal."""
+        """Return all tables for a terminal."""
         return self._joined("simple", "", lambda cell: cell)
 
     def markdown(self) -> str:
-        """All tables in Markdown; what would end a cell is escaped."""
+        """Return all tables in Markdown; characters that would end a cell are escaped."""
         return self._joined("github", "### ", lambda cell: cell.replace("\\", "\\\\").replace("|", "\\|"))
 
     def _joined(self, style: str, heading: str, escape: Callable[[str], str]) -> str:
@@ -184,12 +184,12 @@ class ReportedTable:
 
 
 def figures(path: Path) -> list[Figure]:
-    """Read every published figure, in the order of the file.
+    """Read all published values, in the order of the file.
 
     Raises
     ------
     UsageError
-        The file cannot be read, or a field is wrong; file, field and value are named.
+        If the file cannot be read, or a field is invalid; the message names file, field and value.
     """
     reported = load(path, Reported)
     return [
@@ -217,12 +217,12 @@ def figures(path: Path) -> list[Figure]:
 
 
 def of_method(found: Iterable[Figure], method: str) -> list[Figure]:
-    """Figures of one method, upper and lower case alike.
+    """Return the published values of one method, ignoring case.
 
     Raises
     ------
     UsageError
-        There is none; the nearest is said.
+        If there are none; the message suggests the nearest name.
     """
     found = list(found)
     chosen = [figure for figure in found if figure.method.lower() == method.lower()]
@@ -232,14 +232,14 @@ def of_method(found: Iterable[Figure], method: str) -> list[Figure]:
 
 
 def reported_table(found: Iterable[Figure], *, recalled: bool = False) -> ReportedTable:
-    """Figures as a table.
+    """Return published values as tables.
 
     Parameters
     ----------
     found
-        Figures to show.
+        Values to show.
     recalled
-        Show also those that nobody has checked against the paper; they are counted below the table otherwise.
+        Whether to show values that were not checked against the paper too; otherwise a note gives their number.
     """
     found = list(found)
     shown = [figure for figure in found if recalled or figure.checked]
@@ -256,7 +256,7 @@ def reported_table(found: Iterable[Figure], *, recalled: bool = False) -> Report
 
 
 def _digits(block: Block) -> list[int]:
-    """Digits after the point of each column: TOML numbers do not keep the zeros at their end."""
+    """Return the number of decimals of each column, since TOML numbers lose trailing zeros."""
     columns = zip(*(row.values for row in block.rows), strict=True)
     return [max(len(f"{value:g}".partition(".")[2]) for value in column) for column in columns]
 

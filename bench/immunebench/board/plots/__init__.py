@@ -1,4 +1,4 @@
-"""Plots of a board: PNG and SVG, without a screen, the same bytes for the same numbers."""
+"""Plots of a board as PNG and SVG, without a display; equal numbers give identical bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class Plot:
     """A plot that was written: ``<name>.svg`` and ``<name>.png``.
 
-    `layout` is ``broad`` where it needs a page's whole width, ``keep`` where its shades are values, else empty.
+    `layout` is ``broad`` if it needs the full width of a page, ``keep`` if its shades encode values and must not be
+    changed, else empty.
     """
 
     name: str
@@ -27,7 +28,7 @@ class Plot:
 
     @property
     def layout(self) -> str:
-        """How a page must treat it."""
+        """Layout hint for pages; see the class."""
         return {"curves": "broad", "chains": "keep"}.get(self.name, "")
 
 
@@ -45,12 +46,12 @@ _PLOTS = {
 
 
 def write_plots(board: Board, measurements: Iterable[Measurement], folder: Path) -> list[Plot]:
-    """Draw every plot that the board has numbers for, the default picture first.
+    """Draw all plots for which the board has numbers, the default plot first.
 
     Raises
     ------
     BoardError
-        If a control misbehaves.
+        If a control fails its check.
     """
     from immunebench.board.plots import curves, matrix, scatter, strips
     from immunebench.board.plots.style import save, style
@@ -65,7 +66,7 @@ def write_plots(board: Board, measurements: Iterable[Measurement], folder: Path)
         "cost": lambda: scatter.cost_against_protection(board),
         "power": lambda: strips.power_of_the_attack(board),
     }
-    # Where nothing but `none` was measured there is one thing to show: what the attack learns.
+    # If only `none` was measured, the undefended attack is all there is to show.
     names = _PLOTS if any(row.defense != "none" for row in board.rows) else {"power": _PLOTS["power"]}
     written = []
     with style():
@@ -86,7 +87,7 @@ def write_curves(
     task: str | None = None,
     defense: str | None = None,
 ) -> bool:
-    """Draw similarity over steps of one task or one defense as ``<name>.svg``; False where there is nothing to draw."""
+    """Draw similarity over steps for one task or one defense as ``<name>.svg``; False if there is nothing to draw."""
     from immunebench.board.plots import curves
     from immunebench.board.plots.style import save, style
 

@@ -1,4 +1,4 @@
-"""Similarity over the steps of the attack: the floor, no defense, each defense."""
+"""Plot of similarity over the steps of the attack: floor, no defense, and each defense."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from immunebench.board.scores.model import Board
 MOST_LINES = len(CYCLE)
 _COLUMNS = 3
 _LEFT, _NAMES, _BELOW, _PANEL = 0.75, 1.15, 0.9, (1.95, 2.1)  # inches
-# Drawn as "no defense", or on top of it.
+# Controls that are the line "no defense" itself or would cover it.
 _SAME = ("none", "none-replicate")
 
 Curve = Mapping[int, float]
@@ -35,9 +35,9 @@ class Panel:
     floor
         Similarity before the attack.
     undefended
-        The same attack on no defense.
+        The same attack without a defense.
     lines
-        One curve a defense, in the order in which they take colours.
+        One curve per defense, in the order of colours.
     """
 
     title: str
@@ -49,9 +49,9 @@ class Panel:
 def panels(
     board: Board, measurements: Iterable[Measurement], *, task: str | None = None, defense: str | None = None
 ) -> list[Panel]:
-    """One panel a chain: means over the informative tasks, or one task; all entries and controls, or one defense.
+    """Return one panel per chain: the mean over informative tasks, or one task; all rows, or one defense.
 
-    Defenses come in the order of the board, at most `MOST_LINES`.
+    Defenses are in the order of the board, at most `MOST_LINES`.
     """
     gates = [gate for gate in board.power if gate.informative and task in (None, gate.task)]
     chosen = [row.defense for row in board.rows if defense in (None, row.defense) and row.defense not in _SAME]
@@ -65,7 +65,7 @@ def panels(
         lines = {}
         for name in chosen[:MOST_LINES]:
             own = [curve for gate in here for curve in curves.get((name, gate.task, chain), [])]
-            # Curves that share no step have no mean.
+            # Curves without a common step have no mean.
             if own and (mean := _mean(own)):
                 lines[name] = mean
         none = [gate.curve for gate in here if gate.curve]
@@ -75,12 +75,12 @@ def panels(
 
 
 def similarity_over_steps(drawn: Sequence[Panel]) -> Figure | None:
-    """Panels side by side on common axes; None without any."""
+    """Draw panels side by side on common axes; None without any."""
     if not drawn:
         return None
     columns = min(_COLUMNS, len(drawn))
     rows = -(-len(drawn) // columns)
-    # Fixed places in inches: room for the names at the right of each panel, which no layout engine sees.
+    # Fixed positions in inches: the names at the right of each panel need room that layout engines do not reserve.
     width, height = columns * (_PANEL[0] + _NAMES) + _LEFT, rows * (_PANEL[1] + _BELOW)
     figure = Figure(figsize=(width, height), label=ROOMY)
     grids = [
@@ -135,7 +135,7 @@ def _panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
             zorder=3,
         )
         ends.append((name, line[-1], colour))
-    # A place of its own: else every draw measures all ticks to keep the title clear of them.
+    # With a fixed position matplotlib need not measure all ticks at every draw to keep the title clear of them.
     axes.set_title(label(panel.title, 30), y=1.0)
     axes.set_xlim(0, last * 1.06)
     axes.set_xticks(sorted({0, *panel.undefended}))

@@ -1,4 +1,4 @@
-"""Defenses against chains, as a heat map."""
+"""Heat map of P by defense and chain."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _CELL, _MAP, _FRAME = 0.34, "cividis", "#c8102e"
 
 
 def defense_by_chain(board: Board) -> Figure | None:
-    """P of each defense against each chain, the worst chain framed, and the headline beside it.
+    """Draw P of each defense against each chain, with the worst chain framed and the headline as last column.
 
-    None where no row has a number.
+    None if no row has a value.
     """
     names = chains(board)
     rows = [row for row in board.rows if row.p_chain]
@@ -30,7 +30,7 @@ def defense_by_chain(board: Board) -> Figure | None:
         for x, chain in enumerate(names):
             _cell(axes, x, y, row.p_chain.get(chain))
         _cell(axes, len(names) + 0.25, y, row.p, bold=True)
-        # Not where the chains look the same: a frame would claim a difference that the numbers do not show.
+        # No frame where the chains have equal rounded values, since it would suggest a difference.
         if len({number(p) for p in row.p_chain.values()}) > 1:
             worst = min(row.p_chain, key=lambda chain: (row.p_chain[chain], chain))
             place = (names.index(worst) + 0.04, y + 0.06)

@@ -1,4 +1,4 @@
-"""Protection against what it costs: use that is lost, and seconds."""
+"""Scatter plots of protection against its cost: lost utility, and seconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TOP, _BOTTOM = 1.04, -0.06
 
 
 def protection_against_utility(board: Board) -> Figure | None:
-    """P over U with intervals and the utility gate; None where no row has both."""
+    """Draw P over U with intervals and the utility gate; None if no row has both."""
     rows = [row for row in board.rows if row.p is not None and row.u is not None]
     if not rows:
         return None
@@ -36,7 +36,7 @@ def protection_against_utility(board: Board) -> Figure | None:
 
 
 def cost_against_protection(board: Board) -> Figure | None:
-    """P over the seconds of `protect`, on a logarithmic axis; None where no row has both."""
+    """Draw P over the seconds of `protect` on a logarithmic axis; None if no row has both."""
     rows = [row for row in board.rows if row.p is not None and row.seconds is not None and row.seconds > 0]
     if not rows:
         return None
@@ -61,7 +61,7 @@ def _axes(count: int) -> tuple[Figure, Axes]:
 
 
 def _draw(axes: Axes, board: Board, rows: Sequence[Row], x: Callable[[Row], float]) -> None:
-    """Points with vertical intervals, a legend of kinds, and names in a column at the right that cannot overlap."""
+    """Draw points with vertical intervals, a legend of kinds, and names in a column at the right without overlap."""
     height = axes.get_figure().get_size_inches()[1] * axes.get_position().height * 72  # type: ignore[union-attr]
     gap = (_TOP - _BOTTOM) * 14.5 / height
     places = spread([row.p or 0.0 for row in rows], gap, _BOTTOM + 0.01, _TOP - 0.02)

@@ -1,4 +1,4 @@
-"""One dot a task: what each defense stops, and what the attack learns without one."""
+"""Strip plots with one dot per task: P of each defense, and floor and ceiling of the undefended attack."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from immunebench.declared import scoring
 
 
 def tasks_by_defense(board: Board) -> Figure | None:
-    """P of each task (its worst chain) per defense, with the headline and its interval; None without a P."""
+    """Draw P of each task (its worst chain) per defense, with the headline and its interval; None without any P."""
     rows = [row for row in board.rows if any(score.p is not None for score in row.scores)]
     if not rows:
         return None
@@ -41,7 +41,7 @@ def tasks_by_defense(board: Board) -> Figure | None:
 
 
 def power_of_the_attack(board: Board) -> Figure | None:
-    """Floor and ceiling of each (task, chain) on no defense: what there is to protect; None without any."""
+    """Draw floor and ceiling of each (task, chain) without a defense; None without any."""
     if not board.power:
         return None
     looks = _looks(board)
@@ -82,7 +82,7 @@ def _strip(axes: Axes, row: Row, y: int, looks: dict[str, Mark]) -> None:
     dots = [score for score in row.scores if score.p is not None and row.worst.get(score.task) == score.chain]
     for index, score in enumerate(sorted(dots, key=lambda score: (score.family, score.task))):
         look = looks[score.family]
-        # Side by side rather than on top of one another, in an order that never changes.
+        # Side by side instead of overlapping, in a fixed order.
         lift = 0.0 if len(dots) == 1 else 0.3 * (2 * index / (len(dots) - 1) - 1)
         failed = score.status != "ok"
         face = "white" if failed else look.colour

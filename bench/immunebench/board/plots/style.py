@@ -1,4 +1,4 @@
-"""How every plot looks, and how it is saved so that the same numbers give the same bytes."""
+"""Style of all plots, and saving them so that equal numbers give identical bytes."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ INK, PALE, GRID, SHADE = "#1c2028", "#5b6472", "#dfe3e8", "#f1f2f4"
 
 @dataclass(frozen=True)
 class Mark:
-    """Colour and marker of a group; either alone tells groups apart, also in grey."""
+    """Colour and marker of a group; each alone distinguishes the groups, also in greyscale."""
 
     name: str
     colour: str
     marker: str
 
 
-# Okabe and Ito's colours, which people with any colour vision tell apart; the light ones darker, to be read on white.
+# Okabe and Ito's colours, distinguishable with any colour vision; the light ones are darkened for white background.
 KINDS = {
     "model": Mark("model", "#0072b2", "o"),
     "data": Mark("data", "#d55e00", "s"),
@@ -56,7 +56,7 @@ CYCLE = tuple(
 )
 
 _DPI = 144
-#: Label of a figure whose margins hold everything but the names beside its lines.
+#: Label of a figure whose margins have room for everything except the names next to its lines.
 ROOMY = "roomy"
 
 _STYLE: dict[str, Any] = {
@@ -84,13 +84,13 @@ _STYLE: dict[str, Any] = {
 
 
 def mark(row: Row) -> Mark:
-    """The mark of a row's kind."""
+    """Return the mark of a row's kind."""
     return KINDS.get(row.kind, OTHER)
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The plots' settings, whatever the user's own are."""
+    """Apply the settings of the plots instead of the user's, as a context manager."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)  # type: ignore[arg-type]
@@ -100,7 +100,7 @@ def style() -> Iterator[None]:
 def save(figure: Figure, folder: Path, name: str, formats: Sequence[str] = ("svg", "png")) -> list[Path]:
     """Write a figure as ``<name>.svg`` and ``<name>.png`` (2 pixels a point) without dates or versions."""
     folder.mkdir(parents=True, exist_ok=True)
-    # Measured once here: "tight" would draw the whole figure a second time for each format.
+    # Measured once here, since "tight" would draw the whole figure again for each format.
     figure.set_dpi(_DPI)
     box = _box(figure).padded(0.12)
     paths = []
@@ -115,27 +115,27 @@ def save(figure: Figure, folder: Path, name: str, formats: Sequence[str] = ("svg
 
 
 def _box(figure: Figure) -> Bbox:
-    """What a figure covers, in inches: a measured "tight" box, but for axes that leave room for their own labels."""
+    """Return the bounding box of a figure in inches: the "tight" box; for `ROOMY` figures without measuring ticks."""
     canvas: Any = FigureCanvasAgg(figure)
     renderer = canvas.get_renderer()
     if figure.get_label() != ROOMY:
         return figure.get_tightbbox(renderer)
-    # Measuring ticks costs as much as drawing them, and only the names at the side can reach beyond the figure.
+    # Measuring ticks takes as long as drawing them, and only the names at the side can extend beyond the figure.
     names = [text.get_window_extent(renderer) for axes in figure.axes for text in axes.texts]
     return Bbox.union([figure.bbox, *names]).transformed(figure.dpi_scale_trans.inverted())
 
 
 def label(text: str, most: int = 26) -> str:
-    """A text for a plot: cut, on one line, with a box for each character that the font lacks."""
+    """Return a text for a plot: shortened, on one line, with a box for each character missing in the font."""
     line = " ".join(shorten(text, most).split())
     return "".join(character if _has_glyph(character) else "\N{WHITE SQUARE}" for character in line)
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Positions at least `gap` apart, in the order of `wanted` and as near to it as that allows.
+    """Return positions at least `gap` apart, in the order of `wanted` and as close to it as possible.
 
-    Neighbours that crowd form a block around the mean of what they want; blocks that meet are merged. Where there
-    is no room for all between `low` and `high` they share it evenly.
+    Neighbours that are too close form a block around the mean of their wanted positions; overlapping blocks are
+    merged. If there is not enough room between `low` and `high`, positions are spaced evenly.
     """
     if not wanted:
         return []
@@ -156,7 +156,7 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 
 
 def grid(axes: Axes, axis: str) -> None:
-    """Thin lines along one axis, and no tick marks."""
+    """Draw thin grid lines along one axis, without tick marks."""
     axes.grid(visible=True, axis=axis, color=GRID, linewidth=0.8)  # type: ignore[arg-type]
     axes.tick_params(length=0)
 

@@ -1,1 +1,1 @@
-"""Frozen boards, differences between two of them, and how to cite a number."""
+"""Releases (frozen boards), comparisons of two boards, and citations of scores."""

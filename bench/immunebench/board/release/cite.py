@@ -1,4 +1,4 @@
-"""What a paper needs to cite measured numbers: a LaTeX table, references, provenance."""
+"""Citation of scores in a paper: a LaTeX table, BibTeX references and a provenance line."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ TABLES: tuple[TableName, ...] = get_args(TableName)
 
 @dataclass(frozen=True)
 class Citation:
-    """Three texts that belong together.
+    """The three texts of a citation.
 
     Attributes
     ----------
     table
         A ``tabular`` that needs the LaTeX package booktabs.
     bibtex
-        The suite, the release if any, and every defense and attack shown.
+        References of the suite, the release if any, and every defense and attack shown.
     provenance
-        Where the scores come from.
+        Provenance line of the scores.
     """
 
     table: str
@@ -41,13 +41,13 @@ class Citation:
     provenance: Provenance
 
     def text(self) -> str:
-        """All of it, ready to paste: the provenance is a comment of the table."""
+        """All three, ready to paste into LaTeX: the provenance is a comment of the table."""
         return f"% {self.provenance}\n{self.table}\n\n{self.bibtex}\n"
 
 
 @dataclass(frozen=True)
 class ReleaseName:
-    """A release as citations name it: its id, when it was made, and the digest of its checksums."""
+    """Identification of a release in citations: its id, creation date, and the digest of its checksums."""
 
     id: str
     created: str
@@ -70,22 +70,22 @@ def cite(
     snapshot
         The board.
     catalog
-        Where the entries' ``cite.bib`` lie.
+        The entries, with their ``cite.bib``.
     citation
         ``CITATION.cff`` of the suite.
     defense
-        Only this row; default all.
+        Cite only this row; all rows by default.
     table
         Columns: headline, per family, or per chain.
     release
-        The release that the board is of.
+        The release that the board belongs to.
 
     Raises
     ------
     BoardError
-        A control misbehaves: such a board has no number to cite.
+        If a control fails its check: scores of such a board must not be cited.
     UsageError
-        The defense is not on the board, or a reference cannot be read.
+        If the defense is not on the board, or a reference cannot be read.
     """
     if snapshot.refusals:
         raise BoardError("no number of this board can be cited: " + "; ".join(snapshot.refusals))
@@ -104,7 +104,7 @@ def cite(
 
 
 def latex(rows: Sequence[Standing], table: TableName, keys: Mapping[str, Sequence[str]]) -> str:
-    """Rows as a booktabs table, controls below a rule; `keys` are the BibTeX keys of each defense."""
+    """Return rows as a booktabs table, controls below a rule; `keys` are the BibTeX keys of each defense."""
     heads = ["Defense", *_columns(rows, table), *(["Worst chain"] if table == "main" else [])]
     lines = {row.name: [_named(row, keys.get(row.defense, ())), *_values(row, table, rows)] for row in rows}
     groups = [[lines[row.name] for row in rows if row.control == control] for control in (False, True)]
@@ -135,13 +135,13 @@ def _values(row: Standing, table: TableName, rows: Sequence[Standing]) -> list[s
 
 
 def _entries(defense: str, catalog: Catalog) -> list[Entry]:
-    """The entry of a row, or those of its layers; none where one of them is not here."""
+    """Return the entry of a row, or those of its layers; empty if one is not in the catalogue."""
     parts = [catalog.defenses.get(name) for name in defense.split("+")]
     return [part for part in parts if part is not None] if None not in parts else []
 
 
 def _keys(row: Standing, catalog: Catalog) -> list[str]:
-    """Keys that the defense's name is followed by; a control stands for no paper."""
+    """Return the BibTeX keys cited after the defense's name; none for controls, which are from no paper."""
     found = [] if row.control else _entries(row.defense, catalog)
     return list(
         dict.fromkeys(key for entry in found for key in references.entry_works(entry) if key != references.SUITE_KEY)

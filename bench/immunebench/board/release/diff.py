@@ -1,4 +1,4 @@
-"""Two boards, releases or entries compared cell by cell, where their cells compare at all."""
+"""Comparison of two boards, releases or entries, on the cells that are comparable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from immunebench.board.statistics.paired import mean_difference, paired_interval
 
 @dataclass(frozen=True)
 class CellDifference:
-    """P of both sides on one (task, chain), and what B has more."""
+    """P of both sides on one (task, chain), and their difference."""
 
     task: str
     family: str
@@ -24,7 +24,7 @@ class CellDifference:
 
     @property
     def difference(self) -> float:
-        """P of B - P of A."""
+        """P of B minus P of A."""
         return self.b - self.a
 
 
@@ -37,14 +37,14 @@ class EntryDifference:
     a, b
         ``defense@version``.
     difference
-        Of worst-case P: mean over families of the mean over tasks of the least P over shared chains, B - A;
-        None where no cell compares.
+        Difference B - A of worst-case P: mean over families of the mean over tasks of the least P over shared chains;
+        None if no cell is comparable.
     interval
-        Its 95 % interval, paired over tasks; None with too few tasks.
+        95 % interval of the difference, paired by task; None with too few tasks.
     cells
         One per shared (task, chain).
     apart
-        Cells that do not compare, and why, a line each.
+        One line per cell that is not comparable, with the reason.
     """
 
     a: str
@@ -56,7 +56,7 @@ class EntryDifference:
 
     @property
     def verdict(self) -> str:
-        """``higher``, ``lower``, ``no difference seen``, ``no interval`` or ``nothing compares``, of B."""
+        """Result for B: ``higher``, ``lower``, ``no difference seen``, ``no interval`` or ``nothing compares``."""
         if self.difference is None:
             return "nothing compares"
         if self.interval is None:
@@ -71,7 +71,7 @@ class EntryDifference:
 
 @dataclass(frozen=True)
 class BoardDifference:
-    """Two boards of one suite: rows of both, rows of one side only, and what else differs."""
+    """Comparison of two boards of one suite: rows on both, rows on one side only, and other differences."""
 
     suite: str
     entries: tuple[EntryDifference, ...]
@@ -85,7 +85,7 @@ class BoardDifference:
 
 
 def compare_boards(a: Snapshot, b: Snapshot) -> BoardDifference:
-    """Compare every defense that is on both boards."""
+    """Compare all defenses that are on both boards."""
     rows_a, rows_b = ({row.defense: row for row in snapshot.rows} for snapshot in (a, b))
     shared = [row.defense for row in b.rows if row.defense in rows_a]
     return BoardDifference(
@@ -100,8 +100,8 @@ def compare_boards(a: Snapshot, b: Snapshot) -> BoardDifference:
 def compare_entries(a: Standing, b: Standing) -> EntryDifference:
     """Compare two rows, of one board or of two.
 
-    Cells with different comparability keys, cells that only one side has, and cells that the power gate
-    excludes are left out and named.
+    Cells with different comparability keys, cells on one side only, and cells that the power gate excludes are left
+    out and listed.
     """
     cells: list[CellDifference] = []
     apart: list[str] = []
@@ -126,7 +126,7 @@ def compare_entries(a: Standing, b: Standing) -> EntryDifference:
 
 
 def _worst(cells: Iterable[CellDifference]) -> Mapping[str, float]:
-    """Difference of the least P over chains, per task: each side meets its own worst chain."""
+    """Return the difference of the least P over chains per task; each side has its own worst chain."""
     groups: dict[str, list[CellDifference]] = defaultdict(list)
     for cell in cells:
         if cell.headline:

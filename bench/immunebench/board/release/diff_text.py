@@ -1,4 +1,4 @@
-"""Comparisons as lines for a terminal."""
+"""Comparisons as lines of text for a terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from immunebench.declared import scoring
 
 
 def board_lines(difference: BoardDifference, a: str, b: str) -> Iterator[str]:
-    """Two boards: a line a defense, then rows of one side, notes and cells that do not compare."""
+    """Yield the lines for two boards: one per defense, then rows on one side only, notes and incomparable cells."""
     yield f"{difference.suite}: A is {a}, B is {b}"
     rows = [["A", "B", "B - A", f"{scoring.CONFIDENCE:.0%} interval", "cells", "B is"]]
     for entry in difference.entries:
@@ -25,7 +25,7 @@ def board_lines(difference: BoardDifference, a: str, b: str) -> Iterator[str]:
 
 
 def entry_lines(entry: EntryDifference) -> Iterator[str]:
-    """Two entries: a line per (task, chain), the paired difference, and cells that do not compare."""
+    """Yield the lines for two entries: one per (task, chain), the paired difference and incomparable cells."""
     rows = [["task", "chain", entry.a, entry.b, "B - A"]]
     rows += [[c.task, c.chain, f"{c.a:.2f}", f"{c.b:.2f}", _signed(c.difference)] for c in entry.cells]
     yield from _aligned(rows)

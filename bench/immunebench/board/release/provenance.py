@@ -1,4 +1,4 @@
-"""The one line that says where a cited number comes from, and whether the number still stands."""
+"""Provenance lines of cited scores: writing, parsing, and checking them against a board."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _OPTIONAL = frozenset({"release"})
 
 @dataclass(frozen=True)
 class Claim:
-    """A cited score, in the digits that were printed: ``0.4321``, or ``none`` for a row without a headline."""
+    """A cited score with the printed digits: ``0.4321``, or ``none`` for a row without a headline."""
 
     defense: str
     version: int
@@ -49,19 +49,19 @@ class Claim:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where scores come from.
+    """The provenance of cited scores.
 
     Attributes
     ----------
     suite
         ``suite@version``.
     claims
-        One a defense.
+        One per defense.
     results, rows, rules
-        Digests, or their beginnings: of all records of the suite, of those that the claimed rows were made
-        of, of the text of the rules.
+        Digests, or prefixes of them: of all records of the suite, of the records behind the cited rows, and of the
+        text of the rules.
     release
-        ``id@digest`` of a release, digest of its ``SHA256SUMS``; None for scores of no release.
+        ``id@digest`` of a release, with the digest of its ``SHA256SUMS``; None for scores outside a release.
     package
         Version of the package.
     """
@@ -83,9 +83,9 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether cited numbers stand.
+    """Whether cited scores are still valid.
 
-    `differences` are reasons that they do not; `notes` change no cited number.
+    `differences` are reasons why they are not; `notes` are changes that affect no cited score.
     """
 
     differences: tuple[str, ...]
@@ -93,12 +93,12 @@ class Verdict:
 
     @property
     def stands(self) -> bool:
-        """Whether nothing that was cited differs."""
+        """Whether all cited scores are still valid."""
         return not self.differences
 
 
 def cite_rows(snapshot: Snapshot, rows: Iterable[Standing], release: str | None = None) -> Provenance:
-    """The provenance of rows of a board.
+    """Return the provenance of rows of a board.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def cite_rows(snapshot: Snapshot, rows: Iterable[Standing], release: str | None 
     rows
         Rows that are cited.
     release
-        ``id@digest`` of the release that the board is of.
+        ``id@digest`` of the release that the board belongs to.
     """
     chosen = tuple(rows)
     return Provenance(
@@ -122,12 +122,12 @@ def cite_rows(snapshot: Snapshot, rows: Iterable[Standing], release: str | None 
 
 
 def parse(line: str) -> Provenance:
-    """Read a provenance line back; ``str(parse(line))`` is the line.
+    """Parse a provenance line; ``str(parse(line))`` gives the line again.
 
     Raises
     ------
     UsageError
-        It is none; the first wrong part is named.
+        If it is not a provenance line; the message names the first invalid part.
     """
     mark, *parts = line.split() or [""]
     if mark != _MARK:
@@ -155,13 +155,13 @@ def parse(line: str) -> Provenance:
 
 
 def check(cited: Provenance, now: Snapshot) -> Verdict:
-    """Hold cited numbers against a board of the same suite.
+    """Check cited scores against a board of the same suite.
 
     Returns
     -------
     Verdict
-        They stand where score, interval, the records of their rows and the rules are what they were. Other
-        records of the suite may have changed: that is a note.
+        Scores are valid if score, interval, the records of their rows and the rules are unchanged. Changes of other
+        records of the suite give a note only.
     """
     differences: list[str] = []
     notes: list[str] = []
@@ -192,7 +192,7 @@ def check(cited: Provenance, now: Snapshot) -> Verdict:
 
 
 def text_of(value: float | None) -> str:
-    """A score in the digits of a citation; ``none`` where there is none; no minus before zero."""
+    """Return a score with the digits of a citation; ``none`` for None; no minus sign before zero."""
     if value is None:
         return "none"
     text = f"{value:.{DIGITS}f}"

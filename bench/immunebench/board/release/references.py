@@ -1,4 +1,4 @@
-"""BibTeX for the suite, a release and every method shown."""
+"""BibTeX references of the suite, a release and all methods shown."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from immunebench.catalog.entry import Entry
 
 SUITE_KEY = "immunebench"
-#: What stands in ``\\cite{...}`` and needs no escape there.
+#: BibTeX keys that need no escaping in ``\\cite{...}``.
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._/+-]*")
-#: Commands of TeX that do more than typeset: a reference is pasted into somebody's paper.
+#: TeX commands that do more than typeset; rejected, since references are pasted into papers.
 _ACTIVE = re.compile(
     r"\\\s*(input|include|write|immediate|openin|openout|read|catcode|[egx]?def|let|csname|special|directlua|new\w+)\b|\^\^"
 )
@@ -24,13 +24,13 @@ _BEGIN = re.compile(r"@\s*(\w+)\s*\{\s*([^\s,{}]+)\s*,")
 
 
 def works(text: str, file: Path) -> dict[str, str]:
-    """The entries of a BibTeX text by key; what stands between them is comment, as BibTeX has it.
+    """Return the entries of a BibTeX text by key; text between entries is a comment, as in BibTeX.
 
     Raises
     ------
     UsageError
-        A brace is never closed, a key is there twice or holds characters that TeX acts on, or a command does more
-        than typeset.
+        If a brace is not closed, a key is duplicated or has characters that are special in TeX, or a command does
+        more than typeset.
     """
     found: dict[str, str] = {}
     position = 0
@@ -51,12 +51,12 @@ def _check(key: str, work: str, file: Path) -> None:
 
 
 def entry_works(entry: Entry) -> dict[str, str]:
-    """What an entry asks to be cited, by key; empty where it has no ``cite.bib``.
+    """Return the references of a defense or attack by key; empty if it has no ``cite.bib``.
 
     Raises
     ------
     UsageError
-        Its ``cite.bib`` cannot be read.
+        If its ``cite.bib`` cannot be read.
     """
     path = entry.folder / "cite.bib"
     if not path.is_file():
@@ -65,24 +65,24 @@ def entry_works(entry: Entry) -> dict[str, str]:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError("cannot be read as text", file=path) from error
-    # What a terminal would obey is no part of a reference.
+    # Control characters could change a reader's terminal.
     return works("".join(c for c in text if c.isprintable() or c in "\n\t"), path)
 
 
 def collect(entries: Iterable[Entry], suite: str) -> str:
-    """All references of a citation, each once: the suite, then what the entries ask for.
+    """Return all references of a citation, each once: the suite, then those of the entries.
 
     Parameters
     ----------
     entries
-        Defenses and attacks that are shown. What they cite as the suite itself is left to `suite`.
+        Defenses and attacks that are shown. Their references to the suite itself are replaced by `suite`.
     suite
-        BibTeX of the suite and, where there is one, of the release.
+        BibTeX of the suite and, if there is one, of the release.
 
     Raises
     ------
     UsageError
-        Two entries give one key to different works.
+        If two entries use the same key for different works.
     """
     found: dict[str, tuple[str, Path]] = {}
     for entry in entries:
@@ -96,12 +96,12 @@ def collect(entries: Iterable[Entry], suite: str) -> str:
 
 
 def suite_work(citation: Path) -> str:
-    """BibTeX of the suite, from its ``CITATION.cff``.
+    """Return BibTeX of the suite, from its ``CITATION.cff``.
 
     Raises
     ------
     UsageError
-        The file cannot be read, or lacks its title, version or authors.
+        If the file cannot be read, or has no title, version or authors.
     """
     found = _citation(citation)
     fields = {"title": _protected(found["title"]), "author": _authors(found), "version": latex_escape(found["version"])}
@@ -112,7 +112,7 @@ def suite_work(citation: Path) -> str:
 
 
 def release_work(citation: Path, release: str, created: str, digest: str) -> str:
-    """BibTeX of one release of the leaderboard; errors as `suite_work`."""
+    """Return BibTeX of a release of the leaderboard; raises as `suite_work`."""
     found = _citation(citation)
     fields = {
         "title": _protected(f"{found['title'].partition(':')[0]} leaderboard, release {release}"),
@@ -156,7 +156,7 @@ def _author_names(authors: Iterable[dict[str, str]]) -> Iterator[str]:
             parts = (author["family-names"], author.get("given-names", ""))
             yield ", ".join(latex_escape(part) for part in parts if part)
         else:
-            # Braces keep BibTeX from taking the words of an organisation for given and family names.
+            # Braces keep BibTeX from splitting the name of an organisation into given and family names.
             yield f"{{{latex_escape(author.get('name', ''))}}}"
 
 

@@ -1,4 +1,4 @@
-"""Releases: boards, digests of their records and the rules, frozen in ``leaderboard/releases/<id>/``."""
+"""Releases: boards with the digests of their records and of the rules, frozen in ``leaderboard/releases/<id>/``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LONGEST = 64
 
 
 class SuiteInRelease(Model):
-    """What a release says of one of its suites."""
+    """Entry of a suite in the manifest of a release."""
 
     version: str
     results: str
@@ -37,7 +37,7 @@ class SuiteInRelease(Model):
 
 
 class Manifest(Model):
-    """``release.json``."""
+    """Contents of ``release.json``."""
 
     schema_version: int = 1
     id: str
@@ -49,12 +49,13 @@ class Manifest(Model):
 
 
 def checked_id(name: str) -> str:
-    """A release's id, fit to be the name of a folder on any system.
+    """Return the id of a release after checking that it is a valid folder name on any system.
 
     Raises
     ------
     UsageError
-        It is not: letters, digits, ``.``, ``_`` and ``-`` are, beginning with a letter or digit.
+        If it has characters other than letters, digits, ``.``, ``_`` and ``-``, or does not begin with a letter or
+        digit.
     """
     if len(name) > _LONGEST or not _ID.fullmatch(name):
         raise UsageError("letters, digits, '.', '_', '-' (such as 2026.1) make an id, not", field="ID", value=name)
@@ -71,24 +72,26 @@ def make(
     name
         Id of the release.
     results
-        One folder a suite.
+        Folder with one subfolder per suite.
     leaderboard
-        Holds ``rules.md``, and ``releases``, where the release goes.
+        Folder with ``rules.md`` and the subfolder ``releases``, to which the release is written.
     created
-        ISO 8601 date or time; default that of the newest record, so that two makings give the same bytes.
+        ISO 8601 date or time; by default that of the newest record, so that repeating it gives identical bytes.
     add
-        Files to freeze beside the boards under their own names, such as a ``README.md`` that says what the release is.
+        Additional files to freeze under their own names, such as a ``README.md`` that describes the release.
 
     Returns
     -------
-    The new folder and its manifest, which says what is missing.
+    The new folder and its manifest, which lists what is missing: folders without records, and incomplete rows.
 
     Raises
     ------
     UsageError
-        The id is unsafe or taken, the date is none, a folder is missing, or a file to add has a name that is taken.
+        If the id is invalid or exists, the date is invalid, a folder is missing, or the name of an additional file is
+        in use.
     BoardError
-        A record is broken, a control misbehaves, or there is nothing to release; every reason is said.
+        If a record is invalid, a control fails its check, or there is nothing to release; the message lists all
+        reasons.
     """
     target = leaderboard / "releases" / checked_id(name)
     if target.exists() or target.is_symlink():
@@ -123,7 +126,7 @@ def make(
 
 
 def board_files(board: Board, snapshot: Snapshot) -> dict[str, bytes]:
-    """The files of one suite: Markdown, CSV, JSON, LaTeX and the snapshot, always in the same bytes."""
+    """Return the files of one suite: Markdown, CSV, JSON, LaTeX and the snapshot; equal boards give identical bytes."""
     return {
         "board.md": layout.markdown(board, snapshot.suite).encode(),
         "board.csv": to_csv(board).encode(),
@@ -134,7 +137,7 @@ def board_files(board: Board, snapshot: Snapshot) -> dict[str, bytes]:
 
 
 def read(name: str, leaderboard: Path) -> tuple[Manifest, dict[str, Snapshot], str]:
-    """Read a release, every file held to its checksum.
+    """Read a release and check every file against its checksum.
 
     Returns
     -------
@@ -143,9 +146,9 @@ def read(name: str, leaderboard: Path) -> tuple[Manifest, dict[str, Snapshot], s
     Raises
     ------
     UsageError
-        There is no such release; the nearest is said.
+        If there is no such release; the message suggests the nearest id.
     BoardError
-        A file is missing, was changed, or was added.
+        If a file is missing, was changed, or was added.
     """
     folder = leaderboard / "releases" / checked_id(name)
     if not folder.is_dir():
@@ -159,7 +162,7 @@ def read(name: str, leaderboard: Path) -> tuple[Manifest, dict[str, Snapshot], s
 
 
 def names(leaderboard: Path) -> list[str]:
-    """Ids of the releases, in alphabetical order."""
+    """Return the ids of the releases in alphabetical order."""
     folder = leaderboard / "releases"
     found = folder.iterdir() if folder.is_dir() else ()
     return sorted(path.name for path in found if (path / SUMS).is_file() and _ID.fullmatch(path.name))
@@ -218,7 +221,7 @@ def _write(target: Path, files: dict[str, bytes]) -> None:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
-        # Renaming onto a folder with files fails, so a release made meanwhile is not lost.
+        # Renaming onto a non-empty folder fails, so a release made at the same time is not overwritten.
         draft.rename(target)
     except OSError as error:
         raise UsageError(f"cannot be written: {error.strerror}", file=target) from error

@@ -1,6 +1,6 @@
-"""A board in numbers, with the digests of all that it was made of: what citations and comparisons read.
+"""Snapshot of a board for citations and comparisons: its scores, with the digests of the records behind them.
 
-Its JSON form is frozen into releases, so its schema changes by addition only.
+The JSON form is frozen in releases, so its schema may only be extended.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Interval = tuple[float, float]
 
 
 class CellScore(Model):
-    """One defense on one (task, chain), under its comparability key.
+    """Score of one defense on one (task, chain), with its comparability key.
 
-    `headline` says whether the chain is among those that the headline's minimum is taken over.
+    `headline` is whether the chain is in the minimum of the headline.
     """
 
     task: Id
@@ -43,7 +43,7 @@ class CellScore(Model):
 class Standing(Model):
     """One row of the board.
 
-    `records` is the digest of what the row was made of: its own records and those of `none`.
+    `records` is the digest of the records behind the row: its own and those of `none`.
     """
 
     defense: DefenseName
@@ -68,21 +68,21 @@ class Standing(Model):
 
     @property
     def control(self) -> bool:
-        """Whether the row checks the benchmark rather than competes in it."""
+        """Whether the row is a control, which validates the benchmark and is not ranked."""
         return self.kind == "control"
 
 
 class Snapshot(Model):
-    """One suite's board.
+    """Snapshot of the board of one suite.
 
     Attributes
     ----------
     results
-        Digest over `records`: the SHA-256 of every record, by ``defense@version`` and cell.
+        Digest of `records`, which has the SHA-256 of every record by ``defense@version`` and cell.
     rules
-        SHA-256 of the rules' text.
+        SHA-256 of the text of the rules.
     refusals
-        Controls that misbehave; such a board is neither cited nor released.
+        Controls that fail their checks; a board with any can be neither cited nor released.
     """
 
     schema_version: int = 1
@@ -106,12 +106,12 @@ class Snapshot(Model):
         return f"{self.suite}@{self.suite_version}"
 
     def row(self, defense: str) -> Standing:
-        """The row of a defense, with or without its version.
+        """Return the row of a defense, given with or without its version.
 
         Raises
         ------
         UsageError
-            It is not on the board; the nearest name is said.
+            If it is not on the board; the message suggests the nearest name.
         """
         for row in self.rows:
             if defense in (row.defense, row.name):
@@ -120,19 +120,19 @@ class Snapshot(Model):
 
 
 def take(scored: Scored, rules: str) -> Snapshot:
-    """The snapshot of a board.
+    """Return the snapshot of a board.
 
     Parameters
     ----------
     scored
         A board and its records.
     rules
-        Digest of the rules' text; see `rules_digest`.
+        Digest of the text of the rules; see `rules_digest`.
 
     Raises
     ------
     BoardError
-        The records are of several suites.
+        If the records are of several suites.
     """
     records = {f"{r.cell.defense}@{r.cell.defense_version} {r.cell.key}": digest(r) for r in scored.records}
     suite, _, version = scored.suite.partition("@")
@@ -154,18 +154,18 @@ def take(scored: Scored, rules: str) -> Snapshot:
 
 
 def combined(records: dict[str, str]) -> str:
-    """One digest of several, whatever their order."""
+    """Return one digest of several digests, independent of their order."""
     lines = "".join(f"{name} {value}\n" for name, value in sorted(records.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def rules_digest(leaderboard: Path) -> str:
-    """SHA-256 of ``rules.md``.
+    """Return the SHA-256 of ``rules.md``.
 
     Raises
     ------
     UsageError
-        The folder has no such file.
+        If the folder has no such file.
     """
     path = leaderboard / "rules.md"
     try:
@@ -182,7 +182,7 @@ def _standing(row: Row, records: dict[str, str], keys: dict[tuple[str, str], str
         version=row.version,
         kind=row.kind,
         p=row.p,
-        # A board without intervals has no such field.
+        # The field is omitted for boards without intervals.
         interval=getattr(row, "p_interval", None),
         u=row.u,
         p_mean_case=row.p_mean_case,

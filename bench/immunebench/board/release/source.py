@@ -1,4 +1,4 @@
-"""Where boards come from: folders of results, and releases."""
+"""Loading of boards from folders of results and from releases."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from immunebench.core.errors import UsageError
 
 @dataclass(frozen=True)
 class Found:
-    """A board and what it is of.
+    """A loaded board and its origin.
 
     Attributes
     ----------
     release
-        None for a board made of results.
+        The release it is from; None for a board computed from results.
     problems
-        What of the results was left out.
+        Faults in the results, and records that were left out because of them.
     differences
-        What is not as it was cited, found while looking.
+        Differences from the citation, found while loading.
     """
 
     snapshot: Snapshot
@@ -38,7 +38,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a comparison: boards by suite, or one row of one of them."""
+    """One side of a comparison: boards by suite, or a single row of a board."""
 
     boards: Mapping[str, Snapshot]
     row: Standing | None = None
@@ -46,14 +46,14 @@ class Side:
 
 
 def load(results: Path, leaderboard: Path, *, suite: str | None = None, release: str | None = None) -> Found:
-    """The board of a suite, from a release where one is named, else from results.
+    """Return the board of a suite, from a release if one is given, else from results.
 
     Raises
     ------
     UsageError
-        A name is unknown, or no suite is named where there are several.
+        If a name is unknown, or no suite is given and there are several.
     BoardError
-        There is no such board, or the release is not what was frozen.
+        If there is no such board, or the files of the release were changed.
     """
     if release is not None:
         manifest, boards, digest = releases.read(release, leaderboard)
@@ -66,7 +66,7 @@ def load(results: Path, leaderboard: Path, *, suite: str | None = None, release:
 
 
 def load_cited(cited: Provenance, results: Path, leaderboard: Path) -> Found:
-    """The board that a citation names; errors as `load`."""
+    """Return the board that a citation refers to; raises as `load`."""
     suite = cited.suite.partition("@")[0]
     if cited.release is None:
         return load(results, leaderboard, suite=suite)
@@ -79,19 +79,19 @@ def load_cited(cited: Provenance, results: Path, leaderboard: Path) -> Found:
 
 
 def side(name: str, results: Path, leaderboard: Path) -> Side:
-    """What one argument of a comparison stands for.
+    """Return the side of a comparison that an argument refers to.
 
     Parameters
     ----------
     name
-        ``suite:defense``, the id of a release, or a folder: of results, or of one suite's results.
+        ``suite:defense``, the id of a release, or a folder of results, of all suites or of one.
 
     Raises
     ------
     UsageError
-        It is none of these.
+        If it is none of these.
     BoardError
-        There is no such board.
+        If there is no such board.
     """
     if Path(name).is_dir():
         return _folder(Path(name))
@@ -107,7 +107,7 @@ def side(name: str, results: Path, leaderboard: Path) -> Side:
 
 
 def citation_file(leaderboard: Path) -> Path:
-    """``CITATION.cff`` beside the leaderboard, else of the checkout that the package lies in."""
+    """Return ``CITATION.cff`` in the folder that has the leaderboard, else that of the package's checkout."""
     beside = leaderboard.resolve().parent / "CITATION.cff"
     return beside if beside.is_file() else Path(__file__).resolve().parents[4] / "CITATION.cff"
 
@@ -128,7 +128,7 @@ def _folder(folder: Path) -> Side:
 
 
 def _suites(results: Path) -> list[str]:
-    """Folders of results that hold records."""
+    """Return the folders of results that have records."""
     if not results.is_dir():
         return []
     return sorted(path.name for path in results.iterdir() if path.is_dir() and any(path.rglob("*.jsonl")))

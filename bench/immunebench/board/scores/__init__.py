@@ -1,1 +1,1 @@
-"""From records to scores of one defense: what is read, formulas, tasks, rows, controls."""
+"""Compute the scores of one defense from its records: inputs, formulas, task scores, rows, checks of controls."""

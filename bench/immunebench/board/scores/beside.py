@@ -1,4 +1,4 @@
-"""Measures beside P and U: does the attack follow its prompts, copy or collapse, and what did the release change."""
+"""Side measures, which enter neither P nor U: prompt accuracy, copying, collapse, and change of the released model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HEADS: Mapping[str, str] = {
 
 
 def overall(cells: Iterable[Measurement]) -> Beside:
-    """Return the mean over tasks of the mean over a task's chains and seeds, each measure where it is known."""
+    """Return the mean over tasks of the mean over a task's chains and seeds, for each measure; None is ignored."""
     tasks = _by_task(cells).values()
 
     def mean(name: str) -> float | None:
@@ -42,7 +42,7 @@ def overall(cells: Iterable[Measurement]) -> Beside:
 
 
 def collapsed(cells: Iterable[Measurement]) -> list[str]:
-    """Return the tasks of which more than `COLLAPSE_MOST` of the attacked pictures show nothing, by name."""
+    """Return the tasks where more than `COLLAPSE_MOST` of the pictures generated after the attack are collapsed."""
     found = []
     for task, own in sorted(_by_task(cells).items()):
         parts = [cell.beside.collapse for cell in own if cell.beside.collapse is not None]

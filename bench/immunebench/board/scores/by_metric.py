@@ -1,4 +1,4 @@
-"""P on every metric of the records, not the target metric alone."""
+"""P computed on every similarity metric in the records, not only on the target metric."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Where = tuple[str, str]
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """A board's inputs seen through one metric."""
+    """Measurements, power gate and rows of a board, with one metric in place of the target metric."""
 
     cells: Mapping[str, Sequence[Measurement]]
     power: Mapping[Where, Power | None]
@@ -26,7 +26,10 @@ class Reading:
 
 
 def metrics_of(cells: Iterable[Measurement]) -> list[str]:
-    """Every metric of likeness that a record has, sorted: what says no more of the concept has no P."""
+    """Return the names of all metrics in the records that measure similarity to the concept, sorted.
+
+    P is defined for these only.
+    """
     names = {name for cell in cells for name in (cell.metric, *cell.further) if name}
     return sorted(name for name in names if name.partition("@")[0] in scoring.LIKENESS)
 
@@ -37,10 +40,10 @@ def read(
     required: Mapping[str, Collection[tuple[str, str, int]]],
     families: Mapping[str, str],
 ) -> Reading:
-    """Score every defense on one metric, where `none` has it.
+    """Score every defense on one metric, on the tasks and chains for which `none` has that metric.
 
-    The metric stays raw, since P does not depend on anchors, and is turned round where the undefended attack lowers
-    it. Its power gate asks for the standard errors alone.
+    The metric stays raw, since P does not depend on the anchors. Its sign is flipped where the undefended attack
+    lowers it. The power gate requires `POWER_STANDARD_ERRORS` only and no least gain.
     """
     found = {defense: [seen for cell in group if (seen := _through(metric, cell))] for defense, group in cells.items()}
     every = [cell for group in found.values() for cell in group]
@@ -61,7 +64,7 @@ def read(
 
 
 def _through(metric: str, cell: Measurement) -> Measurement | None:
-    """The cell with `metric` in place of its target metric; None where neither it nor its baselines have it."""
+    """Return the cell with `metric` in place of its target metric; None if neither it nor its baselines have it."""
     if cell.metric == metric:
         values = Further(cell.m_def, cell.m_none, cell.m_floor)
     elif metric in cell.further:
@@ -69,7 +72,7 @@ def _through(metric: str, cell: Measurement) -> Measurement | None:
     else:
         return None
     if not values.m_def and cell.measured:
-        # scored on the target metric alone: nothing to say here, as if it had not been run
+        # The cell was scored on the target metric only: for this metric it counts as not run.
         return dataclasses.replace(cell, status="skipped", m_def=(), curve={})
     return dataclasses.replace(
         cell,

@@ -1,4 +1,4 @@
-"""Entries that check the benchmark itself. A board on which one misbehaves is not shown."""
+"""Checks of the control entries, which validate the benchmark itself. A board on which one fails is not shown."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from immunebench.declared import scoring
 
 
 def misbehaving(rows: Iterable[Row], cells: Iterable[Measurement]) -> Iterator[str]:
-    """Yield one line per control that does not do what it must.
+    """Yield one message per control that fails its check.
 
-    `none` is its own ceiling; `none-replicate` differs from it by chance only; every `destroy` loses its use,
-    and the strongest is not mistaken for the concept; pictures of `noise` stay inside their budget; `blank`
-    does not.
+    `none` has P_raw = 0, since it is its own ceiling; `none-replicate` differs from `none` by chance only; every
+    `destroy` falls below the utility gate, and the judge does not mistake the pictures of plain `destroy` for the
+    concept; `noise` stays within its budget; `blank` exceeds it.
     """
     by_id = {row.defense: row for row in rows}
     for name, row in by_id.items():
@@ -38,7 +38,7 @@ def misbehaving(rows: Iterable[Row], cells: Iterable[Measurement]) -> Iterator[s
 
 
 def replicate_noise(rows: Iterable[Row]) -> float | None:
-    """Noise of a row: root mean square of the P_raw of `none-replicate`, whose true value is 0."""
+    """Return the noise of a row: the root mean square of P_raw of `none-replicate`, whose true value is 0."""
     for row in rows:
         raw = [score.p_raw for score in row.scores if score.p_raw is not None]
         if row.defense == "none-replicate" and raw:

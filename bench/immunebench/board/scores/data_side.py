@@ -1,6 +1,6 @@
-"""Tables of what is measured of pictures rather than of models: protected and cleaned ones, faces, failed mimicry.
+"""Tables on pictures rather than models: protected and purified pictures, protection success, genre shift, faces.
 
-None of it enters P, U or a rank; a table is there where a record has something for it.
+They enter neither P, U nor a rank. A table is made only if a record has values for it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ K = TypeVar("K", bound=tuple[Any, ...])
 
 @dataclass(frozen=True)
 class Table:
-    """Text by rows and columns, with a heading and a sentence on how to read it."""
+    """A table of text cells with a title, column headings and a note that explains how to read it."""
 
     title: str
     note: str
@@ -35,7 +35,7 @@ class Table:
 
 
 def tables(cells: Iterable[Measurement]) -> tuple[Table, ...]:
-    """Every table that has a row, from the cells that were run and not withdrawn."""
+    """Return the tables that have rows, from all cells except those skipped or invalidated."""
     cells = sorted(
         (cell for cell in cells if cell.status not in ("skipped", "invalidated")),
         key=lambda cell: (cell.defense, cell.task, cell.seed, cell.chain),
@@ -49,7 +49,7 @@ def _protected(cells: Sequence[Measurement]) -> Table:
     heads = [head for name in names for head in ([f"{name} worst"] if name == "linf" else [name, f"{name} worst"])]
     rows = []
     for (*_, defense), group in _grouped(cells, lambda c: (c.perceptual_budget or 0, c.budget or 0, c.defense)):
-        # The pictures of a task and seed are the same in every chain.
+        # Protected pictures of one task and seed are the same for every chain, so they count once.
         sets = list({(cell.task, cell.seed): cell.data.fidelity for cell in group if cell.data.fidelity}.values())
         if not sets:
             continue
@@ -65,7 +65,7 @@ def _protected(cells: Sequence[Measurement]) -> Table:
 
 
 def declared(cell: Measurement) -> str:
-    """The budget that a defense declares: of 255, or of a perceptual distance."""
+    """Return the declared budget as text: a largest pixel change of 255, or an LPIPS distance."""
     if cell.perceptual_budget is not None:
         return f"LPIPS {cell.perceptual_budget:g}"
     return "-" if cell.budget is None else f"{cell.budget:g} of 255"
@@ -140,7 +140,7 @@ def _faces(cells: Sequence[Measurement]) -> Table:
 
 
 def _of(cells: Iterable[Measurement], whose: str, metric: str) -> float | None:
-    """Mean over tasks of a measure; equal pictures of several records count once."""
+    """Return the mean over tasks of a measure; pictures shared by several records count once."""
     tasks: dict[str, dict[tuple[str, int], float]] = defaultdict(dict)
     for cell in cells:
         value = cell.data.beside.get(whose, {}).get(metric)
@@ -158,7 +158,7 @@ def _grouped(cells: Iterable[Measurement], key: Callable[[Measurement], K]) -> I
 
 
 def _order(cell: Measurement) -> tuple[object, ...]:
-    """Chains without a purifier first, then by how many, by their kinds of parameters and by the values of these."""
+    """Return the sort key of a chain: number of purifiers, names of their parameters, their values, then the attack."""
     parts = [(tuple(sorted(p)), tuple(v for _, v in sorted(p.items()) if _is_number(v))) for p in _params(cell)]
     return len(parts), tuple(parts), cell.chain.split("+")[-1]
 
@@ -172,7 +172,7 @@ def _purifiers(cell: Measurement) -> str:
 
 
 def _parameters(cell: Measurement) -> str:
-    """Parameters of the purifiers in words, such as ``sigma 0.1``, fit for a table whoever wrote them."""
+    """Return the purifiers' parameters as text, such as ``sigma 0.1``, shortened and escaped for a table cell."""
     parts = [
         f"{name} {value:g}" if _is_number(value) else f"{name} {value}"
         for params in _params(cell)

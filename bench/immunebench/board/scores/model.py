@@ -1,4 +1,4 @@
-"""The board as data: what `aggregate` returns and the renderers read."""
+"""Data classes of the board: returned by `aggregate`, read by tables, plots, site and releases."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from immunebench.declared.suite import Setting
 
 
 class BoardError(Exception):
-    """The records cannot be shown as one board; the message says why in one line."""
+    """Raised when records cannot be shown as one board; the message gives the reason in one line."""
 
 
 @dataclass(frozen=True)
 class Power:
-    """Floor and ceiling of a (task, chain), mean anchored similarity, and the verdict of the power gate.
+    """Floor and ceiling of a (task, chain) as mean anchored similarity, and the result of the power gate.
 
-    `curve` is the mean anchored similarity of `none` per saved step of the attack.
+    `curve` maps each saved step of the attack to the mean anchored similarity of `none`.
     """
 
     task: str
@@ -35,11 +35,11 @@ class Power:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """One defense on one (task, chain).
+    """Scores of one defense on one (task, chain).
 
     `status` is ``ok``, ``defense failed``, ``attack failed`` (both count as undefended), ``incomplete``
-    or ``uninformative``. Scores are None where the status leaves nothing to compute. `interval` is that of P with
-    the task held fixed: what other seeds and pictures would give.
+    or ``uninformative``. Scores are None where the status allows none. `interval` is the confidence interval of P
+    over seeds and pictures, with the task held fixed.
     """
 
     task: str
@@ -58,7 +58,7 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class MetricScore:
-    """Headline P, mean SGR and the interval of P on one metric of the pictures."""
+    """Headline P, mean SGR and the interval of P, computed on one similarity metric."""
 
     p: float | None
     sgr: float | None
@@ -67,7 +67,7 @@ class MetricScore:
 
 @dataclass(frozen=True)
 class TaskUtility:
-    """What a defense leaves of the model's use on one task; U is the least of the parts that apply."""
+    """Utility of a defense on one task; U is the least of the parts that apply."""
 
     task: str
     u_gen: float | None
@@ -78,22 +78,24 @@ class TaskUtility:
 
 @dataclass(frozen=True)
 class AreaScore:
-    """What a defense keeps attacks from, over their whole curves.
+    """A: the fraction of the attacks' gain that a defense prevents, averaged over training steps.
 
     Parameters
     ----------
     a
-        Headline A: mean over families of the mean over tasks; 1 nothing learned, 0 as undefended, below 0 helped.
+        Headline A: mean over families of the mean over tasks; 1 if nothing is learned, 0 if as much as undefended,
+        negative if the defense helps the attack.
     interval
-        Of `a`; None with too few tasks.
+        Confidence interval of `a`; None with too few tasks.
     family, chain
-        A by family, and of each chain by itself.
+        A per family, and per chain.
     p
-        P at parts of the preset's length, under the strongest attacks: 1 is what papers report, 2 the end.
+        P by multiple of the preset's number of steps, under the strongest attacks: 1 is what papers report, 2 is the
+        end of training.
     work
-        Steps to half of the undefended gain, with the defense over without, under the strongest attack.
+        Steps that the strongest attack needs for half of the undefended gain, with the defense divided by without.
     tasks
-        What the mean is made of.
+        A of each task.
     """
 
     a: float
@@ -107,18 +109,19 @@ class AreaScore:
 
 @dataclass(frozen=True)
 class Row:
-    """One defense: headline, side columns and everything they were made from.
+    """One defense: its headline scores, the other columns, and the scores that they are computed from.
 
     `p` is the mean over families of the mean over tasks of the least P over chains; `p_mean_case` has
-    the mean over chains instead. `worst` names the chain of that least P per task.
+    the mean over chains instead. `worst` gives, per task, the chain with that least P.
 
     `rank` is the number of the tie group within track and budget class, 1 the best, None where the row is not
-    ranked; a perceptual budget is a class of its own. `matched` is P on the attacks that the defense names in
+    ranked; each perceptual budget is a class of its own. `matched` is P on the attacks that the defense lists in
     `against`, which is what papers report.
-    `p_best_response` is the headline with the ladder's chains in the minimum, `p_public_base` P where the attacker
-    has the base; None where the suite has no such chain. `by_metric` has every metric of the records, the target
-    metric among them. `changes` is what protected pictures differ from published ones, by metric: the largest ``linf``,
-    the mean over cells of the others. `badges` says in a word each what kind of row this is and why it may be unranked.
+    `p_best_response` is the headline with the ladder's chains (adaptive and stronger attacks) in the minimum,
+    `p_public_base` P where the attacker has the base model; None where the suite has no such chain. `by_metric` has
+    all similarity metrics of the records, the target metric among them. `changes` compares protected with published
+    pictures, by metric: the maximum for ``linf``, the mean over cells for the others. `badges` are short labels: the
+    kind of the row, and reasons why it may be unranked.
     """
 
     defense: str
@@ -158,34 +161,34 @@ class Row:
     area: AreaScore | None = None
 
     def with_area(self, area: AreaScore | None) -> Row:
-        """The row with its `area`."""
+        """Return a copy of the row with `area` set."""
         return replace(self, area=area)
 
     @property
     def control(self) -> bool:
-        """Whether the row checks the benchmark rather than competes in it."""
+        """Whether the row is a control, which validates the benchmark and is not ranked."""
         return self.kind == "control"
 
     @property
     def league(self) -> str:
-        """What the row is ranked within: its track, and the budget class where it changes pictures."""
+        """The group that the row is ranked in: its track, and the budget class if it changes pictures."""
         own = f"Linf {self.budget_class}" if isinstance(self.budget_class, int) else self.budget_class
         return self.track if own is None else f"{self.track}, {own}"
 
     @property
     def passes(self) -> bool:
-        """Whether the row is complete, clears the utility gate, keeps a budget that has a class, and is not brittle."""
+        """Whether the row is complete, passes the utility gate, is within a classed budget, and is not brittle."""
         bars = {"utility gate", "over budget", "no budget class", "brittle"}
         return not self.incomplete and not bars & {*self.flags, *self.badges}
 
 
 @dataclass(frozen=True)
 class LayerScore:
-    """P of a layered defense against that of each layer alone, on what all of them met.
+    """P of a layered defense and of each of its layers alone, on the tasks, chains and seeds common to all of them.
 
-    Scores are None and `reason` says why where they cannot be compared. `difference` is P of the pair less P of the
-    `better` layer, `interval` its paired interval, made with the tasks held fixed where these are too few to tell
-    the spread over tasks.
+    Where they cannot be compared, scores are None and `reason` says why. `difference` is P of the layered defense
+    minus P of the `better` layer, `interval` its paired interval. With too few tasks to estimate the variance between
+    tasks the interval holds the tasks fixed (`tasks_fixed`).
     """
 
     defense: str
@@ -202,7 +205,7 @@ class LayerScore:
 
 @dataclass(frozen=True)
 class SettingScore:
-    """P of a defense in one setting; `interval` holds the tasks fixed, `reason` says why there is no P."""
+    """P of a defense in one setting; `interval` holds the tasks fixed, `reason` says why P is missing."""
 
     defense: str
     setting: Setting
@@ -215,13 +218,13 @@ class SettingScore:
 
 @dataclass(frozen=True)
 class Board:
-    """All rows, best first, controls last, with what a reader must know beside them.
+    """All rows, best first, controls last, with notes and additional tables.
 
-    `refusals` says which controls misbehave; a board with any is not rendered. `interval_rule` says in a sentence
-    which intervals and ranks there are and why; `smallest_difference` is the least difference of P of two ranked
-    rows that this suite would tell from 0, the median over pairs. `keys` are the comparability keys of its records.
-    `layers` says whether layered defenses add up; `settings` has what was measured in unusual settings, which is in
-     no row; `tables` have what was measured of pictures, for no score.
+    `refusals` lists the controls that fail their checks; a board with any is not rendered. `interval_rule` explains
+    in one sentence which intervals and ranks there are; `smallest_difference` is the smallest difference in P between
+    two ranked rows that would be significant on this suite, the median over pairs. `keys` are the comparability keys
+    of the records. `layers` compares layered defenses with their layers; `settings` has scores in unusual settings,
+    which enter no row; `tables` have measures of pictures, which enter no score.
     """
 
     rows: tuple[Row, ...]
@@ -239,12 +242,12 @@ class Board:
 
     @property
     def uninformative(self) -> tuple[Power, ...]:
-        """Every (task, chain) that the power gate excludes, for all entries alike."""
+        """Every (task, chain) that the power gate excludes, for all entries."""
         return tuple(power for power in self.power if not power.informative)
 
     @property
     def leagues(self) -> dict[str, list[Row]]:
-        """Ranked rows by what they are ranked within, each best first."""
+        """Ranked rows by the group that they are ranked in, best first."""
         found: dict[str, list[Row]] = {}
         for row in self.rows:
             if row.rank is not None:
@@ -252,20 +255,20 @@ class Board:
         return found
 
     def leads(self, row: Row) -> bool:
-        """Whether a row is of the first tie group among several; one that is ranked alone leads nobody."""
+        """Return whether a row has rank 1 in a group of at least two ranked rows."""
         return row.rank == 1 and len(self.leagues[row.league]) > 1
 
     def row(self, defense: str) -> Row | None:
-        """The row of a defense, None where it is not on the board."""
+        """Return the row of a defense, None if it is not on the board."""
         return next((row for row in self.rows if row.defense == defense), None)
 
     def require_sound(self) -> None:
-        """Refuse to go on where a control misbehaves.
+        """Raise an error if a control fails its check.
 
         Raises
         ------
         BoardError
-            With every reason.
+            If there are refusals; the message lists them all.
         """
         if self.refusals:
             raise BoardError("the board is not rendered: " + "; ".join(self.refusals))

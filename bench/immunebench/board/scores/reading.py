@@ -1,4 +1,4 @@
-"""What the board reads of a record, and nothing else."""
+"""Conversion of a record to the `Measurement` that the board uses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def measurement(record: Record) -> Measurement:
-    """Read what the board needs of a record."""
+    """Return the values of a record that the board uses."""
     cell, baseline, utility = record.cell, record.baseline, record.utility
     score = record.scores.get(record.metric)
     anchors, benign, fidelity = record.anchors, utility.benign, record.fidelity or {}
@@ -66,7 +66,7 @@ def measurement(record: Record) -> Measurement:
 
 
 def beside(record: Record) -> Beside:
-    """Read a record's measures beside the score."""
+    """Return a record's side measures."""
     attacked, unseen, integrity = record.scores, record.unseen or {}, record.integrity
     erasure = record.erasure
     return Beside(
@@ -89,7 +89,7 @@ def _mean(found: Mapping[str, Measured], metric: str) -> float | None:
 
 
 def data_side(record: Record) -> DataSide:
-    """Read what a record holds of pictures."""
+    """Return a record's measures of protected, purified and generated pictures."""
     cleaned = record.purified
     return DataSide(
         fidelity={name.partition("@")[0]: found.values for name, found in (record.fidelity or {}).items()},
@@ -116,7 +116,7 @@ def _further(record: Record) -> dict[str, Further]:
 
 
 def _against(record: Record) -> tuple[str, ...]:
-    # the parameters of layers stand under the id of each layer
+    # The parameters of a layered defense are nested under the id of each layer.
     tables = [record.params, *(part for part in record.params.values() if isinstance(part, dict))]
     named = [table["against"] for table in tables if "against" in table]
     lists = [value if isinstance(value, list | tuple) else [value] for value in named]

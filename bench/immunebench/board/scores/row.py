@@ -1,4 +1,4 @@
-"""All scores of one defense -> its row."""
+"""Aggregation of one defense's scores to its row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from immunebench.declared import scoring
 
 Where = tuple[str, str]
 
-#: Records that count as absent: what was never run, and what was withdrawn after it was found wrong.
+#: Statuses of records that count as missing: not run, or withdrawn after an error was found.
 MISSING = frozenset({"skipped", "invalidated"})
 
 
@@ -25,26 +25,26 @@ def make_row(
     families: Mapping[str, str],
     lost: Sequence[str] = (),
 ) -> Row:
-    """Aggregate one defense.
+    """Aggregate one defense to its row.
 
     Parameters
     ----------
     cells
-        All its measurements.
+        All measurements of the defense.
     required
-        The (task, chain, seed) that it must have.
+        The (task, chain, seed) that the defense must have.
     power
-        Verdict of the power gate per (task, chain).
+        Result of the power gate per (task, chain).
     families
         Family of each task.
     lost
-        What of its records could not be used; a row with any has no headline.
+        One line per record of the defense that could not be used; a row with any has no headline.
     """
     first = cells[0]
     task_scores = _task_scores(cells, required, power, families)
     changes = [cell.linf for cell in cells if cell.linf is not None]
     change = scoring.budget_class(changes, first.perceptual_budget)
-    # Without what is lost, a mean over the rest could be higher than the whole.
+    # A mean over the remaining records could be higher than the mean over all of them.
     shown = () if lost else task_scores
     counted = [score for score in shown if scoring.role(score.chain) == "headline"]
     utilities = tuple(
@@ -101,7 +101,7 @@ def _changes(cells: Iterable[Measurement]) -> dict[str, float]:
 
 
 def _response(task_scores: Iterable[TaskScore], role: scoring.Role, beside: Sequence[TaskScore]) -> float | None:
-    """Headline with the chains of a role, and those `beside`, in the minimum; None where the role has no score."""
+    """Headline with the minimum over the chains of a role and over `beside`; None if the role has no score."""
     extra = [score for score in task_scores if scoring.role(score.chain) == role and score.p is not None]
     return _over_families([*beside, *extra], min) if extra else None
 
@@ -158,12 +158,12 @@ def _flags(cells: Sequence[Measurement], task_scores: Iterable[TaskScore], u: fl
 
 
 def over_budget(cell: Measurement) -> bool:
-    """Whether protected pictures, measured after saving, differ by more than their declared budget."""
+    """Return whether protected pictures, measured after saving, exceed their declared budget."""
     return cell.linf is not None and cell.budget is not None and cell.linf > cell.budget
 
 
 def _by_task(task_scores: Iterable[TaskScore]) -> dict[str, list[TaskScore]]:
-    """Scores that count, per task; the power gate removes a (task, chain) for every entry alike."""
+    """Scores per task, without each (task, chain) that the power gate excludes for all entries."""
     groups: dict[str, list[TaskScore]] = defaultdict(list)
     for score in task_scores:
         if score.status != "uninformative":

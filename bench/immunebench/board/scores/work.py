@@ -1,4 +1,4 @@
-"""The work factor W: how many times the undefended steps an attacker needs (`leaderboard/rules.md`, section Curves)."""
+"""The work factor W: steps that an attacker needs with a defense divided by without (`rules.md`, section Curves)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from immunebench.board.scores.curves import Gains
 
-#: From and to, in steps or as a ratio; an end that was not seen is 0 or infinite.
+#: Lower and upper end, in steps or as a ratio; an end that was not observed is 0 or infinite.
 Span = tuple[float, float]
 
 
@@ -22,12 +22,13 @@ class Work:
     Parameters
     ----------
     median
-        Of the survival estimate; a span where the observations leave it open, and whose ends may be 0 or infinite.
+        Median of the survival estimate; an interval where the observations do not determine it, with ends that may be
+        0 or infinite.
     seen
-        The largest W that could have been seen: the median over tasks of the longest training over the undefended
-        steps.
+        The largest W that could have been observed: the median over tasks of the longest training divided by the
+        undefended steps.
     tasks
-        How many it rests on.
+        Number of tasks.
     """
 
     median: Span
@@ -36,13 +37,13 @@ class Work:
 
 
 def reached(curve: Mapping[int, float], level: float) -> Span:
-    """Say at how many steps a curve reaches a level, on its running maximum, interpolated in the logarithm of steps.
+    """Return the number of steps at which a curve's running maximum reaches a level, interpolated in log steps.
 
     Returns
     -------
     tuple of float
-        Twice the same number where it was seen; from 0 to the first step where it was reached before that; from the
-        last step to infinity where it was not reached.
+        Twice the same number if it was observed; 0 and the first step if the level was reached by then; the last step
+        and infinity if it was not reached.
     """
     steps = sorted(curve)
     best = np.maximum.accumulate([curve[n] for n in steps])
@@ -57,23 +58,23 @@ def reached(curve: Mapping[int, float], level: float) -> Span:
 
 
 def ratio(defended: Span, none: Span) -> Span:
-    """Divide two spans of steps; ends that say nothing give 0 or infinity."""
+    """Divide two intervals of steps; unobserved ends give 0 or infinity."""
     low = 0.0 if defended[0] == 0.0 or math.isinf(none[1]) else defended[0] / none[1]
     high = math.inf if none[0] == 0.0 or math.isinf(defended[1]) else defended[1] / none[0]
     return low, high
 
 
 def work_of(gains: Gains, part: float = 0.5) -> Span:
-    """W of one (task, chain): steps to `part` of the undefended gain at the preset's length, with over without."""
+    """Return W of one (task, chain): steps to `part` of the undefended gain at the preset's last step, as a ratio."""
     level = part * gains.none[gains.final]
     return ratio(reached(gains.defended, level), reached(gains.none, level))
 
 
 def median(spans: Sequence[Span]) -> Span:
-    """Median of interval-censored numbers by Turnbull's estimate (1976), a span where the data leave it open.
+    """Return the median of interval-censored numbers by Turnbull's estimate (1976), an interval if not determined.
 
-    The estimate puts weight on the innermost intervals alone: those that begin at a lower end and end at the next
-    upper one with no other end between. Where several spans overlap, self-consistency shares their weight.
+    The estimate puts weight on innermost intervals only: those from a lower end to an upper end with no other end
+    between them. The weight of overlapping intervals is shared by the self-consistency iteration.
     """
     inner = _innermost(spans)
     held = np.array([[low <= a and b <= high for a, b in inner] for low, high in spans], dtype=np.float64)
@@ -87,7 +88,7 @@ def median(spans: Sequence[Span]) -> Span:
     below = np.cumsum(weights)
     at = int(np.searchsorted(below, 0.5 - 1e-6))
     low, high = inner[at]
-    # Exactly half lies below: the median is anything up to the next interval, as between two middle numbers.
+    # Exactly half of the weight lies below: as for an even number of values, the median lies between two intervals.
     if abs(below[at] - 0.5) < 1e-6 and at + 1 < len(inner):
         after = inner[at + 1]
         if low == high and after[0] == after[1] and low > 0:
@@ -98,13 +99,13 @@ def median(spans: Sequence[Span]) -> Span:
 
 
 def _innermost(spans: Sequence[Span]) -> list[Span]:
-    """Turnbull's intervals: a lower end that is followed by an upper end in the order of all ends."""
+    """Return Turnbull's innermost intervals: a lower end directly followed by an upper end in the order of all ends."""
     ends = sorted([(low, 0) for low, _ in spans] + [(high, 1) for _, high in spans])
     return sorted({(a, b) for (a, first), (b, second) in itertools.pairwise(ends) if first == 0 and second == 1})
 
 
 def work(found: Iterable[Gains], part: float = 0.5) -> Work | None:
-    """W of a row from the gains of one chain a task; None without any whose undefended attack learns."""
+    """Return W of a row from the gains of one chain per task; None if the undefended attack learns on no task."""
     known = [gains for gains in found if len(gains.none) > 1 and gains.none[gains.final] > 0]
     if not known:
         return None

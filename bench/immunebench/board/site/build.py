@@ -1,4 +1,4 @@
-"""Results in, static pages out: offline, the same bytes for the same results, put in place at once."""
+"""Build the static site from results, offline; equal results give identical bytes."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def build_site(
     Parameters
     ----------
     results
-        Folder with one folder of records a suite.
+        Folder with one subfolder of records per suite.
     out
         The site's folder. It is replaced as a whole, and only if it is new, empty, or a site.
     catalog
-        Where descriptions, threat models and citations come from; without it pages have the records' alone.
+        Source of descriptions, threat models and citations; without it pages show only what records contain.
     reported
-        Figures that papers report, for a page of their own; without any there is no such page.
+        Scores reported in papers, shown on a separate page; no such page if empty.
     capacity
-        What methods were measured to take, for a page of its own; without it there is no such page.
+        Measured memory and time of methods, shown on a separate page; no such page if None.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def build_site(
     Raises
     ------
     UsageError
-        A line is no record, or `out` holds something else.
+        If a line is not a valid record, or `out` has contents that are not a site.
     """
     suites = [load_suite(folder) for folder in suite_folders(results)]
     return write_site(suites, out, catalog, reported=reported, capacity=capacity)
@@ -72,7 +72,7 @@ def write_site(
     reported: Sequence[Figure] = (),
     capacity: Capacity | None = None,
 ) -> list[Path]:
-    """Write the site of suites that are read already; see `build_site`."""
+    """Write the site of suites that have been loaded; see `build_site`."""
     if out.exists() and not (out.is_dir() and ((out / MARK).is_file() or not any(out.iterdir()))):
         raise UsageError("is not empty and no generated site:", field="--site", value=str(out))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -121,12 +121,12 @@ def _write(
 
 
 def page(env: Environment, path: Path, template: str, **values: Any) -> None:
-    """Render one page at the site's root."""
+    """Render one page in the root folder of the site."""
     path.write_text(env.get_template(f"{template}.html.j2").render(root="", **values), "utf-8", newline="\n")
 
 
 def _reported(env: Environment, root: Path, figures: Sequence[Figure]) -> None:
-    """What papers report, on a page of its own: nothing of it meets a board."""
+    """Write the page of scores reported in papers, which are on no board."""
     table = reported_table(figures, recalled=True)
     page(
         env,
@@ -143,7 +143,7 @@ def _reported(env: Environment, root: Path, figures: Sequence[Figure]) -> None:
 
 
 def _tells(board: Board) -> str:
-    """The least difference of P that a board tells from 0, or what is known in its place."""
+    """Return text on the smallest significant difference in P on a board, or on the noise if there are no ranks."""
     if board.smallest_difference is not None:
         return f"differences from {board.smallest_difference:.2f} on"
     noise = "" if board.row_noise is None else f"; another seed alone moves a row by {board.row_noise:.2f}"
@@ -151,7 +151,7 @@ def _tells(board: Board) -> str:
 
 
 def suite_title(suite: Suite, catalog: Catalog | None) -> str:
-    """The title of the suite that the records name, empty where the catalogue lacks it."""
+    """Return the title of the suite in the records, empty if it is not in the catalogue."""
     names = {record.suite for record in suite.records}
     known = {} if catalog is None else catalog.suites
     return "; ".join(known[name].title for name in sorted(names) if name in known)
@@ -171,7 +171,7 @@ def _unique(names: Iterable[str]) -> list[str]:
 
 
 def _swap(draft: Path, out: Path) -> None:
-    """Put the new folder where the old one is; a reader finds the one or the other."""
+    """Replace the old folder by the new one by renaming, so that a reader never sees a partial site."""
     old = out.with_name(f".{out.name}-old-{os.getpid()}")
     if out.exists():
         os.replace(out, old)

@@ -27,16 +27,16 @@ from immunebench.records.record import Cost, Record
 
 @dataclass(frozen=True)
 class Pages:
-    """What the pages of a suite share.
+    """Data that all pages of a suite share.
 
     Parameters
     ----------
     env, suite, folder, catalog
-        Templates, results, where the pages go, and where descriptions come from.
+        Templates, results, output folder, and source of descriptions.
     board
-        None where it is not to be shown.
+        None if it must not be shown.
     cells
-        Every cell by its key.
+        All cells by key.
     """
 
     env: Environment
@@ -47,7 +47,7 @@ class Pages:
     cells: dict[str, CellView]
 
     def write(self, path: str, template: str, **values: Any) -> None:
-        """Render a page; links lead back by as many folders as its path has."""
+        """Render a page; relative links go up as many folders as its path has."""
         depth = path.count("/")
         target = self.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -57,12 +57,12 @@ class Pages:
         target.write_text(html, "utf-8", newline="\n")
 
     def of(self, **names: str) -> list[CellView]:
-        """Cells with these names."""
+        """Return the cells with these names, such as ``task="style-weave"``."""
         return [self.cells[record.cell.key] for record in self.suite.of(**names)]
 
 
 def suite_pages(env: Environment, suite: Suite, folder: Path, title: str, catalog: Catalog | None) -> None:
-    """Write the pages, plots, pictures and downloads of a suite into its folder."""
+    """Write the pages, plots, pictures and downloads of a suite to its folder."""
     board = None if suite.refusals else suite.board
     pages = Pages(env, suite, folder, catalog, board, views.cell_views(suite))
     folder.mkdir(parents=True)
@@ -200,7 +200,7 @@ def _task(pages: Pages, name: str) -> None:
 
 
 def _curves(pages: Pages, file: str, *, task: str | None = None, defense: str | None = None) -> str:
-    """Draw the curves of one page; return their name, empty where an attack was saved at one step only."""
+    """Draw the curves of one page and return the plot's name, empty if attacks were scored at one step only."""
     if pages.board is None:
         return ""
     cells = [
@@ -213,7 +213,7 @@ def _curves(pages: Pages, file: str, *, task: str | None = None, defense: str | 
 
 
 def _cost(records: Sequence[Record]) -> dict[str, tuple[float, float, float]]:
-    """Mean seconds and largest peaks of each stage over a defense's cells."""
+    """Return mean seconds and maximum memory peaks of each stage over a defense's cells."""
     groups: dict[str, list[Cost]] = defaultdict(list)
     for record in records:
         for stage, cost in record.cost.items():

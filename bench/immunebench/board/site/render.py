@@ -1,4 +1,4 @@
-"""Templates and the filters through which every text of a record reaches a page."""
+"""The template environment, and the filters that every text of a record passes before it is shown on a page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DASH = "\N{EN DASH}"
 
 
 def environment() -> Environment:
-    """Jinja with escaping always on, and a complaint about every name that does not exist."""
+    """Return the Jinja environment, with autoescaping and an error for every undefined name."""
     env = Environment(
         autoescape=True,
         loader=FileSystemLoader(TEMPLATES),
@@ -46,7 +46,7 @@ def environment() -> Environment:
 
 
 def text(value: object, most: int = LONG) -> Markup:
-    """A text of any length: isolated from its neighbours' direction, and folded up where it is long."""
+    """Return a text of any length as HTML, with its writing direction isolated, and collapsed if it is long."""
     whole = visible(value)
     if len(whole) <= most:
         return Markup("<bdi>{}</bdi>").format(whole)
@@ -57,7 +57,7 @@ def text(value: object, most: int = LONG) -> Markup:
 
 
 def short(value: object, most: int = 60) -> Markup:
-    """A name on one line: cut, with more of it in its tooltip."""
+    """Return a name on one line as HTML, shortened, with more of it in the tooltip."""
     whole = visible(value)
     if len(whole) <= most:
         return Markup("<bdi>{}</bdi>").format(whole)
@@ -65,12 +65,12 @@ def short(value: object, most: int = 60) -> Markup:
 
 
 def num(value: Any, digits: int = 2) -> str:
-    """A number with a true minus; a dash where there is none."""
+    """Return a number as text with a typographic minus sign; a dash for None."""
     return _DASH if value is None else number(float(value), digits).replace("-", "\N{MINUS SIGN}")
 
 
 def seconds(value: float | None) -> Markup | str:
-    """A duration for a person: seconds, minutes or hours."""
+    """Return a duration as text in seconds, minutes or hours."""
     if value is None:
         return _DASH
     for limit, unit, size in ((100.0, "s", 1.0), (6000.0, "min", 60.0)):
@@ -80,10 +80,10 @@ def seconds(value: float | None) -> Markup | str:
 
 
 def listed(value: object) -> object:
-    """A list as a person writes it; anything else as it is."""
+    """Return a list as comma-separated text; any other value unchanged."""
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def sortable(value: float | None) -> str:
-    """What the sorting script reads; what is missing comes last where the best come first."""
+    """Return the sort value of a number for the sorting script; missing values come last if the best come first."""
     return "-999" if value is None else f"{value:.6f}"

@@ -1,4 +1,4 @@
-"""One suite's results, read and scored for the site; its contact sheets checked."""
+"""Results of one suite, loaded and scored for the site, with its contact sheets checked."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ _MOST_PIXELS = 4096
 
 @dataclass(frozen=True)
 class CheckedSheet:
-    """A contact sheet: its bytes, or why it is not shown."""
+    """A contact sheet: its bytes, or the reason why it is not shown."""
 
     data: bytes = b""
     problem: str = ""
 
     @property
     def name(self) -> str:
-        """Its file name on the site, which comes from its bytes alone."""
+        """File name on the site, derived from the bytes only."""
         return f"{hashlib.sha256(self.data).hexdigest()[:24]}.{self.kind}"
 
     @property
     def kind(self) -> str:
-        """``webp`` or ``png`` by its header, empty for anything else."""
+        """Format by header, ``webp`` or ``png``; empty for any other."""
         return self._header[0]
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels, as the header says."""
+        """Width and height in pixels according to the header."""
         return self._header[1]
 
     @cached_property
@@ -50,7 +50,7 @@ class CheckedSheet:
 
         try:
             with warnings.catch_warnings():
-                # What is too large to be shown is refused by its size below.
+                # Pictures that are too large are rejected by their size below.
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 with Image.open(io.BytesIO(self.data), formats=("PNG", "WEBP")) as image:
                     return str(image.format).lower(), image.size
@@ -71,15 +71,15 @@ class Suite:
     records
         In the order of their cells' keys.
     measurements
-        What the board reads of them, in the same order.
+        The measurements of the records, in the same order.
     board
-        None where the records do not make one.
+        None if no board can be made of the records.
     refusals
-        Why there is no board, or why it must not be shown.
+        Reasons why there is no board, or why it must not be shown.
     sheets
-        Contact sheets by cell key, of records that name one.
+        Contact sheets by cell key, for records that have one.
     problems
-        What of the folder could not be used, with file and line.
+        Faults in the folder, with file and line.
     """
 
     name: str
@@ -92,38 +92,38 @@ class Suite:
 
     @property
     def slug(self) -> str:
-        """Its folder's name on the site."""
+        """Name of the suite's folder on the site."""
         return slug(self.name)
 
     @cached_property
     def usual(self) -> list[Measurement]:
-        """The measurements of which headlines and curves are made: those of no unusual setting."""
+        """The measurements in the usual setting, from which headlines and curves are computed."""
         return [cell for cell in self.measurements if cell.setting.usual]
 
     @cached_property
     def profiles(self) -> list[str]:
-        """Profiles of its records."""
+        """Profiles of the records."""
         return sorted({record.cell.profile for record in self.records})
 
     @cached_property
     def bases(self) -> list[str]:
-        """Bases of its records."""
+        """Base models of the records."""
         return sorted({record.cell.base for record in self.records})
 
     def of(self, **names: str) -> list[Record]:
-        """The records whose cell has these names, such as ``task="style-weave"``."""
+        """Return the records whose cell has these names, such as ``task="style-weave"``."""
         return [r for r in self.records if all(getattr(r.cell, name) == value for name, value in names.items())]
 
 
 def suite_folders(results: Path) -> list[Path]:
-    """The folders below `results` that hold records, by name."""
+    """Return the folders in `results` that have records, sorted by name."""
     if not results.is_dir():
         return []
     return [folder for folder in sorted(results.iterdir()) if folder.is_dir() and any(folder.glob("*.jsonl"))]
 
 
 def load_suite(folder: Path) -> Suite:
-    """Read and score the records of a folder and check their contact sheets; what cannot be used is a problem."""
+    """Load and score the records of a folder and check their contact sheets; faults are listed as problems."""
     loaded, found = load_results(folder)
     records = tuple(sorted(newest(loaded), key=lambda record: record.cell.key))
     board, refusals = _score(loaded, found)
@@ -133,7 +133,7 @@ def load_suite(folder: Path) -> Suite:
 
 
 def check_sheet(folder: Path, name: str, sha256: str) -> CheckedSheet:
-    """Read a contact sheet if it lies in the suite's own ``sheets/`` and is the picture that the record names."""
+    """Read a contact sheet, checking that it is in the suite's own ``sheets/`` and has the SHA-256 of the record."""
     path = folder / name
     try:
         if not path.resolve(strict=True).is_relative_to((folder / "sheets").resolve()):
@@ -148,7 +148,7 @@ def check_sheet(folder: Path, name: str, sha256: str) -> CheckedSheet:
     sheet = CheckedSheet(data)
     if sheet.kind == "":
         return CheckedSheet(problem="is no WebP and no PNG")
-    # A few bytes can claim a picture that no browser has the memory for.
+    # A small file can declare a picture that is too large for a browser's memory.
     return sheet if 0 < max(sheet.size) <= _MOST_PIXELS else CheckedSheet(problem="is larger than it may be on a side")
 
 

@@ -1,4 +1,4 @@
-"""What the templates show, as plain values: no template computes a score."""
+"""The values that templates show, prepared so that no template computes a score."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHOWN_AT_FIRST = ("headline", "curve", "family", "cost")
 
 @dataclass(frozen=True)
 class Number:
-    """A number of a table: text, interval's text, and what to sort by."""
+    """A number in a table: its text, the text of its interval, and its sort value."""
 
     column: Column
     text: str
@@ -54,23 +54,23 @@ class Line:
 
     @property
     def attacks(self) -> str:
-        """Slugs of the chains it was measured against, for filters."""
+        """Slugs of the chains that the defense was evaluated on, for filters."""
         return " ".join(sorted({slug(score.chain) for score in self.row.scores}))
 
     @property
     def worst_text(self) -> str:
-        """Every chain that is the worst somewhere, with its number of tasks."""
+        """Text with each chain that is the worst on some task, and the number of these tasks."""
         return ", ".join(f"{chain}: {count}" for chain, count in self.worst)
 
     @property
     def families(self) -> str:
-        """Slugs of the families it was measured on, for filters."""
+        """Slugs of the families that the defense was evaluated on, for filters."""
         return " ".join(sorted({slug(score.family) for score in self.row.scores}))
 
 
 @dataclass(frozen=True)
 class CellView:
-    """One measured cell: the numbers under its picture."""
+    """One cell, with the numbers shown under its picture."""
 
     record: Record
     slug: str
@@ -83,12 +83,12 @@ class CellView:
 
     @property
     def p(self) -> str:
-        """P_raw of this seed alone, clipped, as text; a dash where the attack learns too little to say."""
+        """P of this seed alone (P_raw, clipped) as text; a dash if it is undefined or the power gate fails."""
         return "\N{EN DASH}" if self.p_raw is None or self.uninformative else number(scores.clip(self.p_raw))
 
 
 def lines(board: Board, catalog: Catalog | None = None) -> list[Line]:
-    """The main table's rows in the order of the board, with how the catalogue says that an entry was made."""
+    """Return the rows of the main table in the order of the board, with the catalogue's information on each entry."""
     heads = columns(board)
     made = {row.defense: entry_of(catalog, "defense", row.defense) for row in board.rows if not row.control}
     return [
@@ -108,19 +108,19 @@ def lines(board: Board, catalog: Catalog | None = None) -> list[Line]:
 
 
 def _league(board: Board, row: Row) -> str:
-    """Among how many a row is ranked, and which where a board has several such tables in one."""
+    """Return text on the number of rows that a row is ranked among, and their group if there are several groups."""
     if row.rank is None:
         return ""
     return f"of {len(board.leagues[row.league])}" + (f" in {row.league}" if len(board.leagues) > 1 else "")
 
 
 def shown_columns(board: Board) -> list[Column]:
-    """Columns in which at least one row has a number."""
+    """Return the columns in which at least one row has a value."""
     return [column for column in columns(board) if any(column.value(row) is not None for row in board.rows)]
 
 
 def cell_views(suite: Suite) -> dict[str, CellView]:
-    """Every cell of a suite by its key."""
+    """Return all cells of a suite by key."""
     board = suite.board
     excluded = set() if board is None else {(power.task, power.chain) for power in board.uninformative}
     views = {}
@@ -143,7 +143,7 @@ def cell_views(suite: Suite) -> dict[str, CellView]:
 
 
 def gallery(suite: Suite, views: Mapping[str, CellView]) -> dict[str, CellView]:
-    """What the board looks like: where the leading entry holds best and least, each task with its worst chain."""
+    """Return example cells: tasks with the highest and lowest P of the leading entry, each with its worst chain."""
     if suite.board is None:
         return {}
     entries = [row for row in suite.board.rows if not row.control]
@@ -165,7 +165,7 @@ def gallery(suite: Suite, views: Mapping[str, CellView]) -> dict[str, CellView]:
 
 
 def entry_of(catalog: Catalog | None, kind: str, name: str) -> Entry | None:
-    """The catalogue's entry of a name, None where it has none."""
+    """Return the catalogue's entry of a name, None if there is none."""
     if catalog is None:
         return None
     table = catalog.defenses if kind == "defense" else catalog.attacks
@@ -173,12 +173,12 @@ def entry_of(catalog: Catalog | None, kind: str, name: str) -> Entry | None:
 
 
 def layers_of(catalog: Catalog | None, name: str) -> list[tuple[str, Entry | None]]:
-    """The entries that a defense is made of, with their names: itself, or the layers of ``esd+imma-lora``."""
+    """Return the entries of a defense with their names: the entry itself, or the layers of ``esd+imma-lora``."""
     return [(part, entry_of(catalog, "defense", part)) for part in name.split("+")]
 
 
 def citation(entry: Entry | None, most: int = 8000) -> str:
-    """The entry's BibTeX, at most `most` characters; empty where there is none."""
+    """Return the BibTeX of an entry, at most `most` characters; empty if there is none."""
     if entry is None:
         return ""
     try:
@@ -191,10 +191,10 @@ def citation(entry: Entry | None, most: int = 8000) -> str:
 
 
 def link(url: str | None) -> str:
-    """A web address that is safe to link to, else nothing."""
+    """Return a web address if it is safe to link to, else an empty value."""
     return url if url is not None and url.startswith(("https://", "http://")) else ""
 
 
 def _sort(value: float | int | None) -> str:
-    # Plain decimals are what the sorting script reads; what is missing comes last where the best come first.
+    # The sorting script reads plain decimals; missing values come last if the best come first.
     return "-999" if value is None else f"{value:.6f}"

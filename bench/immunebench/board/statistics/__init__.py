@@ -1,1 +1,1 @@
-"""Intervals, ranks and paired differences: Student's t by strata, and bootstraps."""
+"""Confidence intervals, ranks and paired differences: stratified Student's t, and bootstraps."""

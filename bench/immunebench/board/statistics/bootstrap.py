@@ -1,8 +1,8 @@
 """Intervals and tie groups: a two-level cluster bootstrap on plain arrays (`leaderboard/rules.md`, section Intervals).
 
-A draw takes tasks within each family, then seeds and pictures within each task, and recomputes the minimum over
-chains. All rows of one call share every draw, and a picture's prompt and noise are shared by floor, ceiling and
-defenses, so that differences of rows are paired.
+A draw resamples tasks within each family, then seeds and pictures within each task, and recomputes the minimum over
+chains. All rows of one call share every draw, and floor, ceiling and defenses share the prompt and noise of each
+picture, so that differences of rows are paired.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TAILS = ((1.0 - scoring.CONFIDENCE) / 2.0, (1.0 + scoring.CONFIDENCE) / 2.0)
 
 @dataclass(frozen=True)
 class TaskSample:
-    """Anchored similarity of every picture that a draw may take on one task.
+    """Anchored similarity of every picture of one task, from which draws resample.
 
     Parameters
     ----------
@@ -36,11 +36,11 @@ class TaskSample:
     floor
         Shape (seeds, pictures): before the attack.
     ceiling
-        Shape (seeds, C, pictures): undefended.
+        Shape (seeds, C, pictures): after the undefended attack.
     defended
-        Shape (rows, seeds, C, pictures).
+        Shape (rows, seeds, C, pictures): after the attack on each row's defense.
     seed_sd
-        Standard deviation that one more adaptation seed adds to a mean; used where there is only one seed.
+        Standard deviation between adaptation seeds of a mean over pictures; used where there is only one seed.
     """
 
     task: str
@@ -54,7 +54,7 @@ class TaskSample:
 
 @dataclass(frozen=True)
 class Statistic:
-    """Draws of one number for each row, and what turns them into an interval.
+    """Bootstrap draws of one statistic for each row, with the quantities needed for its interval.
 
     Parameters
     ----------
@@ -63,10 +63,10 @@ class Statistic:
     draws
         Shape (draws, rows).
     deviations
-        Shape (tasks, rows): how far each task lies from the mean of its family, weighted so that the sum of squares
-        is the variance of the estimate that the spread over tasks shows, noise of seeds and pictures included.
+        Shape (tasks, rows): deviation of each task from the mean of its family, weighted so that the sum of squares
+        is the variance of the estimate due to the variation between tasks, which includes noise of seeds and pictures.
     degrees
-        Degrees of freedom of that variance: tasks less families.
+        Degrees of freedom of that variance: number of tasks minus number of families.
     bias
         Shape (rows,), at most 0: estimated bias of the minimum over chains.
     """
@@ -78,11 +78,11 @@ class Statistic:
     bias: Array
 
     def intervals(self) -> list[Interval | None]:
-        """The interval of each row."""
+        """Return the interval of each row."""
         return [self.interval(row) for row in range(len(self.estimate))]
 
     def interval(self, row: int) -> Interval | None:
-        """The interval of one row, inside [0, 1] and around its estimate; None without any draw."""
+        """Return the interval of one row, within [0, 1] and containing its estimate; None without any valid draw."""
         draws, estimate = self.draws[:, row], float(self.estimate[row])
         below, above = spread(draws, self.deviations[:, row], self.degrees)
         if math.isnan(below):
@@ -93,10 +93,11 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Resampled:
-    """Everything that one set of draws gives for rows that meet the same tasks and chains.
+    """Statistics of one set of draws, for rows that are evaluated on the same tasks and chains.
 
-    `headline` and `best` are the means over families; `best` has the minimum over all chains but those of a
-    public base. `tasks` holds for each (task, chain) shape (rows, 2): an interval with the task held fixed.
+    `headline` and `best` are means over families; `best` takes the minimum over all chains except those that assume a
+    public base model. `tasks` has, for each (task, chain), an array of shape (rows, 2): the interval with the task
+    held fixed.
     """
 
     headline: Statistic
@@ -106,11 +107,14 @@ class Resampled:
     tasks: Mapping[tuple[str, str], Array] = field(default_factory=dict)
 
     def difference(self, one: int, other: int) -> Interval:
-        """Paired interval of the headline of row `one` less that of row `other`."""
+        """Return the paired interval of the headline of row `one` minus that of row `other`."""
         return paired(self.headline, self.headline, one, other)
 
     def gap_to_best(self, row: int) -> Interval:
-        """Paired interval of headline less best response, freed of what a minimum over more chains loses by chance."""
+        """Return the paired interval of headline minus best response.
+
+        It is corrected for the bias of a minimum over more chains, which is lower by chance.
+        """
         gap = float(self.headline.estimate[row] - self.best.estimate[row])
         excess = float(np.mean(self.headline.draws[:, row] - self.best.draws[:, row])) - gap
         low, high = paired(self.headline, self.best, row, row)
@@ -118,12 +122,12 @@ class Resampled:
 
 
 def spread(draws: Array, deviations: Array, degrees: int) -> tuple[float, float]:
-    """Distances from the draws' mean to the ends of their interval.
+    """Return the distances from the mean of the draws to the lower and the upper end of their interval.
 
-    The spread of the tasks' values holds the noise of seeds and pictures already, and drawing those anew within
-    drawn tasks adds it again (Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8). The
-    draws therefore give the interval its shape alone. They are scaled to the variance that the tasks show, or to that
-    of seeds and pictures where this is greater, and stretched by Student's t over the normal quantile.
+    The variance between tasks already includes the noise of seeds and pictures, and resampling these within resampled
+    tasks adds that noise a second time (Davison and Hinkley, Bootstrap Methods and their Application, 1997, section
+    3.8). The draws therefore determine only the shape of the interval. They are scaled to the variance between tasks,
+    or to that of seeds and pictures where this is greater, and by the ratio of Student's t to the normal quantile.
     """
     known = draws[~np.isnan(draws)]
     if not len(known):
@@ -131,7 +135,8 @@ def spread(draws: Array, deviations: Array, degrees: int) -> tuple[float, float]
     total, shown = float(known.var()), float(np.square(deviations).sum())
     if total <= 0.0:
         return 0.0, 0.0
-    # k - 1 of a family's k tasks are drawn, so the noise of each weighs k / (k - 1) of what it does in a mean over k
+    # Only k - 1 of a family's k tasks are drawn, so noise within tasks counts k / (k - 1) times as much as in a mean
+    # over k tasks.
     noise = max(total - shown, 0.0) * min(degrees / len(deviations), 1.0)
     stretch = float(stdtrit(degrees, _TAILS[1]) / ndtri(_TAILS[1])) * math.sqrt(max(shown, noise) / total)
     low, high = np.quantile(known, _TAILS) - known.mean()
@@ -139,7 +144,7 @@ def spread(draws: Array, deviations: Array, degrees: int) -> tuple[float, float]
 
 
 def paired(minuend: Statistic, subtrahend: Statistic, one: int, other: int) -> Interval:
-    """Interval of a difference of two numbers that share their draws."""
+    """Return the interval of the difference of two statistics that share their draws."""
     estimate = float(minuend.estimate[one] - subtrahend.estimate[other])
     draws = minuend.draws[:, one] - subtrahend.draws[:, other]
     a, b = minuend.deviations[:, one], subtrahend.deviations[:, other]
@@ -150,7 +155,7 @@ def paired(minuend: Statistic, subtrahend: Statistic, one: int, other: int) -> I
 def mean_over_tasks(
     values: Array, families: Sequence[str], *, by_family: bool = False, draws: int = scoring.DRAWS
 ) -> Statistic:
-    """Draws of the mean over tasks of one number a task, drawn within families.
+    """Bootstrap the mean over tasks of one value per task, resampling tasks within families.
 
     Parameters
     ----------
@@ -159,7 +164,9 @@ def mean_over_tasks(
     families
         Family of each task.
     by_family
-        Whether families weigh alike, as in the headline, instead of tasks.
+        Whether families have equal weight, as in the headline; otherwise tasks have equal weight.
+    draws
+        Number of draws.
     """
     rng = np.random.default_rng(scoring.BOOTSTRAP_SEED)
     estimate, total = np.zeros(len(values)), np.zeros((draws, len(values)))
@@ -178,16 +185,16 @@ def mean_over_tasks(
 
 
 def _deviations(values: Array) -> Array:
-    """Deviations of a family's tasks, shape (tasks, rows), whose sum of squares is the variance of their mean."""
+    """Return deviations of a family's tasks, shape (tasks, rows); their sum of squares is the variance of the mean."""
     tasks = len(values)
     return np.asarray((values - values.mean(0)) / math.sqrt(max(tasks * (tasks - 1), 1)))
 
 
 def tie_groups(order: Sequence[int], difference: Callable[[int, int], Interval]) -> dict[int, int]:
-    """Number the rows of `order`, best first, by tie group.
+    """Return the number of the tie group of each row in `order`, which lists rows from best to worst.
 
-    The first row opens group 1. Each following row joins the group while its difference to the row that opened the
-    group has an interval that holds 0; the first that has not opens the next group.
+    The first row opens group 1. Each following row joins the group while the interval of its difference from the row
+    that opened the group contains 0; the first row for which it does not opens the next group.
     """
     groups: dict[int, int] = {}
     leader, number = -1, 0
@@ -206,20 +213,20 @@ def resample(
     draws: int = scoring.DRAWS,
     detail: bool = True,
 ) -> Resampled:
-    """Draw tasks, seeds and pictures.
+    """Bootstrap the headline: resample tasks, seeds and pictures.
 
     Parameters
     ----------
     samples
         One per informative task, each with the same rows.
     ladder
-        Chains that count in the best response and not in the headline.
+        Chains in the minimum of the best response and not in that of the headline.
     public
-        Chains that count in neither.
+        Chains in neither minimum.
     draws
-        How many.
+        Number of draws.
     detail
-        Whether families, chains and tasks are kept beside the headline.
+        Whether to return statistics of families, chains and tasks too.
     """
     rng = np.random.default_rng(scoring.BOOTSTRAP_SEED)
     ordered = sorted(samples, key=lambda sample: (sample.family, sample.task))
@@ -227,7 +234,7 @@ def resample(
     for sample in ordered:
         if any(chain not in ladder | public for chain in sample.chains):
             families.setdefault(sample.family, []).append(sample)
-    # before any picture, so that rows which met the same tasks in other chains share these draws too
+    # Drawn before any picture, so that rows evaluated on the same tasks with other chains share these draws too.
     picks = [rng.integers(0, len(group), (draws, max(len(group) - 1, 1))) for group in families.values()]
     drawn = [
         _family(rng, group, taken, ladder, public, detail)
@@ -247,7 +254,7 @@ def _names(parts: Iterable[Resampled]) -> list[str]:
 
 
 def _mean(parts: Sequence[Statistic]) -> Statistic:
-    """Mean of numbers of different families, whose draws are independent; a family without a value is left out."""
+    """Return the mean of statistics of different families, whose draws are independent; missing values are ignored."""
     draws = np.stack([part.draws for part in parts])
     missing = np.isnan(draws)
     counts = (~missing).sum(0)
@@ -262,7 +269,7 @@ def _mean(parts: Sequence[Statistic]) -> Statistic:
 
 
 class _Tally:
-    """Running mean over the tasks of each draw, of a number of each row."""
+    """Running mean over the tasks of each draw, of one value per row."""
 
     def __init__(self, draws: int, rows: int) -> None:
         self.sum = np.zeros((draws, rows))
@@ -276,11 +283,11 @@ class _Tally:
         self.count[where] += 1.0
 
     def of_task(self, draws: Array, raw: Array, point: Array) -> None:
-        """Note one task's draws, the same before clipping, and the estimate before clipping."""
+        """Add one task's draws, the same draws before clipping, and its estimate before clipping."""
         clipped = np.clip(point, 0.0, 1.0)
         self.point.append(clipped)
         self.mean.append(draws.mean(0))
-        # clipping hides the bias near 0 and takes part of it away, so the truth lies between these two
+        # Clipping hides the bias near 0 and removes a part of it, so the true bias lies between these two.
         self.bias.append(0.5 * (np.minimum(draws.mean(0) - clipped, 0.0) + np.minimum(raw.mean(0) - point, 0.0)))
 
     def statistic(self) -> Statistic:
@@ -302,7 +309,7 @@ def _family(
     public: frozenset[str],
     detail: bool,
 ) -> Resampled:
-    """Draws of one family: one task less than there are, so that the variance of a mean comes out unbiased."""
+    """Bootstrap one family: each draw has one task less than the family, so that the variance of a mean is unbiased."""
     draws, taken = picks.shape
     rows = samples[0].defended.shape[0]
     headline, best = _Tally(draws, rows), _Tally(draws, rows)
@@ -332,17 +339,17 @@ def _family(
 
 
 def _fixed(draws: Array, point: Array) -> Array:
-    """Ends of the interval of one (task, chain) for each row, shape (rows, 2), with the task held fixed."""
+    """Return the interval of one (task, chain) for each row, shape (rows, 2), with the task held fixed."""
     ends = point[:, None] + np.quantile(draws, _TAILS, axis=0).T - draws.mean(0)[:, None]
     ends = np.clip(ends, 0.0, 1.0)
     return np.stack([np.minimum(ends[:, 0], point), np.maximum(ends[:, 1], point)], axis=1)
 
 
 def p_raw(rng: np.random.Generator, sample: TaskSample, draws: int) -> Array:
-    """P_raw of draws of seeds and pictures on one task, shape (draws, rows, chains).
+    """Return P_raw for draws of seeds and pictures on one task, shape (draws, rows, chains).
 
-    One seed less than there are is drawn, for the reason that one task less is. A mean over drawn pictures is a
-    product with how often each was drawn, so all rows and chains cost one matrix product.
+    One seed less than there are is drawn, so that the variance is unbiased (see `_family`). A mean over drawn pictures
+    is a product with the counts of each picture, so that all rows and chains take one matrix product.
     """
     rows, seeds, chains, pictures = sample.defended.shape
     columns = np.concatenate(
@@ -357,7 +364,7 @@ def p_raw(rng: np.random.Generator, sample: TaskSample, draws: int) -> Array:
     floor, ceiling = means[:, :1], means[:, 1 : 1 + chains]
     defended = means[:, 1 + chains :].reshape(draws, rows, chains)
     if seeds == 1 and sample.seed_sd > 0.0:
-        # what counts as undefended is its own ceiling and moves with it
+        # A failed cell counts as undefended: it equals the ceiling and must stay equal to it.
         own = ~np.all(sample.defended == sample.ceiling[None], axis=(1, 3))
         ceiling = ceiling + sample.seed_sd * rng.standard_normal((draws, chains))
         noise = rng.standard_normal((draws, rows, chains), dtype=np.float32)
@@ -366,19 +373,19 @@ def p_raw(rng: np.random.Generator, sample: TaskSample, draws: int) -> Array:
 
 
 def _point(sample: TaskSample) -> Array:
-    """P_raw of the sample itself, shape (rows, chains)."""
+    """Return P_raw of the sample itself, shape (rows, chains)."""
     return _protection(sample.defended.mean((1, 3)), sample.floor.mean(), sample.ceiling.mean((0, 2)))
 
 
 def _protection(defended: Array, floor: Array | np.floating, ceiling: Array) -> Array:
-    # the power gate keeps the gap far from 0; a draw that crosses it must still be a number
+    # The power gate keeps the gap far from 0; a draw in which it is not positive must still give a finite value.
     gap = np.maximum(ceiling - floor, 1e-9)
     protection: Array = (ceiling - defended) / gap
     return protection
 
 
 def _weights(rng: np.random.Generator, draws: int, seeds: int, pictures: int) -> Array:
-    """Share of each (seed, picture) in the mean of a draw, shape (draws, seeds x pictures)."""
+    """Return the weight of each (seed, picture) in the mean of a draw, shape (draws, seeds x pictures)."""
     taken = max(seeds - 1, 1)
     seed = rng.integers(0, seeds, (draws, taken, 1))
     picture = rng.integers(0, pictures, (draws, taken, pictures))

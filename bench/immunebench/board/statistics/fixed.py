@@ -1,6 +1,7 @@
-"""The headline with its tasks held fixed: what other seeds and pictures would give on these very tasks.
+"""Intervals of the headline with its tasks held fixed: only seeds and pictures are resampled.
 
-Sweeps have one task a family, from which no spread over tasks can be told; their intervals are of this kind and say so.
+Sweeps have one task per family, from which the variance between tasks cannot be estimated; their intervals are of this
+kind and are labelled so.
 """
 
 from __future__ import annotations
@@ -33,26 +34,26 @@ class Fixed:
     draws: Array
 
     def interval(self, row: int) -> Interval:
-        """The interval of one row, inside [0, 1] and around its estimate."""
+        """Return the interval of one row, within [0, 1] and containing its estimate."""
         low, high = _around(float(self.estimate[row]), self.draws[:, row])
         estimate = float(self.estimate[row])
         return min(max(low, 0.0), estimate), max(min(high, 1.0), estimate)
 
     def difference(self, one: int, other: int) -> Interval:
-        """Paired interval of row `one` less row `other`."""
+        """Return the paired interval of row `one` minus row `other`."""
         estimate = float(self.estimate[one] - self.estimate[other])
         return _around(estimate, self.draws[:, one] - self.draws[:, other])
 
 
 def fixed_tasks(samples: Sequence[TaskSample], *, draws: int = scoring.DRAWS) -> Fixed:
-    """Draw seeds and pictures of each task, and no tasks.
+    """Bootstrap the headline over seeds and pictures of each task, without resampling tasks.
 
     Parameters
     ----------
     samples
         One per informative task, each with the same rows.
     draws
-        How many.
+        Number of draws.
     """
     rng = np.random.default_rng(scoring.BOOTSTRAP_SEED)
     families: dict[str, list[tuple[Array, Array]]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""Rows of a board -> the same rows with intervals, the brittle gate and ranks."""
+"""Intervals, the brittle badge and ranks of the rows of a board."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HEADLINE: Final[tuple[scoring.Role, ...]] = ("headline",)
 
 @dataclasses.dataclass(frozen=True)
 class Ranked:
-    """Rows with their statistics, and what the board says of them all."""
+    """Rows with intervals and ranks, the smallest significant difference, and the note that explains both."""
 
     rows: tuple[Row, ...]
     smallest_difference: float | None
@@ -41,7 +41,7 @@ class Ranked:
 
 
 def enough_tasks(task_scores: Iterable[TaskScore]) -> bool:
-    """Whether a row met enough informative tasks for an interval: in all, and in each of its families."""
+    """Return whether a row has enough informative tasks for an interval: in total, and in each of its families."""
     tasks: dict[str, set[str]] = defaultdict(set)
     for score in task_scores:
         if score.p is not None and scoring.role(score.chain) == "headline":
@@ -53,7 +53,7 @@ def enough_tasks(task_scores: Iterable[TaskScore]) -> bool:
 def with_intervals(
     rows: Sequence[Row], cells: Cells, power: Mapping[Where, Power | None], families: Mapping[str, str]
 ) -> Ranked:
-    """Add intervals, `brittle` and tie groups to rows.
+    """Add intervals, the badge `brittle` and ranks to rows.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def with_intervals(
     cells
         Measurements by defense.
     power
-        Verdict of the power gate.
+        Result of the power gate per (task, chain).
     families
         Family of each task.
     """
@@ -88,7 +88,7 @@ def with_intervals(
 def headline_intervals(
     rows: Iterable[Row], cells: Cells, power: Mapping[Where, Power | None], families: Mapping[str, str]
 ) -> dict[str, Interval]:
-    """The interval of the headline alone, by defense."""
+    """Return the interval of the headline by defense, without other intervals."""
     found: dict[str, Interval] = {}
     deviation = seed_deviation((cell for group in cells.values() for cell in group), power) or 0.0
     for members in grouped(rows, cells).values():
@@ -102,7 +102,7 @@ def headline_intervals(
 
 
 def grouped(rows: Iterable[Row], cells: Cells) -> dict[Shape, list[tuple[Row, Met]]]:
-    """Rows with a headline, by the tasks, chains and seeds that they share."""
+    """Return rows that have a headline, grouped by the tasks, chains and seeds that they were evaluated on."""
     groups: dict[Shape, list[tuple[Row, Met]]] = defaultdict(list)
     for row in rows:
         found = met(row, cells[row.defense], HEADLINE) if row.p is not None else {}
@@ -112,7 +112,7 @@ def grouped(rows: Iterable[Row], cells: Cells) -> dict[Shape, list[tuple[Row, Me
 
 
 def interval_rule(rows: Iterable[Row], cells: Sequence[Measurement], deviation: float | None) -> str:
-    """One sentence: which intervals and ranks a board has, and why."""
+    """Return one sentence that explains which intervals and ranks a board has."""
     small = (
         f"no interval, no ranks (at least {scoring.INTERVAL_TASKS} tasks needed in a track, "
         f"{scoring.INTERVAL_TASKS_FAMILY} in each of its families)"
@@ -150,7 +150,7 @@ class _Spans:
     use: Statistic | None
 
     def added(self, row: Row, number: int) -> Row:
-        """The row with its intervals."""
+        """Return a copy of the row with its intervals."""
         scores = tuple(self._fixed(score, number) for score in row.scores)
         if not enough_tasks(row.scores):
             return dataclasses.replace(row, scores=scores)
@@ -177,7 +177,7 @@ class _Spans:
 
 
 def _around(statistic: Statistic, number: int, value: float | None) -> Interval | None:
-    """The interval of a row, which holds the value that is printed beside it to the last digit."""
+    """Return the interval of a row, widened where rounding errors would exclude the value itself."""
     interval = statistic.interval(number)
     return None if interval is None or value is None else (min(interval[0], value), max(interval[1], value))
 
@@ -187,12 +187,12 @@ def _known(intervals: Mapping[str, Interval | None]) -> dict[str, Interval]:
 
 
 def _use(rows: Sequence[Row], families: Mapping[str, str]) -> Statistic | None:
-    """U is a number a task, so only tasks are drawn; None where rows did not meet the same tasks."""
+    """Bootstrap U, which has one value per task, over tasks; None where rows were evaluated on different tasks."""
     tasks = [utility.task for utility in rows[0].utilities]
     values = [[utility.u for utility in row.utilities] for row in rows]
     if any([u.task for u in row.utilities] != tasks for row in rows):
         return None
-    # a row whose U is unmeasured has none to show, and must not take it from the others
+    # A row without U must not remove the intervals of the other rows.
     known = np.array([[np.nan if u is None else u for u in row] for row in values], dtype=np.float64)
     return mean_over_tasks(known, [families[task] for task in tasks])
 
@@ -204,7 +204,7 @@ def _with_ladder(
     families: Mapping[str, str],
     deviation: float,
 ) -> Row:
-    """Mark a row `brittle` whose best response lies below its headline with an interval that excludes 0."""
+    """Add the badge `brittle` to a row whose best response is significantly below its headline."""
     if row.p_best_response is None or not enough_tasks(row.scores):
         return row
     found = met(row, cells, ("headline", "ladder"))
@@ -216,7 +216,7 @@ def _with_ladder(
 
 
 def _ranks(rows: Sequence[Row], places: Mapping[str, Place]) -> tuple[list[Row], list[float]]:
-    """Tie groups within track and budget class, and for each pair of ranked rows the least difference that shows."""
+    """Return rows with ranks by track and budget class, and each ranked pair's smallest significant difference."""
     classes: dict[tuple[str, int | str | None], list[Row]] = defaultdict(list)
     for row in rows:
         if row.p_interval is not None and row.passes and not row.control:

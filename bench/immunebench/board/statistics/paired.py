@@ -1,4 +1,4 @@
-"""The interval of a paired difference: tasks are drawn again, families stay what they are."""
+"""Interval of a paired difference, by resampling tasks within families."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from immunebench.declared import scoring
 
 
 def mean_difference(differences_by_task: Mapping[str, float], families: Mapping[str, str] | None = None) -> float:
-    """Mean over families of the mean over tasks, as the headline has it; one family where none are named."""
+    """Return the mean over families of the mean over tasks, as in the headline; without families, over all tasks."""
     groups: dict[str, list[float]] = {}
     for task, difference in sorted(differences_by_task.items()):
         groups.setdefault("" if families is None else families[task], []).append(difference)
@@ -20,19 +20,19 @@ def mean_difference(differences_by_task: Mapping[str, float], families: Mapping[
 def paired_interval(
     differences_by_task: Mapping[str, float], families: Mapping[str, str] | None = None
 ) -> tuple[float, float] | None:
-    """Interval of `mean_difference` over tasks, as the board makes those of paired rows.
+    """Return the interval of `mean_difference` over tasks, computed as for paired rows of the board.
 
     Parameters
     ----------
     differences_by_task
-        One paired difference a task; what is common to both sides has cancelled.
+        One paired difference per task.
     families
-        Family of each task: tasks are drawn within their family.
+        Family of each task: tasks are resampled within their family.
 
     Returns
     -------
     tuple | None
-        Lower and upper end; None with fewer tasks than a row needs for its interval, in all or in a family.
+        Lower and upper end; None with fewer tasks than a row needs for its interval, in total or in a family.
     """
     import numpy as np
 

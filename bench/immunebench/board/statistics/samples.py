@@ -1,4 +1,4 @@
-"""Measurements -> the arrays that the bootstrap draws from."""
+"""Conversion of measurements to the arrays that the bootstrap resamples."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Shape = tuple[tuple[Where, tuple[int, ...]], ...]
 
 
 def seed_deviation(cells: Iterable[Measurement], power: Mapping[Where, Power | None]) -> float | None:
-    """Standard deviation, in anchored similarity, that one more adaptation seed of `none` adds to its pictures.
+    """Return the standard deviation between adaptation seeds of `none`, in anchored similarity.
 
-    The variance between the seeds' means less what pictures explain, mean over every informative (task, chain) with
-    several seeds; None where there is none.
+    It comes from the variance between the means of the seeds minus the part due to the finite number of pictures,
+    averaged over every informative (task, chain) with several seeds; None where there is none.
     """
     groups: dict[Where, list[Array]] = defaultdict(list)
     for cell in cells:
@@ -40,7 +40,7 @@ def seed_deviation(cells: Iterable[Measurement], power: Mapping[Where, Power | N
 
 
 def met(row: Row, cells: Iterable[Measurement], roles: Collection[scoring.Role]) -> Met:
-    """What a row's scores of some roles are made from, by (task, chain) and seed."""
+    """Return the cells behind a row's scores on chains of the given roles, by (task, chain) and seed."""
     counted = {(s.task, s.chain) for s in row.scores if s.p is not None and scoring.role(s.chain) in roles}
     found: Met = defaultdict(dict)
     for cell in cells:
@@ -50,7 +50,7 @@ def met(row: Row, cells: Iterable[Measurement], roles: Collection[scoring.Role])
 
 
 def shape(met: Met) -> Shape:
-    """Tasks, chains and seeds: rows that share them share their draws."""
+    """Return the tasks, chains and seeds of some cells; rows for which they are equal share their draws."""
     return tuple((where, tuple(sorted(met[where]))) for where in sorted(met))
 
 
@@ -60,7 +60,7 @@ def samples_of(
     families: Mapping[str, str],
     seed_sd: float,
 ) -> list[TaskSample]:
-    """One sample per task of rows that share tasks, chains and seeds."""
+    """Return one sample per task, for rows that share tasks, chains and seeds."""
     chains: dict[str, list[str]] = defaultdict(list)
     for task, chain in sorted(members[0]):
         chains[task].append(chain)
@@ -71,7 +71,7 @@ def samples_of(
 
 
 def anchored(cell: Measurement, values: Collection[float]) -> Array:
-    """Anchored similarity of raw values."""
+    """Return the anchored similarity of raw values."""
     return (np.asarray(values, dtype=np.float64) - cell.m_other) / (cell.m_same - cell.m_other)
 
 
@@ -100,7 +100,7 @@ def _sample(
     sizes = {len(part) for part in floors}
     sizes |= {len(part) for group in (*ceilings, *defended) for part in group}
     if len(sizes) > 1:
-        # pictures can be paired only where there are equally many: else the means stand for them
+        # Pictures can be paired only if their numbers are equal; otherwise each set is replaced by its mean.
         floors = [_collapse(part) for part in floors]
         ceilings = [[_collapse(part) for part in group] for group in ceilings]
         rows = [[[_collapse(part) for part in group] for group in seed] for seed in rows]
@@ -116,7 +116,7 @@ def _sample(
 
 
 def _pick(cells: Mapping[int, Measurement], seeds: Sequence[int] | None) -> list[Measurement]:
-    """The cells of the given seeds, in order; of all seeds where chains share none."""
+    """Return the cells of the given seeds, in order; of all seeds where the chains have no seed in common."""
     return [cells[seed] for seed in (sorted(cells) if seeds is None else seeds)]
 
 
@@ -131,7 +131,7 @@ def _ceiling(cells: Sequence[Measurement], power: Power | None) -> Array:
 
 
 def _defended(cells: Sequence[Measurement], ceiling: Array) -> Array:
-    # a failed cell counts as undefended
+    # A failed cell counts as undefended.
     return _pool([anchored(cell, cell.m_def) if cell.measured else ceiling for cell in cells])
 
 

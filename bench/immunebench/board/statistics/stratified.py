@@ -1,7 +1,7 @@
-"""Intervals of a mean over families of the mean over tasks: Student's t by strata, nothing clipped.
+"""Intervals of a mean over families of the mean over tasks: stratified Student's t, without clipping.
 
-Tasks are the units. What pictures, prompts and seeds add is in the spread of the tasks' values already, for it differs
-from task to task; what all tasks share is not, and there is nothing of the kind but the judge.
+Tasks are the sampling units. The variance between tasks already includes the noise of pictures, prompts and seeds,
+which is independent between tasks. It does not include errors common to all tasks; the only such source is the judge.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class Estimate:
     degrees: float
 
     def interval(self, confidence: float = scoring.CONFIDENCE) -> tuple[float, float]:
-        """The two-sided interval of Student's t."""
+        """Return the two-sided Student's t interval."""
         half = float(stdtrit(self.degrees, (1 + confidence) / 2)) * self.error
         return self.mean - half, self.mean + half
 
     @property
     def p_value(self) -> float:
-        """Two-sided probability of a mean at least as far from 0 where it is 0 in truth."""
+        """Two-sided p-value for the null hypothesis that the mean is 0."""
         if self.error == 0:
             return 0.0 if self.mean else 1.0
         return 2 * float(stdtr(self.degrees, -abs(self.mean / self.error)))
@@ -44,14 +44,14 @@ def estimate(values: Mapping[str, float], families: Mapping[str, str]) -> Estima
     Parameters
     ----------
     values
-        One number a task.
+        One value per task.
     families
         Family of each task.
 
     Returns
     -------
     Estimate | None
-        None with fewer tasks than a row needs for its interval, in all or in one of its families.
+        None with fewer tasks than a row needs for its interval, in total or in one of its families.
     """
     groups: dict[str, list[float]] = defaultdict(list)
     for task, value in values.items():
@@ -68,20 +68,20 @@ def estimate(values: Mapping[str, float], families: Mapping[str, str]) -> Estima
 
 
 def told_apart(rows: Sequence[Mapping[str, float]], families: Mapping[str, str]) -> dict[tuple[int, int], bool]:
-    """Say which pairs of rows differ: paired over their tasks, all pairs together (Holm 1979).
+    """Test which pairs of rows differ significantly, paired by task, with Holm's correction for all pairs (1979).
 
     Parameters
     ----------
     rows
-        One number a task for each row.
+        One value per task for each row.
     families
         Family of each task.
 
     Returns
     -------
     dict of (int, int) to bool
-        For each pair i < j whether the difference is told from 0 at the board's confidence for all pairs at once.
-        Rows that share too few tasks are not told apart.
+        For each pair i < j whether the difference is significant, with the family-wise error rate over all pairs at
+        most 1 - `scoring.CONFIDENCE`. Rows with too few tasks in common do not differ significantly.
     """
     found: dict[tuple[int, int], float] = {}
     for i in range(len(rows)):

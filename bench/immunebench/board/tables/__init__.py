@@ -1,1 +1,1 @@
-"""A board as tables: terminal, Markdown, CSV, JSON, LaTeX, and the document around them."""
+"""Render a board as tables: terminal, Markdown, CSV, JSON and LaTeX."""

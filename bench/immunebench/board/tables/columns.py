@@ -1,4 +1,4 @@
-"""The columns of a board, once for every format: what they are called, hold, and how they are rounded."""
+"""The columns of a board, shared by all formats: names, values and rounding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Column:
-    """One number of a row.
+    """One column of the board.
 
     Parameters
     ----------
@@ -27,15 +27,15 @@ class Column:
     group
         ``headline``, ``curve``, ``utility``, ``changes``, ``family``, ``attack``, ``readings``, ``beside`` or ``cost``.
     value
-        The number of a row; None where it does not exist.
+        Returns the value of a row; None if it has none.
     interval
-        Its interval; None where there is none.
+        Returns the interval of the value; None if it has none.
     digits
-        Digits after the point where it is rounded.
+        Number of decimals where the value is rounded.
     help
-        What it means, in one line.
+        Description in one line.
     words
-        What stands in the place of the rounded number.
+        Returns text that is shown instead of the rounded value.
     """
 
     key: str
@@ -48,31 +48,31 @@ class Column:
     words: Callable[[Row], str] | None = None
 
     def text(self, row: Row) -> str:
-        """The rounded number, a dash where there is none."""
+        """Return the rounded value of a row as text, a dash if it has none."""
         return number(self.value(row), self.digits) if self.words is None else self.words(row)
 
     def text_interval(self, row: Row) -> str:
-        """The rounded interval in brackets, empty where there is none."""
+        """Return the rounded interval of a row in brackets, an empty string if it has none."""
         return interval_text(self.interval(row), self.digits)
 
 
 def interval_text(interval: Interval | None, digits: int = 2) -> str:
-    """``[0.35, 0.49]``, or nothing."""
+    """Return an interval as ``[0.35, 0.49]``, an empty string for None."""
     return "" if interval is None else f"[{number(interval[0], digits)}, {number(interval[1], digits)}]"
 
 
 def families(board: Board) -> list[str]:
-    """Families of the board's tasks, in alphabetical order."""
+    """Return the families of the board's tasks in alphabetical order."""
     return sorted({power.family for power in board.power} | {name for row in board.rows for name in row.p_family})
 
 
 def chains(board: Board) -> list[str]:
-    """Chains of the board, in alphabetical order."""
+    """Return the chains of the board in alphabetical order."""
     return sorted({power.chain for power in board.power} | {name for row in board.rows for name in row.p_chain})
 
 
 def columns(board: Board) -> list[Column]:
-    """Every column of a board, in the order in which pages and files show them."""
+    """Return all columns of a board, in the order of pages and files."""
     return [
         Column("rank", "rank", "headline", lambda r: r.rank, digits=0, help="Tie group: entries that share a rank."),
         Column("p", "P", "headline", lambda r: r.p, lambda r: r.p_interval, help="Protection, worst chain per task."),
@@ -117,7 +117,7 @@ def _a(row: Row) -> float | None:
 
 
 def _work(row: Row) -> float | None:
-    """W where it was seen; what lies beyond the observations has no number."""
+    """Return W if it was observed, None if there are only bounds."""
     if row.area is None or row.area.work is None:
         return None
     low, high = row.area.work.median
@@ -125,7 +125,7 @@ def _work(row: Row) -> float | None:
 
 
 def work_text(row: Row) -> str:
-    """W, or the bound that the observations give: ``>4.0``, ``<0.5``, ``0.5 to 4.0``."""
+    """Return W as text, or the bounds that the observations give: ``>4.0``, ``<0.5``, ``0.5 to 4.0``."""
     if row.area is None or row.area.work is None:
         return number(None)
     low, high = row.area.work.median
@@ -145,12 +145,12 @@ def _part(part: float) -> Column:
 
 
 def worst_chains(row: Row) -> list[tuple[str, int]]:
-    """The chains that beat a defense, with the number of tasks on which each is the worst, most first."""
+    """Return the chains with the least P and the number of tasks on which each of them has it, most frequent first."""
     return sorted(Counter(row.worst.values()).items(), key=lambda item: (-item[1], item[0]))
 
 
 def remarks(row: Row) -> list[str]:
-    """What a reader must know of a row in a few words: incomplete, flags, badges."""
+    """Return short remarks on a row: whether it is incomplete, its flags and its badges."""
     return ["incomplete"] * bool(row.incomplete) + list(row.flags) + list(row.badges)
 
 

@@ -1,4 +1,4 @@
-"""What a board found, as one sentence made of its numbers."""
+"""The main result of a board as one sentence, generated from its numbers."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ _HARDLY, _LARGELY = 0.1, 0.75
 
 
 def winner(board: Board) -> Row | None:
-    """The entry with the highest P above 0 that is complete and passes the gate; None without one."""
+    """Return the row with the highest P above 0 that is complete and passes the gates; None if there is none."""
     able = [row for row in board.rows if not row.control and row.passes and row.p]
     return max(able, key=lambda row: row.p or 0.0, default=None)
 
 
 def tied(board: Board, row: Row) -> list[Row]:
-    """The rows of a row's tie group: same rank, track and budget class; itself alone where it has no rank."""
+    """Return the rows of a row's tie group: same rank, track and budget class; only the row itself if unranked."""
     return [other for other in board.leagues.get(row.league, [row]) if other.rank == row.rank]
 
 
 def finding(board: Board) -> str:
-    """One sentence: what held, by how much, at what cost, against which controls, how sure."""
+    """Return one sentence on the best defense: its P, its cost, the controls to compare with, and its interval."""
     if board.refusals:
         return f"No result: {'; '.join(board.refusals)}."
     if board.power and len(board.uninformative) == len(board.power):
@@ -58,7 +58,7 @@ def _verdict(best: Row, board: Board) -> str:
 
 
 def _delay(row: Row) -> str:
-    """What a defense does before the attack's end, where attacks were followed."""
+    """Return text on how much a defense slows attacks down, if they were scored at several steps."""
     if row.area is None or len(row.area.p) < 2:
         return ""
     text = f" at the end, {row.area.a:.0%} over its whole course"
@@ -67,7 +67,7 @@ def _delay(row: Row) -> str:
 
 
 def _elsewhere(board: Board, best: Row) -> list[str]:
-    """Who leads where the best does not compete."""
+    """Return text on the best rows of the groups (track and budget class) other than that of the overall best row."""
     leads = [rows[0] for league, rows in board.leagues.items() if league != best.league]
     return (
         [f"ranked apart: {', '.join(f'{row.defense} ({row.league}) {row.p or 0.0:.0%}' for row in leads)}"]
@@ -77,7 +77,7 @@ def _elsewhere(board: Board, best: Row) -> list[str]:
 
 
 def _sure(board: Board, best: Row) -> str:
-    """How sure: the interval and rank of the best, or that there is none."""
+    """Return text on the interval and rank of the best row, or on why there is none."""
     count = board.notes[0].split(":")[0]
     if best.p_interval is None:
         return f"{count}: no interval, no ranks"

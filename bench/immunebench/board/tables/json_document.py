@@ -200,12 +200,12 @@ class BoardDocument(_Part):
 
 
 def document(board: Board, suite: str = "") -> BoardDocument:
-    """The document of a board; `suite` names it where the board does not.
+    """Return the document of a board; `suite` is used if the board does not name its suite.
 
     Raises
     ------
     BoardError
-        If a control misbehaves.
+        If a control fails its check.
     """
     board.require_sound()
     rows = [
@@ -234,7 +234,7 @@ def document(board: Board, suite: str = "") -> BoardDocument:
 
 
 def _area(area: AreaScore | None) -> dict[str, Any] | None:
-    """Return A and W as JSON has them: parts by name, ends that were not seen as null."""
+    """Return A and W as JSON values: parts of the preset as text keys, unobserved ends as null."""
     if area is None:
         return None
     found = dataclasses.asdict(area)
@@ -252,11 +252,11 @@ def _setting(score: SettingScore) -> dict[str, Any]:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON schema of a document."""
+    """Return the JSON schema of a document."""
     schema = BoardDocument.model_json_schema(mode="serialization")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def schema_text() -> str:
-    """The schema file, in the bytes in which it is published."""
+    """Return the text of the schema file, exactly as published."""
     return json.dumps(json_schema(), indent=1, sort_keys=True) + "\n"

@@ -1,4 +1,4 @@
-"""The one LaTeX table that the board's file and citations share."""
+"""LaTeX table, shared by the board's LaTeX file and by citations."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ Interval = tuple[float, float]
 
 
 def tabular(heads: Sequence[str], groups: Sequence[Sequence[Sequence[str]]], *, worded: int = 0) -> str:
-    """A ``tabular`` of booktabs, with a rule before each group of rows.
+    """Return a booktabs ``tabular``, with a rule before each group of rows.
 
     Parameters
     ----------
     heads
-        Headings, escaped; the first column holds names.
+        Headings, escaped; the first column has names.
     groups
-        Rows of cells, escaped; an empty group leaves no rule.
+        Rows of cells, escaped; empty groups are skipped.
     worded
-        How many of the last columns hold words, not numbers.
+        Number of last columns that have text instead of numbers.
     """
     numeric = len(heads) - 1 - worded
     lines = [r"\begin{tabular}{l" + "r" * numeric + "l" * worded + "}", r"\toprule", _line(heads)]
@@ -30,7 +30,7 @@ def tabular(heads: Sequence[str], groups: Sequence[Sequence[Sequence[str]]], *, 
 
 
 def figure(value: float | int | None, interval: Interval | None = None, *, digits: int = 2, bold: bool = False) -> str:
-    """A number with its interval in small print and true minus signs; two dashes where there is none."""
+    """Return a number with its interval in small print and typographic minus signs; two dashes for None."""
     if value is None:
         return "--"
     text = _signed(number(value, digits))

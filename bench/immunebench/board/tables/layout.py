@@ -1,4 +1,4 @@
-"""The board as a terminal table and as Markdown. Both refuse where a control misbehaves."""
+"""The board as a terminal table and as Markdown. Both raise an error if a control fails its check."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ COLUMNS = (
 _PARTS = ("U_gen", "U_ben", "fidelity", "SGR", "protect s", "W")
 _REMARKS = 18
 
-#: Columns of a log or a pipe, where there is no terminal to ask.
+#: Width in characters if the output is a file or a pipe, not a terminal.
 _WIDTH = 132
 
 
 def show(board: Board, title: str) -> None:
-    """Print the table; not cut to 80 columns where the output is no terminal.
+    """Print the table; if the output is not a terminal it is not cut to 80 characters.
 
     Raises
     ------
     BoardError
-        If a control misbehaves.
+        If a control fails its check.
     """
     from rich.console import Console
 
@@ -58,14 +58,14 @@ def show(board: Board, title: str) -> None:
 
 
 def terminal(board: Board, title: str, width: int | None = None) -> RenderableType:
-    """Table for a terminal, with what a reader must know below it.
+    """Return the table for a terminal, with notes below it.
 
-    Where it is wider than `width` the parts are left out, for a number that is cut is a wrong one.
+    If it is wider than `width`, columns that are parts of others are left out, so that no number is cut.
 
     Raises
     ------
     BoardError
-        If a control misbehaves.
+        If a control fails its check.
     """
     from rich.console import Group
     from rich.table import Table
@@ -86,7 +86,7 @@ def terminal(board: Board, title: str, width: int | None = None) -> RenderableTy
             table.add_section()
             controls = True
         style = "dim" if row.control else ("bold green" if row.passes else "yellow")
-        # As text, not as markup: names come from records that strangers wrote.
+        # As text, not as markup: names come from untrusted records.
         table.add_row(*(Text(line[at]) for at in shown), style=style)
     parts: list[RenderableType] = [table]
     for side in side_tables(board):
@@ -100,21 +100,21 @@ def terminal(board: Board, title: str, width: int | None = None) -> RenderableTy
 
 
 def _shown_columns(lines: list[list[str]], width: int | None) -> list[int]:
-    """Numbers of the columns that fit into a width: all, or those that are no part of another."""
+    """Return the indices of the columns that fit into a width: all, or those that are not parts of another one."""
     widest = [max(map(len, column)) + 3 for column in zip(COLUMNS, *lines, strict=True)]
-    # remarks are the one column that wraps
+    # Only the column of remarks wraps.
     needed = sum(widest[:-1]) + min(widest[-1], _REMARKS)
     parts = _PARTS if width is not None and needed > width else ()
     return [at for at, column in enumerate(COLUMNS) if column not in parts]
 
 
 def markdown(board: Board, title: str) -> str:
-    """Markdown page of a board: the headline table, P per family and per chain, gates and remarks.
+    """Return the Markdown page of a board: the headline table, P per family and per chain, gates and remarks.
 
     Raises
     ------
     BoardError
-        If a control misbehaves.
+        If a control fails its check.
     """
     from immunebench.board.tables.side_tables import side_tables
 
@@ -156,7 +156,7 @@ def markdown(board: Board, title: str) -> str:
 
 
 def _curve(board: Board) -> list[str]:
-    """Table of A and W; nothing where no attack was followed."""
+    """Return the table of A and W; empty if no attack was scored at several steps."""
     own = [column for column in columns(board) if column.group == "curve"]
     rows = [row for row in board.rows if row.area is not None]
     if not rows:
@@ -171,7 +171,7 @@ def _curve(board: Board) -> list[str]:
 
 
 def _beside(board: Board) -> list[str]:
-    """Table of the measures beside the score; nothing where no record holds any."""
+    """Return the table of side measures; empty if no record has any."""
     rows = [[row.defense] + [number(getattr(row.beside, name)) for name in HEADS] for row in board.rows]
     if all(set(cells[1:]) == {"-"} for cells in rows):
         return []
@@ -179,7 +179,7 @@ def _beside(board: Board) -> list[str]:
 
 
 def write_markdown(board: Board, title: str, path: Path) -> None:
-    """Write `markdown` to a file, always in the same bytes for the same records."""
+    """Write `markdown` to a file; equal records give identical bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(markdown(board, title).encode())
 

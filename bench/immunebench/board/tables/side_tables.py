@@ -1,4 +1,4 @@
-"""The small tables below a board, once for every format: whether layers add up, and P in unusual settings."""
+"""The small tables below a board, shared by all formats: layered defenses, and P in unusual settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ USUAL_NAME = "all protected, same base"
 
 @dataclass(frozen=True)
 class SideTable:
-    """Cells of text with a title, headings and a line that says how to read them."""
+    """A table of text cells with a title, headings and a note that explains how to read it."""
 
     title: str
     heads: tuple[str, ...]
@@ -23,7 +23,7 @@ class SideTable:
 
 
 def side_tables(board: Board, defense: str | None = None) -> Iterator[SideTable]:
-    """Yield those tables for which there is anything, of the whole board or of one defense."""
+    """Yield the non-empty tables of the whole board or of one defense."""
     layers = [score for score in board.layers if defense in (None, score.defense)]
     settings = [score for score in board.settings if defense in (None, score.defense)]
     if layers:

@@ -16,17 +16,17 @@ from immunebench.board.text import latex, visible
 from immunebench.declared import scoring
 
 FORMATS = ("csv", "json", "tex")
-# What a spreadsheet would take for a formula.
+# Beginnings of a cell that spreadsheets interpret as a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_files(board: Board, folder: Path, suite: str = "") -> list[Path]:
-    """Write ``board.csv``, ``board.json`` and ``board.tex`` into a folder; the same bytes for the same board.
+    """Write ``board.csv``, ``board.json`` and ``board.tex`` into a folder; equal boards give identical bytes.
 
     Raises
     ------
     BoardError
-        If a control misbehaves.
+        If a control fails its check.
     """
     board.require_sound()
     texts = {"csv": to_csv(board), "json": to_json(board, suite), "tex": to_latex(board, suite)}
@@ -40,15 +40,15 @@ def write_files(board: Board, folder: Path, suite: str = "") -> list[Path]:
 
 
 def to_json(board: Board, suite: str = "") -> str:
-    """The whole board, unrounded, as `immunebench.board.tables.json_document.BoardDocument`."""
+    """Return the whole board, unrounded, as JSON of `immunebench.board.tables.json_document.BoardDocument`."""
     value = document(board, suite).model_dump(mode="json")
     return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def to_csv(board: Board) -> str:
-    """One line a defense with every column, unrounded; an empty field where there is no number.
+    """Return CSV with one line per defense and all columns, unrounded; missing values are empty.
 
-    Lists are joined by ``; ``. A text that a spreadsheet would run as a formula begins with an apostrophe.
+    Lists are joined by ``; ``. Text that a spreadsheet would run as a formula is prefixed with an apostrophe.
     """
     board.require_sound()
     numbers = columns(board)
@@ -87,9 +87,9 @@ def _number(value: float | int | None) -> str:
 
 
 def to_latex(board: Board, suite: str = "") -> str:
-    """Two ``booktabs`` tables: P and U with intervals and cost; P per family and per chain. Bold for tie group 1.
+    """Return two ``booktabs`` tables: P and U with intervals and cost; P per family and per chain.
 
-    Rows that are not ranked and controls stand below a rule of their own.
+    Tie group 1 is bold. Unranked rows and controls are each separated by a rule.
     """
     board.require_sound()
     name = latex(board.suite or suite, 64)
@@ -123,7 +123,7 @@ def _groups(board: Board) -> list[list[Row]]:
 def _latex_cells(row: Row, shown: list[Column], first: bool) -> list[str]:
     worst = worst_chains(row)
     name = rf"\texttt{{{latex(row.defense, 64)}}}"
-    # An entry under the utility gate keeps its numbers and no rank, as the board has it.
+    # As on the board, an entry below the utility gate is shown with its scores and without a rank.
     cells = [rf"\textbf{{{name}}}" if first else name]
     for column in shown:
         bold = first and column.key == "p"
