@@ -508,7 +508,7 @@ def test_no_more_is_read_than_ten_times_what_the_task_says(root: Path, tmp_path:
         ("size_mb = 1.5", f'size_mb = 1.5\nsha256 = ["{"0" * 64}"]', "dataset.sha256 lists 1 pictures, the splits"),
         ("size_mb = 1.5", 'size_mb = 1.5\nterms = "http://x.org/"', "dataset.terms: string should match pattern"),
         ("size_mb = 1.5", 'size_mb = 1.5\nimage = "x"', "dataset: image does not apply to the host 'github'"),
-        ('name = "object/mug-x"', 'name = "object/mug"', "concept.name of a task with [dataset] must be 'object/mug-x'"),
+        ('name = "object/mug-x"', 'name = "object/mug"', "concept.name of a task with [dataset] must be 'object"),
         ('source = "dataset"', 'source = "mini"', "concept.source 'dataset' and the table [dataset] require"),
         ('[anchors]\nsource = "mini"', "[anchors]", "anchors.source is required: the data set holds only"),
     ],
