@@ -81,6 +81,10 @@ def test_a_floor_that_was_lowered_earns_nothing() -> None:
     assert area_of([cell("none")], [cell("shield", lowered, defended_floor=FLOOR - 0.2)]) == pytest.approx(0.0)
     assert area_of([cell("none")], [cell("shield", lowered)]) == pytest.approx(0.2 / 0.44)
     assert area_of([cell("none")], [cell("shield", defended_floor=FLOOR + 0.3)]) == pytest.approx(0.0)
+    assert area_of([cell("none")], [cell("shield", defended_floor=FLOOR - 0.3)]) == pytest.approx(0.0), "made up for"
+    # 0.2 behind from a floor that is 0.1 lower: half of it is the defense's.
+    half = cell("shield", lowered, defended_floor=FLOOR - 0.1)
+    assert area_of([cell("none")], [half]) == pytest.approx(0.1 / 0.44)
 
 
 def test_an_attack_that_a_defense_opens_counts_against_it() -> None:

@@ -66,9 +66,9 @@ def part_kept_from(none: float, defended: float) -> float:
 def gains(none: Sequence[Measurement], own: Sequence[Measurement]) -> Gains | None:
     """Compute the gains on one (task, chain) of a defense and of `none`, each averaged over its seeds.
 
-    The floor of the undefended attack is that of the start model, averaged over the seeds of `none`. The floor of the
-    defended attack is the lower of that and of the released model's own floor, so that a defense which damages the
-    whole class is not rewarded.
+    The floor is that of the start model, averaged over the seeds of `none`. Where the released model's own floor is
+    lower, the defended attack is credited with the difference, up to the undefended gain: a defense that damages the
+    whole class is not rewarded for it, and one whose damage the attack repairs is not punished.
 
     Parameters
     ----------
@@ -91,14 +91,15 @@ def gains(none: Sequence[Measurement], own: Sequence[Measurement]) -> Gains | No
         return None
     floor = scores.mean([_anchored(cell, cell.m_floor) for cell in none])
     lowest = min(floor, scores.mean([_anchored(cell, cell.m_floor_defended or cell.m_floor) for cell in own]))
-    undefended, defended = curves[: len(none)], curves[len(none) :]
+    undefended = {n: scores.mean([curve[n] for curve in curves[: len(none)]]) - floor for n in steps}
+    reached = {n: scores.mean([curve[n] for curve in curves[len(none) :]]) for n in steps}
     return Gains(
         task=first.task,
         family=first.family,
         chain=first.chain,
         final=final,
-        none={n: scores.mean([curve[n] for curve in undefended]) - floor for n in steps},
-        defended={n: scores.mean([curve[n] for curve in defended]) - lowest for n in steps},
+        none=undefended,
+        defended={n: max(s - floor, min(undefended[n], s - lowest)) for n, s in reached.items()},
         errors=(_error(none, False), _error(own, True)),
     )
 

@@ -61,6 +61,8 @@ def _delay(row: Row) -> str:
     """Return text on how much a defense slows attacks down, if they were scored at several steps."""
     if row.area is None or len(row.area.p) < 2:
         return ""
+    if row.area.a < 0:
+        return " at the end, and helps it over its whole course"
     text = f" at the end, {row.area.a:.0%} over its whole course"
     work = work_text(row)
     return f"{text}, makes it {work} times as long" if row.area.work is not None and work[0] in "0123456789>" else text
