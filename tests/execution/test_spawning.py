@@ -89,6 +89,8 @@ def test_ctrl_c_while_a_worker_starts_shows_no_traceback_of_it(tmp_path: Path) -
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             start_new_session=True,
+            # A run in the background hands on that it ignores the signal.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert process.stdout is not None and process.stdout.readline() == "now\n"
         time.sleep(delay)
