@@ -125,6 +125,13 @@ def test_a_failure_scores_the_lowest_and_never_above_zero() -> None:
     assert area_of(none, [helped, failed]) == pytest.approx(area_of(none[:1], [helped]))
 
 
+def test_a_failure_outside_the_headline_costs_the_headline_nothing() -> None:
+    """A rung of the ladder, and a chain for which the base is public, are in no headline."""
+    none = [cell("none", chain=chain) for chain in ("lora", "adaptive-lora", "restore")]
+    failed = [cell("shield", chain=c, status="oom", failed_part="attack") for c in ("adaptive-lora", "restore")]
+    assert area_of(none, [cell("shield", (0.1,) * 5), *failed]) == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize(
     ("curve", "level", "span"),
     [

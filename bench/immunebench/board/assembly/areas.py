@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from immunebench.board.scores import scale as scores
 from immunebench.board.scores.curves import Gains, TaskArea, gains, task_areas
@@ -11,6 +12,7 @@ from immunebench.board.scores.measurement import Measurement
 from immunebench.board.scores.model import AreaScore, Row
 from immunebench.board.scores.row import MISSING
 from immunebench.board.scores.work import work
+from immunebench.board.statistics.paired import mean_difference
 from immunebench.board.statistics.stratified import estimate
 from immunebench.declared import scoring
 
@@ -28,7 +30,7 @@ def with_areas(rows: Iterable[Row], entries: Mapping[str, Sequence[Measurement]]
         Measurements by defense, including `none`.
     """
     none = _by_place(entries.get("none", ()))
-    return [row.with_area(_score(row, _by_place(entries.get(row.defense, ())), none)) for row in rows]
+    return [replace(row, area=_score(row, _by_place(entries.get(row.defense, ())), none)) for row in rows]
 
 
 def _score(
@@ -39,7 +41,7 @@ def _score(
         return None
     pairs = {place: gains(none.get(place, ()), own[place]) for place in places}
     known = [pair for pair in pairs.values() if pair is not None and pair.informative]
-    areas = _with_failures(task_areas(known), own, pairs)
+    areas = _with_failures(task_areas(known), {place: own[place] for place in places})
     if not areas:
         return None
     families = {area.task: area.family for area in areas}
@@ -47,15 +49,15 @@ def _score(
     found = estimate(values, families)
     strongest = {(area.task, area.strongest_defended) for area in areas}
     return AreaScore(
-        a=_over_families(values, families),
+        a=mean_difference(values, families),
         interval=None if found is None else found.interval(),
         family={name: scores.mean([v for t, v in values.items() if families[t] == name]) for name in families.values()},
         chain={
-            chain: _over_families({g.task: g.area for g in group}, families)
+            chain: mean_difference({g.task: g.area for g in group}, families)
             for chain, group in _by_chain(known).items()
         },
         p={
-            part: _over_families({a.task: a.p[part] for a in areas if part in a.p}, families)
+            part: mean_difference({a.task: a.p[part] for a in areas if part in a.p}, families)
             for part in sorted({part for area in areas for part in area.p})
         },
         work=work(pair for pair in known if (pair.task, pair.chain) in strongest),
@@ -66,7 +68,6 @@ def _score(
 def _with_failures(
     areas: Sequence[TaskArea],
     own: Mapping[Where, Sequence[Measurement]],
-    pairs: Mapping[Where, Gains | None],
 ) -> list[TaskArea]:
     """Set A of tasks on which the defense or the attack on it failed to the entry's lowest A, and at most 0."""
     failed = sorted({task for (task, _), cells in own.items() if any(not cell.measured for cell in cells)})
@@ -89,10 +90,3 @@ def _by_chain(known: Iterable[Gains]) -> dict[str, list[Gains]]:
     for pair in known:
         found[pair.chain].append(pair)
     return dict(sorted(found.items()))
-
-
-def _over_families(values: Mapping[str, float], families: Mapping[str, str]) -> float:
-    groups: dict[str, list[float]] = defaultdict(list)
-    for task, value in sorted(values.items()):
-        groups[families[task]].append(value)
-    return scores.mean([scores.mean(group) for group in groups.values()])

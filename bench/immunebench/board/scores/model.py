@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from immunebench.board.scores.curves import TaskArea
 from immunebench.board.scores.data_side import Table
@@ -159,10 +159,6 @@ class Row:
     p_public_base: float | None = None
     changes: Mapping[str, float] = field(default_factory=dict)
     area: AreaScore | None = None
-
-    def with_area(self, area: AreaScore | None) -> Row:
-        """Return a copy of the row with `area` set."""
-        return replace(self, area=area)
 
     @property
     def control(self) -> bool:
