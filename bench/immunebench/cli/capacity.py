@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from immunebench.cli.common import AsJson
+
 if TYPE_CHECKING:
     from immunebench.declared.profile import Profile
     from immunebench.records.demand import Demand
@@ -30,7 +32,7 @@ def capacity(
     out: Annotated[
         Path | None, typer.Option("--out", help="Markdown file to write, and JSON next to it: leaderboard/capacity.md.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure attacks and defenses on a profile: peak memory, seconds per step, and the profiles that they fit.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from immunebench.cli.common import AsJson, print_json, the_catalog
 
 if TYPE_CHECKING:
     from immunebench.catalog.catalog import Catalog
@@ -24,7 +25,7 @@ Accept = Annotated[
 
 
 @data_app.command("list")
-def data_list(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def data_list(as_json: AsJson = False) -> None:
     """List the tasks with a public data set: whether it is downloaded, its size and its licence.
 
     Example: immunebench data list --json
@@ -42,11 +43,11 @@ def data_list(as_json: Annotated[bool, typer.Option("--json", help="Print JSON."
             "revision": task.dataset.revision,
             "folder": str(home(task.id)),
         }
-        for task in _catalog().tasks.values()
+        for task in the_catalog().tasks.values()
         if task.dataset is not None
     ]
     if as_json:
-        print(json.dumps(rows, indent=1, sort_keys=True))
+        print_json(rows)
         return
     from tabulate import tabulate
 
@@ -69,7 +70,7 @@ def data_fetch(
     """
     from immunebench.pictures import dataset_fetch
 
-    catalog = _catalog()
+    catalog = the_catalog()
     tasks = [_task(catalog, name) for name in dict.fromkeys(task)]
     # All are checked first, so that nothing is downloaded if one is refused.
     for found in tasks:
@@ -90,15 +91,9 @@ def data_add(
     """
     from immunebench.pictures import dataset_fetch
 
-    catalog = _catalog()
+    catalog = the_catalog()
     dataset_fetch.add(_task(catalog, task), catalog, folder, accept_terms=accept_terms)
 
 
 def _task(catalog: Catalog, name: str) -> Task:
     return catalog.task(name, field="TASK")
-
-
-def _catalog() -> Catalog:
-    from immunebench.catalog.loading import default_catalog
-
-    return default_catalog()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from immunebench.cli.common import all_plans, print_other_suites, the_catalog
+from immunebench.cli.common import StoreDir, all_plans, print_other_suites, the_catalog
 from immunebench.core.errors import UsageError
 
 
@@ -31,10 +31,7 @@ export_app = typer.Typer(
 def export_cell(
     cell: Annotated[str, typer.Argument(help="task/defense/chain/profile/seed")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder.")],
-    store: Annotated[
-        Path | None,
-        typer.Option("--store", help="Store; default $IMMUNEBENCH_STORE, else ~/.cache/immunebench/store."),
-    ] = None,
+    store: StoreDir = None,
     suite: Annotated[str | None, typer.Option("--suite", help="The suite, if several have the cell.")] = None,
 ) -> None:
     """Write a cell's attacked model as plain diffusers and peft files; `export CELL DIR` for short.
@@ -68,8 +65,7 @@ def export_published(
     Example: immunebench export published style-okafor clean
     """
     from immunebench.authoring import published
-    from immunebench.catalog.loading import default_catalog
 
-    catalog = default_catalog()
+    catalog = the_catalog()
     found = published.export_published(catalog.task(task, field="TASK"), catalog, folder)
     print(f"wrote {found}: cloak its pictures, then `immunebench new artefact --help`")

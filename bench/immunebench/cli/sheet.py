@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from immunebench.cli.common import StoreDir
+
 
 def sheet(
     defense: Annotated[str, typer.Argument(help="A defense that changes pictures, such as noise.")],
@@ -15,10 +17,7 @@ def sheet(
         str | None, typer.Option("--task", help="Task to show, such as --task style-okafor; default the first.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="PNG to write; default DEFENSE--TASK.png here.")] = None,
-    store: Annotated[
-        Path | None,
-        typer.Option("--store", help="Store; default $IMMUNEBENCH_STORE, else ~/.cache/immunebench/store."),
-    ] = None,
+    store: StoreDir = None,
 ) -> None:
     """Draw a contact sheet of a defense: clean, protected, difference x10, after each purifier, and after the attacks.
 
