@@ -302,6 +302,32 @@ def test_what_other_machines_took_is_stretched_to_the_pace_of_this_one(root: Pat
     assert estimate(made, Store()).stages["pictures"].seconds == pytest.approx(2 * pictures)
 
 
+def test_a_protection_without_steps_says_nothing_of_one_with_many(root: Path) -> None:
+    """Twelve seconds of breaking weights are not twelve seconds a step of another defense."""
+    made = plan(root)
+    still = StageSpec("protect", {"entry": "destroy", "params": {"strength": 0.8}}, {})
+
+    class Store:
+        def __init__(self) -> None:
+            self.root = root / "store"
+
+        def has(self, digest: str) -> bool:
+            return False
+
+    measured(root / "store", still, 12.0)
+    assert estimate(made, Store()).stages["protect"] == estimate(made).stages["protect"]
+    again = next(spec for spec in made.stages.values() if spec.key.get("entry") == "noise")
+    measured(root / "store", again, 3.0, 1)
+    shield = 1.0 + 0.06 * 5  # its five steps, by the table
+    assert estimate(made, Store()).stages["protect"].seconds == pytest.approx(3.0 + shield)
+
+
+def test_more_workers_than_cores_are_no_faster(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = estimate(plan(root))
+    monkeypatch.setattr("immunebench.plan.estimate.cores", lambda: 2)
+    assert [found.with_workers(n) for n in (1, 2, 64)] == [found.seconds, found.seconds / 2, found.seconds / 2]
+
+
 @pytest.mark.parametrize(
     ("stage", "params", "passes"),
     [

@@ -112,6 +112,27 @@ def test_a_record_reads_every_number_from_its_own_artifact(made: Plan, store: Fa
     assert seconds == {"pictures": 8.0, "protect": 2.0, "adapt": 2.0, "generate": 6.0, "score": 6.0}
 
 
+@pytest.mark.parametrize(("defense", "protecting"), [("none", None), ("shield", 2.0), ("gone", 2.0)])
+def test_what_a_task_begins_from_is_nobody_s_protection(tmp_path: Path, defense: str, protecting: float | None) -> None:
+    root = tmp_path / "house"
+    house.house(root)
+    house.defense(root, "gone", "protect_model", kind="erasure")
+    task = root / "tasks/style/style-a.toml"
+    text = task.read_text("utf-8").replace('family = "style"', 'family = "relearn"\nstart_from = "gone"')
+    text = text.replace("[benign]", '[benign]\nfamily = "style"')
+    (root / "tasks/relearn").mkdir()
+    (root / "tasks/relearn/style-a.toml").write_text(text, "utf-8")
+    task.unlink()
+    catalog = load_catalog(root, models=root / "models.toml")
+    made = make_plan(catalog.suite("tiny"), catalog, defense=defense)
+    (tmp_path / "store").mkdir()
+    (cell,) = made.cells
+    store = FakeStore(made, tmp_path / "store")
+    store.scores[made.roots[cell.key].anchor] = {"m_same": 0.9, "m_other": 0.1}
+    cost = build_record(cell, made.roots[cell.key], store).cost
+    assert (cost["protect"].seconds if "protect" in cost else None) == protecting
+
+
 def scored(**means: float) -> dict[str, Any]:
     return {"metrics": {f"{name}@1": {"values": [mean], "mean": mean} for name, mean in means.items()}}
 

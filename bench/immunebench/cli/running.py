@@ -163,7 +163,7 @@ def why(
 def _dry_run(plan: Plan, cells: list[dict[str, object]], estimate: Any, workers: int, as_json: bool) -> None:
     from immunebench.execution.progress import duration, size
 
-    seconds = estimate.seconds / max(workers, 1)
+    seconds = estimate.with_workers(workers)
     if as_json:
         stages = {name: vars(cost) for name, cost in estimate.stages.items()}
         print_json({"cells": cells, "stages": stages, "seconds": seconds, "bytes": estimate.bytes})

@@ -16,6 +16,11 @@ GIB = 1 << 30
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy", "pillow", "bitsandbytes")
 
 
+def cores() -> int:
+    """Return how many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def reset_process_peak() -> None:
     """Reset the peak of resident memory, where the system allows it (Linux)."""
     try:

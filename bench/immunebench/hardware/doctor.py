@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import platform
 import shutil
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from immunebench.bases import base_folder
 from immunebench.catalog.catalog import Catalog
-from immunebench.core.machine import GIB
+from immunebench.core.machine import GIB, cores
 from immunebench.declared.profile import Profile
 from immunebench.store.artifacts import versions
 
@@ -82,7 +81,7 @@ def examine(catalog: Catalog, store: Path) -> tuple[Machine, list[Verdict]]:
     machine = Machine(
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
-        cores=_cores(),
+        cores=cores(),
         memory_gib=round(psutil.virtual_memory().total / GIB, 1),
         disk_free_gib=round(shutil.disk_usage(_existing(store)).free / GIB, 1),
         store=str(store),
@@ -121,10 +120,6 @@ def shortfall(gpus: Sequence[Gpu], memory_gib: float) -> list[str]:
     if largest < 0.95 * memory_gib:  # the driver reserves some of the nominal memory
         return [f"{largest:g} GiB of GPU memory, needs {memory_gib:g}"]
     return []
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _existing(path: Path) -> Path:

@@ -51,6 +51,8 @@ class Builder:
         published = self.published(task)
         reference = self.specs.pictures(task, task.concept.name, "reference", task.pictures.reference)
         protect, released, images = self.protect(entry, ours, cell.seed, start, published)
+        # An erasure replaces the task's own, so what it is made of is its own work even where both are one stage.
+        begun = () if entry.erases else self.closure(start.values())
         compared = {"reference": reference}
 
         def adapting(again: bool) -> int:
@@ -101,6 +103,7 @@ class Builder:
             reference=reference,
             unseen=self.grading.unseen(task, published),
             protect=protect,
+            start=frozenset(begun),
             utility=self.utility(task, self.honest, start, released, cell.seed),
             fidelity=None if images == published else self.grading.fidelity(task, images, published),
             parts={},

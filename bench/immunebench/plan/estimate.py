@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from immunebench.core.machine import cores
 from immunebench.store.graph import Plan, StageSpec
 from immunebench.store.manifest import read_manifest
 
@@ -75,6 +76,10 @@ class Estimate:
         """Total seconds of one worker."""
         return sum(cost.seconds for cost in self.stages.values())
 
+    def with_workers(self, workers: int) -> float:
+        """Return the seconds of several workers; more of them than cores take each other's time."""
+        return self.seconds / max(min(workers, cores()), 1)
+
     @property
     def bytes(self) -> int:
         """Total bytes that the store will grow by."""
@@ -113,7 +118,7 @@ def estimate(plan: Plan, store: Measured | None = None) -> Estimate:
     """Return seconds and bytes, by kind of stage, of the plan's stages that are not in ``store``.
 
     If the store has stages of an entry, their median seconds per unit are used. Otherwise the time comes from the
-    entry's manifest, else from the median of all stages of the kind, else from the table. Times from the manifest and
+    entry's manifest, else from the median of all stages of the kind with units, else from the table. Times from the manifest and
     the table were measured on another machine, so they are scaled by the ratio of measured time to table time of
     adaptations and generated pictures in this store.
     """
@@ -163,10 +168,14 @@ def _made(folder: Path, stage: str) -> Iterator[tuple[StageSpec, float]]:
 
 
 def _rates(stage: str, made: Sequence[tuple[StageSpec, float]]) -> dict[tuple[str, str], float]:
-    """Return the median seconds per unit of each entry's stages, and of all under the empty name."""
+    """Return the median seconds per unit of each entry's stages, and of all that have units under the empty name.
+
+    A stage without units says nothing of another entry's: its seconds are those of loading and saving, which do not
+    grow with the steps.
+    """
     measured: dict[str, list[float]] = defaultdict(list)
     for spec, seconds in made:
-        for name in {_entry(spec.key), ""}:
+        for name in {_entry(spec.key), ""} if units(spec) > 0 else {_entry(spec.key)} - {""}:
             measured[name].append(seconds / max(units(spec), 1))
     return {(stage, name): statistics.median(found) for name, found in measured.items()}
 

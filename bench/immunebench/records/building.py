@@ -252,6 +252,9 @@ def _cost(graph: CellGraph, store: Artifacts) -> dict[str, Cost]:
         made = store.manifest(digest)
         if made is None or digest not in graph.parts["attack"]:
             continue
+        # What every arm of a task begins from is no work of the defense.
+        if made["stage"] == "protect" and digest in graph.start:
+            continue
         figures = {**made.get("cost", {}), **made.get("meta", {})}
         before = costs.get(made["stage"], Cost(seconds=0, peak_reserved_gib=0, peak_process_gib=0))
         costs[made["stage"]] = Cost(

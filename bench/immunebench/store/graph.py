@@ -175,6 +175,9 @@ class CellGraph:
         None where it has none.
     protect
         Protect stage by hook; empty for controls that change nothing.
+    start
+        Stages of the model that the attack starts from undefended, where a task erases its concept first; empty where
+        that is the base, or the defense is the erasure.
     utility
         Utility stages; those of the base where the defense releases no weights.
     fidelity
@@ -220,6 +223,7 @@ class CellGraph:
     erasure: dict[str, str] = field(default_factory=dict)
     published: str = ""
     given: tuple[str, ...] = ()
+    start: frozenset[str] = frozenset()
     purified: dict[str, str] = field(default_factory=dict)
     beside: dict[str, str] = field(default_factory=dict)
 
