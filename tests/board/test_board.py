@@ -215,8 +215,6 @@ def test_unmeasured_utility_is_incomplete() -> None:
     [
         (cell("destroy", 0.1), "U is 1.000, not below"),
         (cell("destroy-mild", 0.5), "destroy-mild: U is 1.000"),
-        (cell("destroy", 0.7, g=0.05), "destroy: P is 0.250, below 0.5"),
-        (cell("none-replicate", 0.7), "mean |P_raw| is 0.250, above 0.15"),
         (cell("noise", 0.9, linf=9.0, budget=8.0), "noise: style-a is changed by 9 of 255, budget 8"),
         (cell("blank", 0.1, linf=3.0, budget=8.0), "blank: style-a passes the budget check"),
     ],
@@ -225,6 +223,27 @@ def test_a_misbehaving_control_refuses_the_board(control: Measurement, reason: s
     board = aggregate([none(), cell(), control])
     with pytest.raises(BoardError, match=re.escape(reason)):
         markdown(board, "t")
+
+
+@pytest.mark.parametrize(
+    ("control", "reason"),
+    [
+        (cell("destroy", 0.7, g=0.05), "destroy: P is 0.250, below 0.5"),
+        (cell("none-replicate", 0.7), "none-replicate: mean |P_raw| is 0.250, above 0.15"),
+    ],
+)
+def test_a_try_out_of_few_tasks_is_shown_with_the_doubt_in_place_of_the_verdict(
+    control: Measurement, reason: str
+) -> None:
+    def board(*tasks: str) -> Board:
+        every = (none(), cell(), control)
+        return aggregate([dataclasses.replace(each, task=task) for task in tasks for each in every])
+
+    few = board("style-a", "style-b")
+    assert few.refusals == ()
+    assert f"{reason}" in markdown(few, "t") and "on 2 tasks, which is no verdict" in markdown(few, "t")
+    with pytest.raises(BoardError, match=re.escape(reason)):
+        markdown(board("style-a", "style-b", "style-c"), "t")
 
 
 def test_well_behaved_controls_are_shown_last_with_the_noise_of_a_row() -> None:

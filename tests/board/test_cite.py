@@ -102,7 +102,7 @@ def test_an_interval_is_cited_where_the_board_has_one(place: Path) -> None:
     row = snapshot.row("imma-lora").model_copy(update={"interval": (-0.00001, 0.61239)})
     cited = cite_rows(snapshot, [row])
     assert str(cited.claims[0]) == "0.5000[0.0000,0.6124]"
-    assert parse(str(cited)) == cited
+    assert parse(str(cited)) == cited == parse(f"% {cited}")
     assert r"0.50 {\scriptsize [0.00, 0.61]}" in latex([row], "main", {})
     differences = check(cited, snapshot).differences
     assert differences == ("number differs: P(imma-lora@1) cited 0.5000[0.0000,0.6124], now 0.5000",)

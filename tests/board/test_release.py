@@ -145,7 +145,17 @@ def refused(place: Path) -> str:
 def test_a_misbehaving_control_stops_the_release(place: Path) -> None:
     synthetic.write(place / "results" / "tiny", [record("destroy", 0.9)])
     said = refused(place)
-    assert "tiny: the board is not rendered" in said and "destroy: P is 0.000" in said
+    assert "tiny: the board is not rendered" in said and "destroy: U is 1.000" in said and "--suite" in said
+
+
+def test_a_folder_of_tries_is_left_out_where_suites_are_named(place: Path) -> None:
+    synthetic.write(place / "results" / "try", [record("none"), record("destroy", 0.9)])
+    assert "destroy: U is 1.000" in refused(place)
+    done = call("release", "2026.1", "--suite", "tiny")
+    assert done.exit_code == 0 and "missing: try: left out" in done.stdout
+    assert not (frozen(place) / "try").exists()
+    wrong = call("release", "2026.2", "--suite", "tini")
+    assert isinstance(wrong.exception, UsageError) and "(nearest: 'tiny')" in str(wrong.exception)
 
 
 def test_every_broken_record_stops_the_release_and_is_named(place: Path) -> None:

@@ -70,11 +70,14 @@ def cite(
     columns = next((name for name in TABLES if name == table), None)
     if columns is None:
         raise UsageError("unknown table", field="--table", value=table, choices=TABLES)
+    catalog = the_catalog()
+    if defense is not None:
+        defense = catalog.names.get(("defense", defense), defense)
     with _refusable():
         found = source.load(results, leaderboard, suite=suite, release=release)
         made = make(
             found.snapshot,
-            the_catalog(),
+            catalog,
             source.citation_file(leaderboard),
             defense=defense,
             table=columns,
@@ -115,6 +118,10 @@ def release(
         list[Path] | None,
         typer.Option("--add", help="An additional file to freeze, such as --add README.md; may be repeated."),
     ] = None,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option("--suite", help="Freeze only this suite, such as --suite mini-lite; may be repeated."),
+    ] = None,
     results: ResultsDir = Path("results"),
     leaderboard: BoardDir = Path("leaderboard"),
     as_json: AsJson = False,
@@ -128,7 +135,7 @@ def release(
     from immunebench.board.release import release as releases
 
     with _refusable():
-        folder, manifest = releases.make(name, results, leaderboard, created=created, add=add or ())
+        folder, manifest = releases.make(name, results, leaderboard, created=created, add=add or (), suites=suite or ())
     if as_json:
         print_json({"folder": str(folder), **manifest.model_dump(mode="json")})
         return

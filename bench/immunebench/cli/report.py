@@ -96,6 +96,7 @@ def _lines(record: Record, file: Path) -> list[str]:
         out.append(f"made by      {record.params.get('tool')} {record.params.get('tool_version')}")
     if record.failure is not None:
         out.append(f"failed stage {record.failure.stage} {record.failure.digest}")
+        out.append(f"traceback    immunebench why {record.failure.digest[:12]}")
     floor, ceiling = record.baseline.floor, record.baseline.ceiling
     for name, score in record.scores.items():
         steps = "  ".join(f"step {step}: {mean:.3f}" for step, mean in sorted(score.means.items()))

@@ -35,6 +35,9 @@ REPLICATE_MOST: Final = 0.15
 DESTROY_LEAST: Final = 0.5
 """Least P of the control `destroy`: a wrecked model must not be mistaken for the concept."""
 
+CONTROL_TASKS: Final = 3
+"""Least informative tasks over which the mean of a control is held against its bound: fewer are a try-out."""
+
 INTERVAL_TASKS: Final = 5
 """Least informative tasks that a row must have met for an interval and a rank."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,16 +92,35 @@ def call_hook(entry: Entry, hook: str, *arguments: object) -> Any:
 
 
 def named(entry: Entry, call: Callable[[], Any]) -> Any:
-    """Call a function and raise its exceptions as one line with the entry's name, except those of memory."""
+    """Call a function and raise its exceptions as one line with the entry's name, file and line.
+
+    Those of memory are raised as they are.
+    """
     try:
         return call()
     except StageError as error:
-        raise StageError(error.kind, f"{entry.id}: {error}") from error
+        raise StageError(error.kind, f"{entry.id}: {error}{_where(entry, error)}") from error
     except Exception as error:
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             raise
         text = " ".join(str(error).split())
-        raise StageError("error", f"{entry.id}: {type(error).__name__}: {text}") from error
+        raise StageError("error", f"{entry.id}: {type(error).__name__}: {text}{_where(entry, error)}") from error
+
+
+def _where(entry: Entry, error: Exception) -> str:
+    """Return the innermost line of the entry's own code that an exception passed; empty if it passed none.
+
+    The file is named from the entry's folder on, as records are read on other machines.
+    """
+    own = [
+        (Path(frame.filename), frame.lineno)
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).is_relative_to(entry.folder)
+    ]
+    if not own:
+        return ""
+    file, line = own[-1]
+    return f" ({file.relative_to(entry.folder.parent).as_posix()}, line {line})"
 
 
 def cleaned(

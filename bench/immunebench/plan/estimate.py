@@ -118,9 +118,9 @@ def estimate(plan: Plan, store: Measured | None = None) -> Estimate:
     """Return seconds and bytes, by kind of stage, of the plan's stages that are not in ``store``.
 
     If the store has stages of an entry, their median seconds per unit are used. Otherwise the time comes from the
-    entry's manifest, else from the median of all stages of the kind with units, else from the table. Times from the manifest and
-    the table were measured on another machine, so they are scaled by the ratio of measured time to table time of
-    adaptations and generated pictures in this store.
+    entry's manifest, else from the median of all stages of the kind that have units, else from the table. Times from
+    the manifest and the table were measured on another machine, so they are scaled by the ratio of measured time to
+    table time of adaptations and generated pictures in this store.
     """
     rates: dict[tuple[str, str], float] = {}
     paces: list[float] = []

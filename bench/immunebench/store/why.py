@@ -36,6 +36,7 @@ def explain(store: Store, digest: str, specs: Mapping[str, Spec] | None = None) 
     if note is not None:
         when = f"failed {note['created']} ({note['kind']})"
         lines.append(f"{note['stage']} {digest}: {when}: {note['message']}")
+        lines += [f"  {line}" for line in str(note.get("traceback", "")).splitlines()]
     if spec is None:
         return lines or [f"{digest}: neither in the store nor in a plan of a known suite"]
     lines.append(f"{spec.stage} {digest}: not in the store")

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from immunebench.board.scores.by_metric import metrics_of, read
-from immunebench.board.scores.controls import misbehaving, replicate_noise
+from immunebench.board.scores.controls import doubts, misbehaving, replicate_noise
 from immunebench.board.scores.data_side import tables
 from immunebench.board.scores.measurement import Measurement
 from immunebench.board.scores.model import Board, BoardError, MetricScore, Power, Row
@@ -84,7 +84,7 @@ def aggregate(
         gates,
         replicate_noise(rows),
         tuple(misbehaving(rows, cells)),
-        tuple(_notes(cells, gates, ranked.rule)),
+        (*_notes(cells, gates, ranked.rule), *doubts(rows)),
         smallest_difference=ranked.smallest_difference,
         suite=", ".join(sorted({cell.suite for cell in cells} - {""})),
         keys=tuple(sorted({cell.key for cell in cells} - {""})),

@@ -122,14 +122,15 @@ def cite_rows(snapshot: Snapshot, rows: Iterable[Standing], release: str | None 
 
 
 def parse(line: str) -> Provenance:
-    """Parse a provenance line; ``str(parse(line))`` gives the line again.
+    """Parse a provenance line, with or without a comment's ``%`` in front; ``str(parse(line))`` gives it again.
 
     Raises
     ------
     UsageError
         If it is not a provenance line; the message names the first invalid part.
     """
-    mark, *parts = line.split() or [""]
+    # `cite` prints the line as a comment of LaTeX.
+    mark, *parts = line.lstrip("% \t").split() or [""]
     if mark != _MARK:
         raise UsageError(f"a provenance line begins with {_MARK!r}, not", field="--check", value=mark)
     claims: list[Claim] = []

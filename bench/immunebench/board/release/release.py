@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -63,7 +63,13 @@ def checked_id(name: str) -> str:
 
 
 def make(
-    name: str, results: Path, leaderboard: Path, *, created: str | None = None, add: Iterable[Path] = ()
+    name: str,
+    results: Path,
+    leaderboard: Path,
+    *,
+    created: str | None = None,
+    add: Iterable[Path] = (),
+    suites: Collection[str] = (),
 ) -> tuple[Path, Manifest]:
     """Freeze every suite of a folder of results.
 
@@ -79,6 +85,9 @@ def make(
         ISO 8601 date or time; by default that of the newest record, so that repeating it gives identical bytes.
     add
         Additional files to freeze under their own names, such as a ``README.md`` that describes the release.
+
+    suites
+        Only these suites; by default all. The others are named as missing.
 
     Returns
     -------
@@ -97,7 +106,7 @@ def make(
     if target.exists() or target.is_symlink():
         raise UsageError(f"a release is never changed, and {target} exists:", field="ID", value=name)
     rules = rules_digest(leaderboard)
-    boards, missing = _score_all(results)
+    boards, missing = _score_all(results, suites)
     snapshots = {suite: take(scored, rules) for suite, scored in boards.items()}
     manifest = Manifest(
         id=name,
@@ -168,12 +177,20 @@ def names(leaderboard: Path) -> list[str]:
     return sorted(path.name for path in found if (path / SUMS).is_file() and _ID.fullmatch(path.name))
 
 
-def _score_all(results: Path) -> tuple[dict[str, Scored], list[str]]:
+def _score_all(results: Path, suites: Collection[str]) -> tuple[dict[str, Scored], list[str]]:
     if not results.is_dir():
         raise UsageError("no such folder", field="--results", value=str(results))
+    own = sorted(path for path in results.iterdir() if path.is_dir() and not path.name.startswith("."))
+    names = {path.name for path in own}
+    for suite in suites:
+        if suite not in names:
+            raise UsageError(f"no results in {results} of the suite", field="--suite", value=suite, choices=names)
     boards: dict[str, Scored] = {}
     missing, reasons = [], []
-    for folder in sorted(path for path in results.iterdir() if path.is_dir() and not path.name.startswith(".")):
+    for folder in own:
+        if suites and folder.name not in suites:
+            missing.append(f"{folder.name}: left out, as others were asked for")
+            continue
         if not any(folder.rglob("*.jsonl")):
             missing.append(f"{folder.name}: no records")
             continue
@@ -190,7 +207,8 @@ def _score_all(results: Path) -> tuple[dict[str, Scored], list[str]]:
         except BoardError as error:
             reasons.append(f"{folder.name}: {error}")
     if reasons:
-        raise BoardError("nothing was released:\n" + "\n".join(f"  {reason}" for reason in reasons))
+        how = "  to leave a folder out, name the others with --suite"
+        raise BoardError("nothing was released:\n" + "\n".join([*(f"  {reason}" for reason in reasons), how]))
     if not boards:
         raise BoardError("nothing was released: " + "; ".join(missing or [f"no results in {results}"]))
     return boards, missing
