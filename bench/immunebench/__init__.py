@@ -13,7 +13,7 @@ from immunebench.core.errors import UsageError
 from immunebench.core.version import __version__
 
 if TYPE_CHECKING:
-    from immunebench.api import run
+    from immunebench.api import run, scores
     from immunebench.core.types import Concept, Params, Pictures, StageError, Weights
     from immunebench.core.wording import recaption
     from immunebench.methods.adapters import Adapter, Dense, LowRank, Words
@@ -53,6 +53,7 @@ __all__ = [
     "noised",
     "recaption",
     "run",
+    "scores",
     "training",
     "watched",
     "within",
@@ -81,6 +82,7 @@ _MODULES = {
     "noised": "methods.restoration",
     "recaption": "core.wording",
     "run": "api",
+    "scores": "api",
     "training": "model.runtime",
     "watched": "methods.surrogate",
     "within": "methods.bound",

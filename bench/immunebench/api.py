@@ -68,7 +68,7 @@ def run(
     retry_failed
         Run failed stages again.
     timeout
-        Time limit per stage in seconds; needs at least two workers.
+        Time limit per stage in seconds; needs at least two workers here. The command line has a process for one, too.
     replace
         Let a failure replace a better record of the same cell, which otherwise stays.
     dry_run
@@ -85,16 +85,54 @@ def run(
     """
     import pandas as pd
 
-    plan = plan_suite(suite, task=task, defense=defense, attack=attack, seed=seed, profile=profile)
-    artifacts = open_store(store)
-    if dry_run:
-        return pd.DataFrame(planned(plan, artifacts))
-    folder = results_folder(results) / plan.suite.id
-    records = measure(
-        plan, artifacts, folder, workers=workers, retry_failed=retry_failed, timeout=timeout, replace=replace
-    )
+    with _named_as_arguments():
+        check_limits(workers, timeout)
+        plan = plan_suite(suite, task=task, defense=defense, attack=attack, seed=seed, profile=profile)
+        artifacts = open_store(store)
+        if dry_run:
+            return pd.DataFrame(planned(plan, artifacts))
+        folder = results_folder(results) / plan.suite.id
+        records = measure(
+            plan, artifacts, folder, workers=workers, retry_failed=retry_failed, timeout=timeout, replace=replace
+        )
     rows = [record.model_dump(mode="json") for record in records]
     return pd.json_normalize(rows).rename(columns=lambda name: name.removeprefix("cell."))
+
+
+def scores(suite: str, *, results: Path | str | None = None) -> DataFrame:
+    """Return the board of a suite's records, one row per defense, as ``immunebench board`` prints it.
+
+    Parameters
+    ----------
+    suite
+        Id of a suite that was run: a folder of `results`.
+    results
+        Folder of results; default ``results``.
+
+    Returns
+    -------
+    DataFrame with columns defense, version, kind, complete, then all of ``board.csv``: rank, p, u, a, ...
+
+    Raises
+    ------
+    UsageError
+        There are no results of the suite.
+    BoardError
+        No record can be used, or a control fails its check.
+    """
+    import pandas as pd
+
+    from immunebench.board.assembly.scored import score_folder, suite_folder
+    from immunebench.board.tables.columns import columns
+
+    board = score_folder(suite_folder(suite, results_folder(results))).board
+    board.require_sound()
+    shown = columns(board)
+    return pd.DataFrame(
+        {"defense": row.defense, "version": row.version, "kind": row.kind, "complete": not row.incomplete}
+        | {column.key: column.value(row) for column in shown}
+        for row in board.rows
+    )
 
 
 def plan_suite(
@@ -277,8 +315,12 @@ def check_limits(workers: int, timeout: float | None) -> None:
     Raises
     ------
     UsageError
-        Fewer than one worker, or a timeout that is not positive.
+        Fewer than one worker, a timeout that is not positive, or no number.
     """
+    if not isinstance(workers, int) or isinstance(workers, bool):
+        raise UsageError("must be a whole number, not", field="--workers", value=workers)
+    if timeout is not None and (not isinstance(timeout, int | float) or isinstance(timeout, bool)):
+        raise UsageError("must be a number of seconds, not", field="--timeout", value=timeout)
     if workers < 1:
         raise UsageError("must be at least 1, not", field="--workers", value=workers)
     if timeout is not None and not timeout > 0:  # Not a number compares false.
@@ -336,6 +378,17 @@ def require_writable(folder: Path, field: str) -> None:
             pass
     except OSError as error:
         raise UsageError(f"cannot be written ({error.strerror}):", field=field, value=str(folder)) from error
+
+
+@contextmanager
+def _named_as_arguments() -> Iterator[None]:
+    """Name the arguments of a function in errors, not the options of the command line."""
+    try:
+        yield
+    except UsageError as error:
+        if error.field is not None and error.field.startswith("--"):
+            error.field = error.field.removeprefix("--").replace("-", "_")
+        raise
 
 
 @contextmanager

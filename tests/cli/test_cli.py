@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+import synthetic
 from immunebench import api
 from immunebench.catalog import loading, places
 from immunebench.catalog.loading import load_catalog
@@ -218,3 +219,47 @@ def test_answers_without_torch(arguments: list[str]) -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_run_ends_with_its_scores_and_the_next_command(world: Path) -> None:
+    text = done("run", "mini-smoke", *PART, "--results", "my results")
+    table = text.split("\n\n")[-1].splitlines()
+    assert table[0].split() == ["defense", "P", "A", "U"]
+    assert {line.split()[0] for line in table[1:5]} == {"none", "none-replicate", "imma-lora", "destroy"}
+    assert table[-1] == "next: immunebench board mini-smoke --results 'my results'"
+
+
+def test_a_failed_run_names_the_command_that_prints_the_traceback(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOY_FAIL", "fail")
+    result = call("run", "mini-smoke", *PART)
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("traceback: ")]
+    shown = done(*line.removeprefix("traceback: immunebench ").split())
+    assert "Traceback (most recent call last)" in shown
+
+
+def test_the_board_of_a_run_is_a_table_in_python_and_json(world: Path) -> None:
+    synthetic.write(world / "results" / "tiny", [synthetic.record("none"), synthetic.record("shield", 0.5)])
+    frame = api.scores("tiny")
+    document = json.loads(done("board", "tiny", "--json"))
+    assert list(frame["defense"]) == [row["defense"] for row in document["rows"]] == ["shield", "none"]
+    assert list(frame["p"]) == [row["p"] for row in document["rows"]] == pytest.approx([0.5, 0.0])
+    with pytest.raises(UsageError, match="nearest: 'tiny'"):
+        api.scores("tinny")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"workers": "2"}, "workers: must be a whole number, not '2'"),
+        ({"timeout": "9"}, "timeout: must be a number of seconds, not '9'"),
+        ({"seed": "0"}, "seed: must be a whole number, not '0'"),
+        ({"seed": [0, 1.5]}, "seed: must be a whole number, not 1.5"),
+        ({"task": "style-solan"}, "mini-smoke.toml: task: is not in the suite"),
+    ],
+)
+def test_a_wrong_argument_in_python_is_named_as_it_is_there(
+    world: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, object], said: str
+) -> None:
+    with pytest.raises(UsageError) as error:
+        api.run("mini-smoke", dry_run=True, **arguments)  # type: ignore[arg-type]
+    assert said in str(error.value) and "--" not in str(error.value)

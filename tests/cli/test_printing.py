@@ -38,6 +38,12 @@ def test_a_shown_record_escapes_every_field(tmp_path: Path) -> None:
     assert sum(r"\u202eevil" in line for line in shown) >= 4
 
 
+def test_a_shown_record_says_what_the_attack_was_kept_from(tmp_path: Path) -> None:
+    """0.5 between a floor of 0.1 and a ceiling of 0.9: half of the gain."""
+    (line,) = [line for line in lines(synthetic.record("shield", 0.5), tmp_path / "x") if line.startswith("P ")]
+    assert line.startswith("P            0.50 of this seed (raw 0.500;")
+
+
 def test_progress_escapes_what_stages_say() -> None:
     stream = io.StringIO()
     progress = Progress({"d": HOSTILE}, {}, {}, Outcome(), stream=stream)

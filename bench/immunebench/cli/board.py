@@ -13,7 +13,7 @@ from immunebench.core.errors import UsageError
 
 if TYPE_CHECKING:
     pass
-from immunebench.cli.common import ResultsDir, the_catalog
+from immunebench.cli.common import AsJson, ResultsDir, the_catalog
 
 
 def board(
@@ -28,6 +28,7 @@ def board(
         "leaderboard/site"
     ),
     leaderboard: releases.BoardDir = Path("leaderboard"),
+    as_json: AsJson = False,
 ) -> None:
     """Print the scores of a suite's results; without SUITE, write every board, its files, plots and the website.
 
@@ -39,15 +40,21 @@ def board(
     from immunebench.board.assembly import scored
     from immunebench.board.scores.model import BoardError
     from immunebench.board.tables import layout
+    from immunebench.board.tables.writers import to_json
 
     if suite is None:
+        if as_json:
+            raise UsageError("needs a SUITE", field="--json")
         if markdown is not None:
             raise UsageError("needs a SUITE", field="--markdown")
         _write_boards(results, site, leaderboard)
         return
     try:
         found = scored.score_folder(scored.suite_folder(suite, results))
-        layout.show(found.board, suite)
+        if as_json:
+            print(to_json(found.board, suite), end="")
+        else:
+            layout.show(found.board, suite)
     except scored.NothingToShow as error:
         releases.print_problems(error.problems)
         raise typer.Exit(2) from None

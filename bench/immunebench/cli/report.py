@@ -101,6 +101,7 @@ def _lines(record: Record, file: Path) -> list[str]:
     for name, score in record.scores.items():
         steps = "  ".join(f"step {step}: {mean:.3f}" for step, mean in sorted(score.means.items()))
         out.append(f"score        {name} {score.mean:.3f} over {score.n} pictures  ({steps})")
+    out += _protection(record)
     for label, base in (("floor", floor), ("ceiling", ceiling)):
         score_of = None if base is None else base.scores.get(record.metric)
         if score_of is not None:
@@ -125,6 +126,17 @@ def _lines(record: Record, file: Path) -> list[str]:
     out.append(f"record       {file}")
     out.append(f"sheet        {file.parent / record.sheet.file if record.sheet else 'none'}")
     return out
+
+
+def _protection(record: Record) -> Iterator[str]:
+    """Yield P of this cell alone; nothing where it is undefined."""
+    from immunebench.board.scores.cell import cell_score
+    from immunebench.board.scores.reading import measurement
+    from immunebench.board.scores.scale import clip
+
+    p_raw = cell_score(measurement(record)).p_raw
+    if p_raw is not None:
+        yield f"P            {clip(p_raw):.2f} of this seed (raw {p_raw:.3f}; 0: as undefended, 1: nothing learned)"
 
 
 def _beside(record: Record) -> list[str]:

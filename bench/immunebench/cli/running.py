@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from immunebench.core.errors import UsageError
+from immunebench.core.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from immunebench.store.artifacts import Spec
     from immunebench.store.graph import Plan
+from immunebench.cli import outcome
 from immunebench.cli.common import (
     AsJson,
     AttackName,
@@ -29,6 +31,9 @@ from immunebench.cli.common import (
     print_other_suites,
     the_catalog,
 )
+
+#: Exit status of a command that Ctrl-C stopped, as shells have it: 128 and the number of the signal.
+INTERRUPTED = 130
 
 
 def run(
@@ -80,13 +85,18 @@ def run(
             processes=True,
         )
     except KeyboardInterrupt:
-        raise typer.Exit(1) from None
+        raise typer.Exit(INTERRUPTED) from None
     if as_json:
         print_json([record.model_dump(mode="json") for record in records])
     else:
         rows = [[r.cell.key, r.status, r.metric, _mean(r.scores.get(r.metric)), r.reason] for r in records]
         print_columns([["cell", "status", "metric", "mean", ""], *rows])
+        if table := outcome.score_table(folder, {record.cell.defense for record in records}):
+            print()
+            print_columns(table)
         print(f"records: {folder}")
+        options = "" if results == Path("results") else f" --results {shlex.quote(str(results))}"
+        print("\n".join(outcome.advice(records, plan.suite.id, options)))
     if any(record.status != "ok" for record in records):
         raise typer.Exit(1)
 
@@ -140,7 +150,7 @@ def why(
     store: StoreDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Explain why an artifact is not in the store, by its differences from the nearest one that is.
+    """Explain why an artifact is not in the store: its traceback if it failed, and what the nearest one has otherwise.
 
     Example: immunebench why 3fa2
     """
@@ -157,7 +167,7 @@ def why(
     if as_json:
         print_json({"digest": matches[0] if matches else digest, "lines": lines})
     else:
-        print("\n".join(lines))
+        print("\n".join(map(printable, lines)))
 
 
 def _dry_run(plan: Plan, cells: list[dict[str, object]], estimate: Any, workers: int, as_json: bool) -> None:

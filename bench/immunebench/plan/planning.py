@@ -54,6 +54,8 @@ def make_plan(
     tasks = _select("--task", task, suite.names("tasks"), file)
     seeds = list(suite.seeds) if seed is None else [seed] if isinstance(seed, int) else list(seed)
     further = suite.none_seeds if seed is None else ()
+    if wrong := [number for number in seeds if not isinstance(number, int) or isinstance(number, bool)]:
+        raise UsageError("must be a whole number, not", field="--seed", value=wrong[0])
     if any(number < 0 for number in seeds):
         raise UsageError("must not be negative, not", field="--seed", value=min(seeds))
     builder = Builder(suite, catalog, file, profile)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from immunebench.board.scores import scale as scores
+from immunebench.board.scores.cell import cell_score
 from immunebench.board.scores.model import Board, Row, TaskScore
 from immunebench.board.site.suite import CheckedSheet, Suite
 from immunebench.board.tables.columns import Column, columns, remarks, worst_chains
@@ -125,19 +126,9 @@ def cell_views(suite: Suite) -> dict[str, CellView]:
     excluded = set() if board is None else {(power.task, power.chain) for power in board.uninformative}
     views = {}
     for record, cell in zip(suite.records, suite.measurements, strict=True):
-        s = floor = ceiling = p_raw = None
-        if cell.anchored and cell.m_same > cell.m_other:
-            s, floor, ceiling = (
-                scores.anchored(scores.mean(values), cell.m_same, cell.m_other) if values else None
-                for values in (cell.m_def, cell.m_floor, cell.m_none)
-            )
-        if cell.defense == "none":
-            ceiling = s
-        if s is not None and floor is not None and ceiling is not None and ceiling > floor:
-            p_raw = scores.protection(s, floor, ceiling)
-        key = record.cell.key
+        key, own = record.cell.key, cell_score(cell)
         views[key] = CellView(
-            record, slug(key), suite.sheets.get(key), s, floor, ceiling, p_raw, cell.where in excluded
+            record, slug(key), suite.sheets.get(key), own.s, own.floor, own.ceiling, own.p_raw, cell.where in excluded
         )
     return views
 
