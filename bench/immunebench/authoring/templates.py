@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from immunebench.authoring.scaffold import Created, Draft, Table, checked_id, command, toml, write_all
+from immunebench.catalog import placeholders
 from immunebench.catalog.places import folders_to_write
 from immunebench.core.errors import UsageError
 from immunebench.declared import schema
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from immunebench.catalog.catalog import Catalog
 
 PROTECT_MODEL = '''\
-"""{title}: describe what it does, the paper (section) that it follows, and where this version departs from it."""
+"""{title}: {docstring}"""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ def protect_model(model: LatentDiffusion, concepts: tuple[Concept, ...], params:
 '''
 
 PROTECT_IMAGES = '''\
-"""{title}: describe what it does, the paper (section) that it follows, and where this version departs from it."""
+"""{title}: {docstring}"""
 
 from __future__ import annotations
 
@@ -61,7 +62,7 @@ def protect_images(
 '''
 
 ADAPT = '''\
-"""{title}: describe what it does, the paper (section) that it follows, and where this version departs from it."""
+"""{title}: {docstring}"""
 
 from __future__ import annotations
 
@@ -89,7 +90,7 @@ def adapt(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Conte
 '''
 
 PURIFY = '''\
-"""{title}: describe what it does, the paper (section) that it follows, and where this version departs from it."""
+"""{title}: {docstring}"""
 
 from __future__ import annotations
 
@@ -107,12 +108,12 @@ def purify(model: LatentDiffusion, pictures: Pictures, params: Params, ctx: Cont
     return Pictures(np.stack(cleaned), pictures.captions)
 '''
 
-CITE = """\
-@misc{{{id},
-  title  = {{Title of the paper}},
-  author = {{Family, Given}},
-  year   = {{2026}},
-}}
+CITE = f"""\
+@misc{{{{{{id}},
+  title  = {{{{{placeholders.PAPER_TITLE}}}}},
+  author = {{{{{placeholders.PAPER_AUTHOR}}}}},
+  year   = {{{{2026}}}},
+}}}}
 """
 
 Hook = Literal["protect_model", "protect_images", "adapt", "purify"]
@@ -125,14 +126,14 @@ CODE: Mapping[str, str] = {
 MANIFEST: Mapping[str, Table] = {
     "protect_model": {
         "kind": "model",
-        "threat_model": "What the defender knows of the attacker, and what the attacker can reach.",
+        "threat_model": placeholders.THREAT_MODELS["protect_model"],
         "params": {"tensors": "attention", "steps": 1000, "batch": 1, "lr": 1e-5},
         "presets": {"mini": {"steps": 60, "batch": 4, "lr": 1e-4}},
     },
     "protect_images": {
         "kind": "data",
         "budget": 8,
-        "threat_model": "What the defender knows of the attacker; whether the attacker has clean pictures.",
+        "threat_model": placeholders.THREAT_MODELS["protect_images"],
         "params": {"strength": 1.0},
     },
     "adapt": {
@@ -155,7 +156,9 @@ def new_defense(name: str, hook: str, catalog: Catalog, out: Path | None = None)
         The name is not a valid id or is taken, or there is no such hook; nothing is written.
     """
     hooks = _checked(name, hook, DEFENSE_HOOKS, catalog)
-    defenses = [entry for entry in ("none", "destroy", name) if entry == name or entry in catalog.defenses]
+    # Wrecked pictures are no control of the judge; random noise of the same budget is what a perturbation must beat.
+    control = "destroy" if hooks == "protect_model" else "noise"
+    defenses = [entry for entry in ("none", control, name) if entry == name or entry in catalog.defenses]
     return _entry("defense", name, hooks, catalog, out, defenses, ["lora"])
 
 
@@ -194,11 +197,11 @@ def _entry(
         "id": name,
         "version": 1,
         "title": title,
-        "authors": ["Your Name"],
+        "authors": [placeholders.AUTHOR],
         "licence": "Apache-2.0",
         "hooks": [hook],
         "status": "original",
-        "description": "What it does, in one sentence.",
+        "description": placeholders.DESCRIPTION,
         **MANIFEST[hook],
     }
     dev = catalog.suite(DEV_SUITE)
@@ -221,7 +224,7 @@ def _entry(
     def write_entry(place: Path) -> None:
         place.mkdir()
         (place / f"{kind}.toml").write_text(toml(manifest), "utf-8")
-        (place / f"{kind}.py").write_text(CODE[hook].format(title=title), "utf-8")
+        (place / f"{kind}.py").write_text(CODE[hook].format(title=title, docstring=placeholders.DOCSTRING), "utf-8")
         (place / "cite.bib").write_text(CITE.format(id=name), "utf-8")
         schema.load(place / f"{kind}.toml", DefenseManifest if kind == "defense" else AttackManifest)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,6 +53,15 @@ def all_plans(catalog: Catalog) -> list[Plan]:
         except UsageError as error:
             print(f"suite {name} is skipped: {error}", file=sys.stderr)
     return plans
+
+
+def unfinished(catalog: Catalog, names: Iterable[str]) -> list[str]:
+    """Return what the entries of defenses and chains still hold of the text that `immunebench new` wrote."""
+    from immunebench.catalog.placeholders import leftovers
+
+    known = {**catalog.attacks, **catalog.defenses}
+    parts = dict.fromkeys(part for name in names for part in name.split("+") if part in known)
+    return [line for part in parts for line in leftovers(known[part])]
 
 
 def print_other_suites(shown: str, others: list[str]) -> None:

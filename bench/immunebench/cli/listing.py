@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from immunebench.catalog.catalog import Catalog
 from immunebench.cli.common import AsJson, StoreDir, print_columns, print_json, the_catalog
 
+#: What is listed only where there is any.
+_FAULTS = ("broken", "unfinished")
+
 
 def list_(
     kind: Annotated[str | None, typer.Argument(help="suites, tasks, defenses, attacks, profiles or bases.")] = None,
@@ -29,8 +32,14 @@ def list_(
         print_json(chosen)
         return
     for name, rows in chosen.items():
-        print(f"{name}:")
-        print_columns([[row["id"], row["title"]] for row in rows])
+        if name in _FAULTS and kind is None and not rows:
+            continue
+        # A long list of tasks is read by family.
+        for group in sorted({row["family"] for row in rows}) if name == "tasks" else [""]:
+            shown = [[row["id"], row["title"]] for row in rows if row.get("family", "") == group or not group]
+            print(f"{name}, {group}:" if group else f"{name}:" if shown else f"{name}: none")
+            if shown:
+                print_columns(shown)
 
 
 def doctor(store: StoreDir = None, as_json: AsJson = False) -> None:
@@ -52,6 +61,8 @@ def doctor(store: StoreDir = None, as_json: AsJson = False) -> None:
 
 
 def _inventory(catalog: Catalog) -> dict[str, list[dict[str, Any]]]:
+    from immunebench.catalog.placeholders import leftovers
+
     entries = {"defenses": catalog.defenses, "attacks": catalog.attacks}
     found: dict[str, list[dict[str, Any]]] = {
         "suites": [{"id": s.id, "title": s.title, "version": s.version} for s in catalog.suites.values()],
@@ -76,6 +87,13 @@ def _inventory(catalog: Catalog) -> dict[str, list[dict[str, Any]]]:
         {"id": n, "title": b.path or b.hub[0].repo, "revision": b.revision} for n, b in catalog.models.bases.items()
     ]
     found["broken"] = [{"id": f"{b.kind} {b.id}", "title": b.reason} for b in catalog.broken]
+    found["unfinished"] = [
+        {"id": f"{e.kind} {e.id}", "title": line}
+        for table in entries.values()
+        for e in table.values()
+        if e.variant is None
+        for line in leftovers(e)
+    ]
     return found
 
 

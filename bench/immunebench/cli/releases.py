@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from immunebench.cli.common import AsJson, print_json, the_catalog
+from immunebench.cli.common import AsJson, print_json, the_catalog, unfinished
 from immunebench.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ def cite(
     catalog = the_catalog()
     if defense is not None:
         defense = catalog.names.get(("defense", defense), defense)
+    if defense is not None:
+        _require_finished([defense])
     with _refusable():
         found = source.load(results, leaderboard, suite=suite, release=release)
         made = make(
@@ -134,6 +136,9 @@ def release(
     """
     from immunebench.board.release import release as releases
 
+    chosen = suite or [path.name for path in sorted(results.glob("*")) if path.is_dir()]
+    files = (file for each in chosen for file in sorted((results / each).glob("*@*.jsonl")))
+    _require_finished(file.name.rpartition("@")[0] for file in files)
     with _refusable():
         folder, manifest = releases.make(name, results, leaderboard, created=created, add=add or (), suites=suite or ())
     if as_json:
@@ -215,6 +220,18 @@ def reported(
         print_json([dataclasses.asdict(figure) for figure in found if recalled or figure.checked])
     else:
         print(figures.reported_table(found, recalled=recalled).text(), end="")
+
+
+def _require_finished(names: Iterable[str]) -> None:
+    """Check that entries name their authors and papers: what is cited and frozen is read by others.
+
+    Raises
+    ------
+    UsageError
+        One still holds text that `immunebench new` wrote.
+    """
+    for line in unfinished(the_catalog(), names):
+        raise UsageError(f"{line}, which its author is to replace before it is cited or released")
 
 
 def print_problems(problems: Iterable[Problem]) -> None:

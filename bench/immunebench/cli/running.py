@@ -30,6 +30,7 @@ from immunebench.cli.common import (
     print_json,
     print_other_suites,
     the_catalog,
+    unfinished,
 )
 
 #: Exit status of a command that Ctrl-C stopped, as shells have it: 128 and the number of the signal.
@@ -198,11 +199,13 @@ def _dry_run(plan: Plan, cells: list[dict[str, object]], estimate: Any, workers:
 
 
 def _say_broken(plan: Plan) -> None:
-    """Say which entries and tasks of a plan have a namesake that is broken, and so is not the one that is measured."""
+    """Say which entries and tasks of a plan have a broken namesake, which is not measured, and which are unfinished."""
     names = {name for cell in plan.cells for name in (cell.task, *cell.defense.split("+"), *cell.chain.split("+"))}
     for broken in the_catalog().broken:
         if broken.id in names:
             print(f"not used: {broken.reason}", file=sys.stderr)
+    for line in unfinished(the_catalog(), sorted(names)):
+        print(f"unfinished: {printable(line)}", file=sys.stderr)
 
 
 def _mean(score: Any) -> str:
