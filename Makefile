@@ -42,7 +42,9 @@ package: $(INSTALLED) ## build wheel and sdist into dist/, and try the wheel in 
 	"$$python" -c 'import immunebench, sys; sys.exit(immunebench.__file__.find(sys.argv[1]) != 0)' "$$place/package"; \
 	"$$python" -m immunebench list > list.txt; grep -q imma-lora list.txt; \
 	"$$python" -m immunebench run mini-smoke --dry-run > plan.txt; grep -q style-solano plan.txt; \
-	echo "the wheel lists its entries and plans mini-smoke from an empty folder"
+	"$$python" -m immunebench reported > reported.txt; grep -q IMMA reported.txt; \
+	"$$python" -m immunebench cite --release 2026.0-world1 --suite mini-lite > cite.txt; grep -q mini-lite cite.txt; \
+	echo "the wheel lists its entries, plans mini-smoke and cites a release from an empty folder"
 
 # The install is skipped until the lock or the project file changes. An existing .venv is updated, never replaced.
 $(INSTALLED): requirements.txt pyproject.toml hatch_build.py

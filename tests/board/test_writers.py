@@ -140,13 +140,14 @@ def test_entries_that_change_pictures_are_ranked_in_their_budget_class_with_thei
 
 def test_no_number_is_cut_in_a_narrow_terminal() -> None:
     shown = board(row(), row("a-defense-with-a-name-of-forty-letters-ok", track="layered", badges=("Linf 16",)))
-    for width in (200, 125):
+    for width in (200, 125, 80, 60):
         console = Console(width=width, file=io.StringIO())
         console.print(terminal(shown, "t", width))
         text = console.file.getvalue()
         assert "\N{HORIZONTAL ELLIPSIS}" not in text
-        assert all(number in text for number in ("0.42", "0.35 to 0.50", "0.91"))
-        assert ("U_gen" in text) == (width == 200)
+        assert all(f" {number} " in text for number in ("1", "0.42", "0.91"))
+        assert all(head in text for head in ("rank", " P ", " A ", " U ", "remarks"))
+        assert ("0.35 to 0.50" in text) == (width >= 80) and ("U_gen" in text) == (width == 200)
 
 
 def test_latex_is_bold_for_tie_group_one_and_sets_apart_what_is_not_ranked() -> None:

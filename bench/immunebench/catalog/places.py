@@ -73,6 +73,15 @@ def roots(entries: Path | str | None) -> Iterator[Path]:
         yield from (Path(place) for place in (spec.submodule_search_locations or () if spec else ()))
 
 
+def published(name: str) -> Path | None:
+    """Return a folder of published figures, ``results`` or ``leaderboard``; None if there is none.
+
+    It is that of the checkout that contains the current folder, else that of the package or its checkout.
+    """
+    roots = (checkout(Path.cwd()), PACKAGE / "_entries", checkout(PACKAGE))
+    return next((root / name for root in roots if root is not None and (root / name).is_dir()), None)
+
+
 def checkout(start: Path) -> Path | None:
     """Return the nearest project root at or above a folder, None if there is none."""
     return next((folder for folder in (start, *start.parents) if _is_project_root(folder)), None)

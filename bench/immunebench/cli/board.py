@@ -13,7 +13,7 @@ from immunebench.core.errors import UsageError
 
 if TYPE_CHECKING:
     pass
-from immunebench.cli.common import AsJson, ResultsDir, the_catalog
+from immunebench.cli.common import AsJson, ResultsDir, published, require_run, the_catalog
 
 
 def board(
@@ -24,13 +24,19 @@ def board(
     markdown: Annotated[
         Path | None, typer.Option("--markdown", help="Write the printed page to this file too.")
     ] = None,
-    site: Annotated[Path, typer.Option("--site", help="Folder of the website; replaced completely.")] = Path(
-        "leaderboard/site"
-    ),
+    site: Annotated[
+        Path | None,
+        typer.Option(
+            "--site",
+            help="Folder of the website, replaced completely; default leaderboard/site. With SUITE: of it alone.",
+        ),
+    ] = None,
     leaderboard: releases.BoardDir = Path("leaderboard"),
     as_json: AsJson = False,
 ) -> None:
     """Print the scores of a suite's results; without SUITE, write every board, its files, plots and the website.
+
+    With SUITE and --site, the website of that suite is written too.
 
     Exits with 1 if lines of the results are left out or the board is refused, with 2 if nothing can be shown. A folder
     without any records is not an error; the command and the website state it.
@@ -47,8 +53,12 @@ def board(
             raise UsageError("needs a SUITE", field="--json")
         if markdown is not None:
             raise UsageError("needs a SUITE", field="--markdown")
-        _write_boards(results, site, leaderboard)
+        _write_boards(results, site or Path("leaderboard/site"), leaderboard)
         return
+    results = published(results, "results") if site is None else results
+    require_run(suite, results)
+    if site is not None:
+        _write_boards(results, site, leaderboard, suite)
     try:
         found = scored.score_folder(scored.suite_folder(suite, results))
         if as_json:
@@ -68,18 +78,24 @@ def board(
         raise typer.Exit(1)
 
 
-def _write_boards(results: Path, site: Path, leaderboard: Path) -> None:
-    """Write ``board.md`` next to the records of every suite, and the website with all other formats."""
+def _write_boards(results: Path, site: Path, leaderboard: Path, suite: str | None = None) -> None:
+    """Write ``board.md`` next to the records of every suite or of one, and the website with all other formats."""
+    from immunebench.board.assembly.scored import suite_folder
     from immunebench.board.loading import measured_capacity, reported
     from immunebench.board.site import load_suite, suite_folders, write_site
     from immunebench.board.tables import layout
 
-    folders = suite_folders(results)
+    folders = suite_folders(results) if suite is None else [suite_folder(suite, results)]
     if not results.is_dir():
         raise UsageError("no such folder", field="--results", value=str(results))
-    suites = [load_suite(folder) for folder in folders]
-    published = leaderboard / "reported.toml"
-    figures = reported.figures(published) if published.is_file() else []
+    suites = []
+    for number, folder in enumerate(folders, 1):
+        # Intervals of a large suite take ten seconds and more.
+        print(f"[{number}/{len(folders)}] {folder.name}", file=sys.stderr, flush=True)
+        suites.append(load_suite(folder))
+    print(f"writing {site}", file=sys.stderr, flush=True)
+    papers = leaderboard / "reported.toml"
+    figures = reported.figures(papers) if papers.is_file() else []
     capacity = measured_capacity.read(leaderboard / "capacity.json")
     files = write_site(suites, site, the_catalog(), reported=figures, capacity=capacity)
     for folder, scored in zip(folders, suites, strict=True):

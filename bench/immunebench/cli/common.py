@@ -55,6 +55,31 @@ def all_plans(catalog: Catalog) -> list[Plan]:
     return plans
 
 
+def published(folder: Path, name: str) -> Path:
+    """Return the folder to read for an option: the given one, or where its default is not here, the published one."""
+    from immunebench.catalog import places
+
+    if folder != Path(name) or folder.is_dir():
+        return folder
+    found = places.published(name)
+    if found is not None:
+        print(f"{name}: {found}", file=sys.stderr)
+    return found or folder
+
+
+def require_run(suite: str | None, results: Path) -> None:
+    """Check that a suite of the catalogue has results.
+
+    Raises
+    ------
+    UsageError
+        It has none; the message has the command that makes them. Other names are left to the caller.
+    """
+    if suite is not None and not (results / suite).is_dir() and suite in the_catalog().suites:
+        how = f"is not run yet (no results in {results}; immunebench run {suite} measures it):"
+        raise UsageError(how, field="SUITE", value=suite)
+
+
 def unfinished(catalog: Catalog, names: Iterable[str]) -> list[str]:
     """Return what the entries of defenses and chains still hold of the text that `immunebench new` wrote."""
     from immunebench.catalog.placeholders import leftovers

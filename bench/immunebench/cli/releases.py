@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from immunebench.cli.common import AsJson, print_json, the_catalog, unfinished
+from immunebench.cli.common import AsJson, print_json, published, require_run, the_catalog, unfinished
 from immunebench.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def cite(
     from immunebench.board.release.cite import TABLES
     from immunebench.board.release.cite import cite as make
 
+    results, leaderboard = published(results, "results"), published(leaderboard, "leaderboard")
     if check is not None:
         given = {"--release": release, "--defense": defense, "--suite": suite}
         if clash := next((name for name, value in given.items() if value is not None), None):
@@ -75,6 +76,8 @@ def cite(
         defense = catalog.names.get(("defense", defense), defense)
     if defense is not None:
         _require_finished([defense])
+    if release is None:
+        require_run(suite, results)
     with _refusable():
         found = source.load(results, leaderboard, suite=suite, release=release)
         made = make(
@@ -170,7 +173,9 @@ def diff(
     from immunebench.board.release import diff as diffs
     from immunebench.board.release import diff_text, source
 
+    results, leaderboard = published(results, "results"), published(leaderboard, "leaderboard")
     if suite is not None:
+        require_run(suite, results)
         a, b = f"{suite}:{a}", f"{suite}:{b}"
     with _refusable():
         left, right = (source.side(name, results, leaderboard) for name in (a, b))
@@ -213,7 +218,7 @@ def reported(
     """
     from immunebench.board.loading import reported as figures
 
-    found = figures.figures(leaderboard / "reported.toml")
+    found = figures.figures(published(leaderboard, "leaderboard") / "reported.toml")
     if method is not None:
         found = figures.of_method(found, method)
     if as_json:

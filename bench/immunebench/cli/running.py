@@ -29,6 +29,7 @@ from immunebench.cli.common import (
     print_columns,
     print_json,
     print_other_suites,
+    published,
     the_catalog,
     unfinished,
 )
@@ -138,7 +139,7 @@ def show(
     """
     from immunebench.cli import report
 
-    (file, record), *others = report.find_records(cell, results, suite)
+    (file, record), *others = report.find_records(cell, published(results, "results"), suite)
     print_other_suites(record.suite, [other.suite for _, other in others])
     if as_json:
         print_json(record.model_dump(mode="json"))

@@ -58,7 +58,7 @@ def build_site(
     Raises
     ------
     UsageError
-        If a line is not a valid record, or `out` has contents that are not a site.
+        If a line is not a valid record, or `out` has contents that are not a site or cannot be written.
     """
     suites = [load_suite(folder) for folder in suite_folders(results)]
     return write_site(suites, out, catalog, reported=reported, capacity=capacity)
@@ -75,14 +75,18 @@ def write_site(
     """Write the site of suites that have been loaded; see `build_site`."""
     if out.exists() and not (out.is_dir() and ((out / MARK).is_file() or not any(out.iterdir()))):
         raise UsageError("is not empty and no generated site:", field="--site", value=str(out))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        _write(suites, draft, catalog, reported, capacity)
-        draft.chmod(0o755)
-        _swap(draft, out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        try:
+            _write(suites, draft, catalog, reported, capacity)
+            draft.chmod(0o755)
+            _swap(draft, out)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        why = f"cannot be written ({error.strerror or error}):"
+        raise UsageError(why, field="--site", value=str(out)) from error
     return sorted(path for path in out.rglob("*") if path.is_file())
 
 
@@ -99,7 +103,8 @@ def _write(
         env,
         root / "index.html",
         "home",
-        suites=suites,
+        suites=sorted(suites, key=_importance),
+        small={suite.name: _is_small(suite, catalog) for suite in suites},
         titles={suite.name: suite_title(suite, catalog) for suite in suites},
         findings={suite.name: finding(suite.board) for suite in sound if suite.board is not None},
         profiles=sorted({profile for suite in suites for profile in suite.profiles}),
@@ -155,6 +160,19 @@ def suite_title(suite: Suite, catalog: Catalog | None) -> str:
     names = {record.suite for record in suite.records}
     known = {} if catalog is None else catalog.suites
     return "; ".join(known[name].title for name in sorted(names) if name in known)
+
+
+def _importance(suite: Suite) -> tuple[int, int, str]:
+    """Return what suites are ordered by: those that rank the most entries first, then those of the most tasks."""
+    rows = () if suite.board is None or suite.refusals else suite.board.rows
+    tasks = {record.cell.task for record in suite.records}
+    return -sum(row.rank is not None for row in rows), -len(tasks), suite.name
+
+
+def _is_small(suite: Suite, catalog: Catalog | None) -> bool:
+    """Return whether all bases of a suite are embedded ones, which know a small painted world."""
+    known = {} if catalog is None else catalog.models.bases
+    return bool(suite.bases) and all(name in known and known[name].path for name in suite.bases)
 
 
 def _versions(suite: Suite) -> dict[str, list[str]]:

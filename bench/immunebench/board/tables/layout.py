@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from immunebench.board.text import interval_text, number
 from immunebench.declared import scoring
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import JustifyMethod, RenderableType
 
 COLUMNS = (
     "rank",
@@ -34,8 +35,10 @@ COLUMNS = (
 )
 
 
-_PARTS = ("U_gen", "U_ben", "fidelity", "SGR", "protect s", "W")
-_REMARKS = 18
+#: Columns that a table that is too wide leaves out, the first ones first: parts of others, then what explains them.
+_DISPENSABLE = ("SGR", "U_gen", "U_ben", "fidelity", "protect s", "W", "worst chain", "track", "95 %")
+#: Columns of words, which wrap, and to how many characters.
+_WRAPPED = {"defense": 16, "remarks": 14}
 
 #: Width in characters if the output is a file or a pipe, not a terminal.
 _WIDTH = 132
@@ -52,7 +55,8 @@ def show(board: Board, title: str) -> None:
     from rich.console import Console
 
     console = Console()
-    if not console.is_terminal:
+    # Of a terminal or of COLUMNS; rich takes 80 for a pipe.
+    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
         console = Console(width=_WIDTH)
     console.print(terminal(board, title, console.width))
 
@@ -60,7 +64,7 @@ def show(board: Board, title: str) -> None:
 def terminal(board: Board, title: str, width: int | None = None) -> RenderableType:
     """Return the table for a terminal, with notes below it.
 
-    If it is wider than `width`, columns that are parts of others are left out, so that no number is cut.
+    If it is wider than `width`, columns are left out, parts of others first, so that no number is cut.
 
     Raises
     ------
@@ -79,7 +83,8 @@ def terminal(board: Board, title: str, width: int | None = None) -> RenderableTy
     table = Table(title=Text(title), title_justify="left", title_style="bold", header_style="bold", show_edge=False)
     for column in (COLUMNS[at] for at in shown):
         numeric = column not in ("defense", "track", "worst chain", "remarks")
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=column != "remarks")
+        justify: JustifyMethod = "right" if numeric else "left"
+        table.add_column(column, justify=justify, no_wrap=column not in _WRAPPED, overflow="fold")
     controls = False
     for row, line in zip(board.rows, lines, strict=True):
         if row.control and not controls:
@@ -100,12 +105,15 @@ def terminal(board: Board, title: str, width: int | None = None) -> RenderableTy
 
 
 def _shown_columns(lines: list[list[str]], width: int | None) -> list[int]:
-    """Return the indices of the columns that fit into a width: all, or those that are not parts of another one."""
-    widest = [max(map(len, column)) + 3 for column in zip(COLUMNS, *lines, strict=True)]
-    # Only the column of remarks wraps.
-    needed = sum(widest[:-1]) + min(widest[-1], _REMARKS)
-    parts = _PARTS if width is not None and needed > width else ()
-    return [at for at, column in enumerate(COLUMNS) if column not in parts]
+    """Return the indices of the columns that fit into a width, so that no number is cut: rank, P, A and U always."""
+    widest = {name: max(map(len, cells)) + 3 for name, *cells in zip(COLUMNS, COLUMNS, *lines, strict=True)}
+    widest |= {name: min(widest[name], most + 3) for name, most in _WRAPPED.items()}
+    shown = list(COLUMNS)
+    for name in _DISPENSABLE:
+        if width is None or sum(widest[name] for name in shown) <= width:
+            break
+        shown.remove(name)
+    return [COLUMNS.index(name) for name in shown]
 
 
 def markdown(board: Board, title: str) -> str:
