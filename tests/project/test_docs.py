@@ -33,3 +33,13 @@ def test_the_api_page_has_every_public_name_once() -> None:
     page = (ROOT / "docs" / "api.md").read_text("utf-8")
     named = re.findall(r"^::: immunebench\.(\w+)$", page, flags=re.MULTILINE)
     assert sorted(named) == sorted(name for name in immunebench.__all__ if name != "__version__")
+
+
+def test_every_call_that_the_api_page_names_exists() -> None:
+    page = (ROOT / "docs" / "api.md").read_text("utf-8").partition("## What hooks receive")[0]
+    objects = {"model": immunebench.LatentDiffusion, "ctx": immunebench.Context}
+    named = re.findall(r"\b(model|ctx)\.(\w+)", page)
+    assert len(named) > 20
+    fields = set(immunebench.Context.__annotations__) | set(vars(immunebench.Context))
+    lost = [f"{a}.{b}" for a, b in named if not hasattr(objects[a], b) and b not in fields]
+    assert lost == [], "an instance may also set it"

@@ -16,7 +16,7 @@ def sheet(
     task: Annotated[
         str | None, typer.Option("--task", help="Task to show, such as --task style-okafor; default the first.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="PNG to write; default DEFENSE--TASK.png here.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="PNG to write; default sheets/DEFENSE--TASK.png.")] = None,
     store: StoreDir = None,
 ) -> None:
     """Draw a contact sheet of a defense: clean, protected, difference x10, after each purifier, and after the attacks.
@@ -28,7 +28,9 @@ def sheet(
 
     plan = api.plan_suite(suite, defense=defense, task=task)
     shown = task or next((cell.task for cell in plan.cells), "")
-    path = out or Path(f"{defense}--{shown}.png")
+    path = out or Path("sheets") / f"{defense}--{shown}.png"
+    if out is None:
+        path.parent.mkdir(exist_ok=True)
     size = defense_sheet(plan, api.open_store(store), shown, path)
     print(f"sheet: {path} ({size / 1024:.0f} KB)")
 
