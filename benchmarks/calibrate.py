@@ -127,7 +127,12 @@ def main() -> None:
             }  # fmt: skip
             if options.defense != "none":
                 (scored,) = (r for r in aggregate([measurement(record)]).rows if r.defense == record.cell.defense)
-                row |= {"P": scored.p, "U_gen": scored.u_gen, "U_ben": scored.u_ben}
+                row |= {
+                    "A": scored.a,
+                    "P(1)": scored.area and scored.area.p.get(1.0),
+                    "U_gen": scored.u_gen,
+                    "U_ben": scored.u_ben,
+                }
             rows.append(row)
     for row in rows:
         print(json.dumps(row))

@@ -1,186 +1,180 @@
-"""How often the headline's interval holds the truth, and how biased the headline is, in worlds with known truth.
+"""How often intervals of A hold a known truth, and how often a difference is told, in simulated worlds.
 
-    python benchmarks/coverage.py --worlds 1000 --draws 300
-    python benchmarks/coverage.py --worlds 1000 --draws 300 --pairs
+    python benchmarks/coverage.py --worlds 4000 --json coverage.json
 
-Each world draws tasks from a population, then seeds and pictures of them, and asks `board.statistics` for the
-interval. The truth is the population's mean of the least P over chains, without noise of seeds and pictures. With
-`--pairs` two rows meet the same tasks, and their paired difference is judged: how often its interval holds the truth,
-and how often it tells the rows apart.
+Each world draws tasks, curves of attacks on them, seeds and pictures, and goes through the board's own functions:
+gains, the choice of the strongest attack, A, its interval, simultaneous comparisons. The truth is the mean over
+worlds of A without noise of seeds and pictures. In the exact null a defended model is another seed of `none`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from immunebench.board.statistics.bootstrap import TaskSample, resample
+from immunebench.board.scores.curves import gains, task_areas
+from immunebench.board.scores.measurement import Measurement
+from immunebench.board.statistics.paired import mean_difference
+from immunebench.board.statistics.stratified import estimate, told_apart
 
 FAMILIES = ("style", "object", "identity", "relearn")
-#: families, tasks a family, seeds, pictures, chains
+STEPS = (16, 32, 64, 128, 256)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A board: families, tasks in each, chains, seeds of an entry."""
+
+    name: str
+    families: int
+    tasks: int
+    chains: int
+    seeds: int = 1
+
+
 SHAPES = (
-    (4, 2, 1, 24, 3),
-    (4, 4, 3, 24, 7),
-    (4, 4, 3, 16, 7),
-    (3, 2, 1, 24, 4),
-    (4, 2, 1, 16, 3),
-    (3, 2, 1, 24, 7),
-    (2, 3, 1, 24, 3),
-    (1, 5, 1, 24, 3),
+    Shape("mini-lite, model side", 4, 4, 4),
+    Shape("mini-lite, data side", 3, 4, 5),
+    Shape("mini-full", 4, 7, 3, 3),
+    Shape("two tasks a family", 4, 2, 3),
 )
-#: mean P a family, its spread over tasks and over chains of a task
-WORLDS = {
-    "middling": ((0.5,) * 4, 0.2, 0.1),
-    "weak": ((0.1,) * 4, 0.15, 0.05),
-    "uneven": ((0.1, 0.3, 0.6, 0.9), 0.2, 0.1),
-    "strong": ((0.95,) * 4, 0.15, 0.05),
-    "alike": ((0.5,) * 4, 0.03, 0.05),
-    "no effect": ((0.0,) * 4, 0.1, 0.05),
+#: Mean A of an entry, and its standard deviation over tasks in each family (world 1: 0.13 to 0.16 on average).
+ENTRIES = {
+    "null": (0.0, (0.0, 0.0, 0.0, 0.0)),
+    "weak": (0.1, (0.05, 0.10, 0.15, 0.20)),
+    "middling": (0.4, (0.05, 0.10, 0.15, 0.20)),
+    "strong": (0.8, (0.05, 0.05, 0.10, 0.20)),
+    "harmful": (-0.2, (0.05, 0.10, 0.15, 0.20)),
 }
-#: mean P of the first row, how much less the second has, spread over tasks, over chains, of the difference over tasks
-PAIRS = {
-    "equal": (0.5, 0.0, 0.2, 0.1, 0.05),
-    "0.1 apart": (0.5, 0.1, 0.2, 0.1, 0.05),
-    "0.2 apart": (0.5, 0.2, 0.2, 0.1, 0.1),
-    "weak, 0.05 apart": (0.1, 0.05, 0.15, 0.05, 0.03),
-    "equal, tasks alike": (0.5, 0.0, 0.03, 0.05, 0.0),
-}
-# close to the records of mini-power: gain of the attack, spread of pictures, their correlation, spread of seeds
-GAIN, PICTURES, SHARED, SEEDS = 0.75, 0.22, 0.4, 0.06
+#: Standard deviations, in anchored similarity: between adaptation seeds, pictures of one prompt, what prompts share in
+#: all arms; of A between chains of a task.
+SEED, PICTURE, PROMPT, CHAIN = 0.10, 0.20, 0.20, 0.05
 
 
-def true_p(rng: np.random.Generator, mean: float, tasks: int, chains: int, spread: tuple[float, float]) -> np.ndarray:
-    """P_raw of tasks of one family, shape (tasks, chains)."""
-    task = mean + spread[0] * rng.standard_normal((tasks, 1))
-    return task + spread[1] * rng.standard_normal((tasks, chains))
+class World:
+    """Tasks of one world with the undefended attack's true curves."""
+
+    def __init__(self, rng: np.random.Generator, shape: Shape) -> None:
+        self.rng, self.shape = rng, shape
+        self.tasks = [(f"{f}-{t}", f) for f in FAMILIES[: shape.families] for t in range(shape.tasks)]
+        self.chains = [f"chain-{c}" for c in range(shape.chains)]
+        self.floor = {task: rng.normal(-0.2, 0.3) for task, _ in self.tasks}
+        strength = rng.uniform(0.7, 1.0, shape.chains)
+        self.gain = {
+            (t, c): rng.uniform(0.7, 1.3) * strength[i] for t, _ in self.tasks for i, c in enumerate(self.chains)
+        }
+        self.speed = {t: rng.uniform(15, 60) for t, _ in self.tasks}
+        self.prompt = {task: PROMPT * rng.standard_normal(24) for task, _ in self.tasks}
+
+    def cells(self, a: dict[tuple[str, str], float], seeds: Sequence[int], noisy: bool) -> list[Measurement]:
+        """Return the cells of an entry that stops these parts of the gain by (task, chain)."""
+        made = []
+        for task, family in self.tasks:
+            for chain in self.chains:
+                for seed in seeds:
+                    made.append(self._cell(task, family, chain, seed, a[task, chain], noisy))
+        return made
+
+    def _cell(self, task: str, family: str, chain: str, seed: int, a: float, noisy: bool) -> Measurement:
+        n = np.array(STEPS)
+        mean = self.floor[task] + (1 - a) * self.gain[task, chain] * (1 - np.exp(-n / self.speed[task]))
+        shift = SEED * self.rng.standard_normal() if noisy else 0.0
+        pictures = self.prompt[task] + PICTURE * self.rng.standard_normal((5, 24)) if noisy else np.zeros((5, 24))
+        values = mean[:, None] + shift + pictures
+        # Twelve pictures at each step, all 24 at the preset's.
+        curve = {
+            int(step): float(values[i].mean() if step == 128 else values[i, :12].mean()) for i, step in enumerate(n)
+        }
+        floor = self.floor[task] + (self.prompt[task] if noisy else np.zeros(24))
+        return Measurement(
+            task=task, family=family, defense="x", chain=chain, seed=seed, final=128, curve=curve,
+            m_def=tuple(values[3].tolist()), m_floor=tuple(floor.tolist()),
+        )  # fmt: skip
 
 
-def observe(rng: np.random.Generator, p: np.ndarray, family: str, name: str, seeds: int, pictures: int) -> TaskSample:
-    """What one run shows of a task whose P_raw by row and chain is `p`."""
-    common = rng.standard_normal((seeds, 1, pictures))
-    chains = p.shape[1]
-
-    def noise(many: int) -> np.ndarray:
-        own = rng.standard_normal((seeds, many, pictures))
-        return np.asarray(PICTURES * (np.sqrt(SHARED) * common + np.sqrt(1 - SHARED) * own))
-
-    def of_seed() -> np.ndarray:
-        return SEEDS * rng.standard_normal((seeds, chains, 1))
-
-    defended = np.stack([GAIN * (1 - row)[None, :, None] + of_seed() + noise(chains) for row in p])
-    ceiling = GAIN + of_seed() + noise(chains)
-    names = tuple(f"chain-{c}" for c in range(chains))
-    return TaskSample(name, family, names, noise(1)[:, 0], ceiling, defended, SEEDS)
+def areas(none: list[Measurement], own: list[Measurement]) -> dict[str, float]:
+    """Return A by task, as the board computes it."""
+    places: dict[tuple[str, str], tuple[list[Measurement], list[Measurement]]] = {}
+    for side, cells in enumerate((none, own)):
+        for cell in cells:
+            places.setdefault(cell.where, ([], []))[side].append(cell)
+    found = [gains(*pair) for pair in places.values()]
+    return {area.task: area.area for area in task_areas(g for g in found if g is not None and g.informative)}
 
 
-def measure(
-    shape: Sequence[int], means: Sequence[float], spread: tuple[float, float], worlds: int, draws: int
-) -> list[str]:
-    """Truth, bias of the headline, coverage, how often the truth lies below and above, mean width."""
-    families, tasks, seeds, pictures, chains = shape
-    rng = np.random.default_rng(7)
-    many = [true_p(rng, mean, 100_000, chains, spread) for mean in means[:families]]
-    truth = float(np.mean([np.clip(p, 0.0, 1.0).min(1).mean() for p in many]))
-    ends, estimates = [], []
+def simulate(shape: Shape, worlds: int, seed: int) -> list[dict[str, Any]]:
+    """Return one row per entry of a shape, and one for the pairs."""
+    rng = np.random.default_rng(seed)
+    seeds = tuple(range(shape.seeds))
+    held: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ENTRIES}
+    truths: dict[str, list[float]] = {name: [] for name in ENTRIES}
+    false, told, powers = 0, 0, 0.0
     for _ in range(worlds):
-        samples = [
-            observe(rng, p[None], family, f"{family}-{t}", seeds, pictures)
-            for family, mean in zip(FAMILIES, means[:families], strict=False)
-            for t, p in enumerate(true_p(rng, mean, tasks, chains, spread))
-        ]
-        headline = resample(samples, draws=draws, detail=False).headline
-        ends.append(headline.interval(0))
-        estimates.append(float(headline.estimate[0]))
-    low, high = np.array(ends, dtype=np.float64).T
-    below, above = float(np.mean(truth < low)), float(np.mean(truth > high))
-    return [
-        f"{truth:.2f}",
-        f"{np.mean(estimates) - truth:+.3f}",
-        f"{1 - below - above:.1%}",
-        f"{below:.1%}",
-        f"{above:.1%}",
-        f"{np.mean(high - low):.2f}",
-    ]
-
-
-def biases(shape: Sequence[int], means: Sequence[float], spread: tuple[float, float], worlds: int) -> list[str]:
-    """Bias of the mean over tasks of the least P_raw over chains, and of the least P, which is clipped."""
-    families, tasks, seeds, pictures, chains = shape
-    rng = np.random.default_rng(7)
-    many = [true_p(rng, mean, 100_000, chains, spread) for mean in means[:families]]
-    raw, clipped = [], []
-    for _ in range(worlds):
-        for family, mean in zip(FAMILIES, means[:families], strict=False):
-            for p in true_p(rng, mean, tasks, chains, spread):
-                sample = observe(rng, p[None], family, "task", seeds, pictures)
-                floor, ceiling = sample.floor.mean(), sample.ceiling.mean((0, 2))
-                seen = (ceiling - sample.defended[0].mean((0, 2))) / (ceiling - floor)
-                raw.append(seen.min())
-                clipped.append(np.clip(seen, 0.0, 1.0).min())
-    true_raw = float(np.mean([p.min(1).mean() for p in many]))
-    true_clipped = float(np.mean([np.clip(p, 0.0, 1.0).min(1).mean() for p in many]))
-    return [f"{np.mean(raw) - true_raw:+.3f}", f"{np.mean(clipped) - true_clipped:+.3f}"]
-
-
-def compare(shape: Sequence[int], pair: Sequence[float], worlds: int, draws: int) -> list[str]:
-    """True difference, coverage of its paired interval, how often 0 lies below it, mean width."""
-    families, tasks, seeds, pictures, chains = shape
-    mean, less, over_tasks, over_chains, own = pair
-    rng = np.random.default_rng(11)
-
-    def rows(many: int) -> np.ndarray:
-        first = true_p(rng, mean, many, chains, (over_tasks, over_chains))
-        return np.stack([first, first - less + own * rng.standard_normal((many, 1))], axis=1)
-
-    headlines = np.clip(rows(400_000), 0.0, 1.0).min(2).mean(0)
-    truth = float(headlines[0] - headlines[1])
-    ends = []
-    for _ in range(worlds):
-        samples = [
-            observe(rng, p, family, f"{family}-{t}", seeds, pictures)
-            for family in FAMILIES[:families]
-            for t, p in enumerate(rows(tasks))
-        ]
-        ends.append(resample(samples, draws=draws, detail=False).difference(0, 1))
-    low, high = np.array(ends).T
-    covered = float(np.mean((low <= truth) & (truth <= high)))
-    return [f"{truth:.2f}", f"{covered:.1%}", f"{np.mean(low > 0.0):.1%}", f"{np.mean(high - low):.2f}"]
+        world = World(rng, shape)
+        families = dict(world.tasks)
+        zero = {(task, chain): 0.0 for task, _ in world.tasks for chain in world.chains}
+        none, true_none = world.cells(zero, (0, 1, 2), True), world.cells(zero, (0,), False)
+        rows: dict[str, dict[str, float]] = {}
+        for name, (mean, spreads) in ENTRIES.items():
+            chain_spread = CHAIN if any(spreads) else 0.0
+            by_task = {t: rng.normal(mean, spreads[FAMILIES.index(f)]) for t, f in world.tasks}
+            a = {(t, c): by_task[t] + chain_spread * rng.standard_normal() for t, c in zero}
+            rows[name] = areas(none, world.cells(a, seeds, True))
+            truths[name].append(mean_difference(areas(true_none, world.cells(a, (0,), False)), families))
+            found = estimate(rows[name], families)
+            if found is not None:
+                held[name].append((found.mean, *found.interval()))
+        # Three rows without a difference, against which nothing should be told; one that is 0.1 better on average.
+        nulls = [areas(none, world.cells(zero, seeds, True)) for _ in range(2)] + [rows["null"]]
+        false += any(told_apart(nulls, families).values())
+        better = {t: rng.normal(0.1, 0.13) for t, _ in world.tasks}
+        middle = {(t, c): 0.3 for t, c in zero}
+        up = {(t, c): 0.3 + better[t] for t, c in zero}
+        pair = [areas(none, world.cells(part, seeds, True)) for part in (middle, up)]
+        told += told_apart(pair, families)[0, 1]
+        apart = estimate({t: pair[1][t] - pair[0][t] for t in pair[0].keys() & pair[1].keys()}, families)
+        powers += 0 if apart is None else apart.power_80
+    made: list[dict[str, Any]] = []
+    for name, intervals in held.items():
+        truth = float(np.mean(truths[name]))
+        bounds = np.array(intervals)
+        inside = (bounds[:, 1] <= truth) & (truth <= bounds[:, 2])
+        zero_out = (bounds[:, 1] > 0) | (bounds[:, 2] < 0)
+        made.append({
+            "shape": shape.name, "entry": name, "worlds": len(intervals), "truth": round(truth, 3),
+            "bias": round(float(bounds[:, 0].mean()) - truth, 4), "coverage": round(float(inside.mean()), 4),
+            "told from 0": round(float(zero_out.mean()), 4),
+            "width": round(float((bounds[:, 2] - bounds[:, 1]).mean()), 3),
+        })  # fmt: skip
+    made.append({
+        "shape": shape.name, "entry": "pairs", "worlds": worlds,
+        "any of 3 nulls told apart": round(false / worlds, 4), "0.1 apart told": round(told / worlds, 4),
+        "told in 80 %": round(powers / worlds, 3),
+    })  # fmt: skip
+    return made
 
 
 def main() -> None:
-    """Print a Markdown table."""
+    """Simulate the shapes and print one line a row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worlds", type=int, default=200, help="worlds a row")
-    parser.add_argument("--draws", type=int, default=400, help="draws of the bootstrap a world")
-    parser.add_argument("--pairs", action="store_true", help="paired differences instead of the headline")
-    parser.add_argument("--bias", action="store_true", help="bias of the minimum, and with clipping, without intervals")
-    numbers = range(len(SHAPES))
-    parser.add_argument("--shapes", type=int, nargs="+", default=[*numbers], choices=numbers, help="which of SHAPES")
-    arguments = parser.parse_args()
-    heads = ["families x tasks x seeds, pictures, chains", "world"]
-    if arguments.bias:
-        heads += ["bias of the minimum", "bias after clipping"]
-    elif arguments.pairs:
-        heads += ["true difference", "coverage", "told apart", "width"]
-    else:
-        heads += ["true P", "bias of P", "coverage", "truth below", "truth above", "width"]
-    print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
-    for shape in [SHAPES[number] for number in arguments.shapes]:
-        label = f"{shape[0]} x {shape[1]} x {shape[2]}, {shape[3]}, {shape[4]}"
-        for name in PAIRS if arguments.pairs else WORLDS:
-            if arguments.pairs:
-                cells = compare(shape, PAIRS[name], arguments.worlds, arguments.draws)
-            else:
-                means, *spread = WORLDS[name]
-                both = spread[0], spread[1]
-                cells = (
-                    biases(shape, means, both, arguments.worlds)
-                    if arguments.bias
-                    else measure(shape, means, both, arguments.worlds, arguments.draws)
-                )
-            print("| " + " | ".join([label, name, *cells]) + " |", flush=True)
+    parser.add_argument("--worlds", type=int, default=4000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--shapes", type=int, nargs="*", default=list(range(len(SHAPES))))
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    rows = []
+    for at in options.shapes:
+        for row in simulate(SHAPES[at], options.worlds, options.seed):
+            print(json.dumps(row), flush=True)
+            rows.append(row)
+        if options.json:
+            options.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

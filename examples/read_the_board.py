@@ -28,18 +28,19 @@ def records(folder: Path) -> pd.DataFrame:
 
 
 def protection_by_task(board: Board) -> pd.DataFrame:
-    """P of each defense on each task, the worst over chains; a gap where nothing can be said."""
+    """A of each defense on each task, under the strongest attack; a gap where nothing can be said."""
     scores = [
-        {"defense": row.defense, "task": score.task, "chain": score.chain, "P": score.p}
+        {"defense": row.defense, "task": task.task, "A": task.area}
         for row in board.rows
-        for score in row.scores
+        if row.area is not None
+        for task in row.area.tasks
     ]
-    return pd.DataFrame(scores).pivot_table(index="defense", columns="task", values="P", aggfunc="min")
+    return pd.DataFrame(scores).pivot_table(index="defense", columns="task", values="A")
 
 
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
-    """Print three tables of a folder; return that of P by defense and task."""
-    parser = argparse.ArgumentParser(description="P by defense and task of a folder of records.")
+    """Print three tables of a folder; return that of A by defense and task."""
+    parser = argparse.ArgumentParser(description="A by defense and task of a folder of records.")
     parser.add_argument("folder", type=Path, help="Results of one suite, such as results/mini-lite.")
     parser.add_argument("--csv", type=Path, help="Write the whole board here.")
     asked = parser.parse_args(arguments)

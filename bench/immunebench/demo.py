@@ -153,7 +153,9 @@ def render(board: Board, blocks: Sequence[Block], path: Path) -> str:
     for x, block in enumerate(blocks):
         _columns(draw, block, _MARGIN + _PANEL + x * block_width, columns)
     foot = "; ".join(board.notes) + ". Each column of generated pictures has one prompt and one noise."
-    legend = "P: part of the attack's gain that is stopped.  U: part of the use that is left (gate 0.8)."
+    legend = (
+        "A: part of the attack's gain that is stopped over its course.  U: part of the use that is left (gate 0.8)."
+    )
     lines = [legend, *textwrap.wrap(foot, int((width - 2 * _MARGIN) / 7.2))[:2]]
     for y, line in enumerate(lines):
         draw.text((_MARGIN, image.height - 20 - 20 * (len(lines) - 1 - y)), line, PALE, font(13), anchor="lm")
@@ -190,7 +192,7 @@ def _label(draw: ImageDraw.ImageDraw, name: str, row: Row | None, top: int, won:
     draw.text((_MARGIN, middle + 12), role, PALE, font(12), anchor="lm")
     if row is None:
         return
-    _bar(draw, "P", row.p, PALE if row.control else _GREEN, middle + 38)
+    _bar(draw, "A", row.a, PALE if row.control else _GREEN, middle + 38)
     _bar(draw, "U", row.u, _RED if "utility gate" in row.flags else _BLUE, middle + 62)
 
 
@@ -199,7 +201,7 @@ def _bar(draw: ImageDraw.ImageDraw, label: str, value: float | None, colour: Col
     draw.text((_MARGIN, middle), label, INK, font(14, bold=True), anchor="lm")
     draw.rectangle((left, middle - 7, left + length, middle + 7), _TRACK)
     if value is not None and value > 0.0:
-        draw.rectangle((left, middle - 7, left + round(length * value), middle + 7), colour)
+        draw.rectangle((left, middle - 7, left + round(length * min(value, 1.0)), middle + 7), colour)
     draw.text((left + length + 10, middle), number(value), INK, font(17, bold=True), anchor="lm")
 
 
@@ -208,9 +210,9 @@ def _task_score(draw: ImageDraw.ImageDraw, row: Row | None, task: str, place: tu
     if not found:
         return
     x, y = place
-    ps = [score.p for score in found if score.p is not None]
-    draw.text((x, y - 8), number(min(ps)) if ps else "-", INK, font(16, bold=True), anchor="lm")
-    draw.text((x, y + 11), "P here" if ps else found[0].status, PALE, font(11), anchor="lm")
+    areas = [] if row is None or row.area is None else [area.area for area in row.area.tasks if area.task == task]
+    draw.text((x, y - 8), number(areas[0]) if areas else "-", INK, font(16, bold=True), anchor="lm")
+    draw.text((x, y + 11), "A here" if areas else found[0].status, PALE, font(11), anchor="lm")
 
 
 def main() -> None:

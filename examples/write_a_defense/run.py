@@ -43,10 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
 
 
 def scores() -> pd.DataFrame:
-    """P and U of both, as a board scores them; one task is too few for intervals and ranks."""
+    """A and U of both, as a board scores them; one task is too few for intervals and ranks."""
     board = score_folder(RESULTS / "mini-smoke").board
     return pd.DataFrame(
-        [{"defense": row.defense, "P": row.p, "U": row.u, "seconds": row.seconds} for row in board.rows]
+        [{"defense": row.defense, "A": row.a, "U": row.u, "seconds": row.seconds} for row in board.rows]
     ).round(2)
 
 

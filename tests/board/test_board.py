@@ -93,7 +93,7 @@ def test_overshoot_is_clipped_and_flagged() -> None:
     assert "below floor" in row_of(board).flags
 
 
-def test_headline_takes_the_worst_chain_of_each_task_then_tasks_then_families() -> None:
+def test_headline_takes_the_strongest_chain_of_each_task_then_tasks_then_families() -> None:
     cells = []
     # P: style-a lora 0.5, db 0.25; style-b lora 0, db 1; object-c lora 1, db 0.75
     for task, lora, db in (("style-a", 0.5, 0.7), ("style-b", 0.9, 0.1), ("object-c", 0.1, 0.3)):
@@ -102,10 +102,12 @@ def test_headline_takes_the_worst_chain_of_each_task_then_tasks_then_families() 
             cells += [none(**where), cell(m=m, **where)]
     row = row_of(aggregate(cells))
     assert row.p == pytest.approx(((0.25 + 0.0) / 2 + 0.75) / 2)
-    assert row.worst == {"style-a": "dreambooth", "style-b": "lora", "object-c": "dreambooth"}
-    assert row.p_family == pytest.approx({"style": 0.125, "object": 0.75})
-    assert row.p_mean_case == pytest.approx(((0.375 + 0.5) / 2 + 0.875) / 2)
-    assert row.p_chain == pytest.approx({"lora": (0.25 + 1.0) / 2, "dreambooth": (0.625 + 0.75) / 2})
+    # On style-b lora gains most, so it is named for style-a, and dreambooth for style-b; object-c has no other task.
+    assert row.strongest == {"style-a": "lora", "style-b": "dreambooth", "object-c": "dreambooth"}
+    assert row.area.family == pytest.approx({"style": (0.5 + 1.0) / 2, "object": 0.75})
+    assert row.a == pytest.approx(0.75)
+    assert row.area.chain == pytest.approx({"lora": (0.25 + 1.0) / 2, "dreambooth": (0.625 + 0.75) / 2})
+    assert row.area.mean_chains == pytest.approx((0.625 + 0.6875) / 2)
 
 
 def test_failure_of_the_defense_scores_zero() -> None:
@@ -228,8 +230,8 @@ def test_a_misbehaving_control_refuses_the_board(control: Measurement, reason: s
 @pytest.mark.parametrize(
     ("control", "reason"),
     [
-        (cell("destroy", 0.7, g=0.05), "destroy: P is 0.250, below 0.5"),
-        (cell("none-replicate", 0.7), "none-replicate: mean |P_raw| is 0.250, above 0.15"),
+        (cell("destroy", 0.7, g=0.05), "destroy: the mean similarity after the attack is 0.700, above 0.25"),
+        (cell("none-replicate", 0.7), "none-replicate: mean |A| is 0.250, above 0.15"),
     ],
 )
 def test_a_try_out_of_few_tasks_is_shown_with_the_doubt_in_place_of_the_verdict(
@@ -262,13 +264,6 @@ def test_small_suites_print_no_interval_and_no_ranks() -> None:
     assert "no interval, no ranks" in markdown(aggregate([none(), cell()]), "t")
 
 
-def test_best_step_and_curve_stand_beside_the_last_step() -> None:
-    # the attacker's best step is 100 (0.7: P 0.25); against none the mean gap is (0.1 + 0.4) / 2
-    row = row_of(aggregate([none(curve={100: 0.8, 200: 0.9}), cell(curve={100: 0.7, 200: 0.5})]))
-    assert row.p_best_step == pytest.approx(0.25)
-    assert row.p_curve == pytest.approx(0.25 / 0.8)
-
-
 def test_records_that_do_not_compare_are_refused() -> None:
     with pytest.raises(BoardError, match=r"lora@1' and 'cpu lora@2' do not compare"):
         aggregate([none(key="lora@1"), cell(key="lora@2")])
@@ -296,10 +291,9 @@ def test_rules_state_the_thresholds_that_the_code_uses() -> None:
     numbers = {
         name: f"{value:g}" for name, value in vars(scoring).items() if name.isupper() and isinstance(value, int | float)
     }
-    numbers |= {"DRAWS": str(scoring.DRAWS), "BOOTSTRAP_SEED": str(scoring.BOOTSTRAP_SEED)}
     classes = ", ".join(map(str, scoring.BUDGET_CLASSES))
     numbers |= {"FIDELITY_METRIC": scoring.FIDELITY_METRIC, "BUDGET_CLASSES": classes}
-    for attack in scoring.BLIND_RUNGS | scoring.PUBLIC_BASE_ATTACKS:
+    for attack in scoring.PUBLIC_BASE_ATTACKS:
         assert f"`{attack}`" in text
     assert stated == numbers
     for family, metric in scoring.TARGET_METRIC.items():

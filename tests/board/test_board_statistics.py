@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from immunebench.board.assembly.aggregate import aggregate
 from immunebench.board.scores.measurement import Further, Measurement
 from immunebench.board.scores.model import Board
-from immunebench.board.statistics.bootstrap import TaskSample, mean_over_tasks, p_raw, resample, spread, tie_groups
 from immunebench.board.tables.layout import markdown
 from immunebench.declared import scoring
 
@@ -20,7 +18,7 @@ FAMILIES = ("style", "object", "identity", "relearn")
 
 
 def cell(defense: str, task: str, p: float, **changes: Any) -> Measurement:
-    """A cell with floor 0 and ceiling 1, so that P is `p`; pictures spread by 0.02 around the mean."""
+    """A cell with floor 0 and an undefended gain of 1, so that A and P are `p`; pictures spread by 0.02."""
     wave = (-0.02, 0.02, 0.0, 0.0)
     base = Measurement(
         task=task,
@@ -61,118 +59,28 @@ def row(board: Board, name: str) -> Any:
     return found
 
 
-def test_mean_over_tasks_has_the_unbiased_spread_of_scipys_bootstrap() -> None:
-    values = np.array([0.1, 0.4, 0.35, 0.8, 0.6, 0.2])
-    ours = mean_over_tasks(values[None], ["style"] * 6).draws[:, 0]
-    theirs = stats.bootstrap((values,), np.mean, n_resamples=10_000, method="percentile", rng=1)
-    assert ours.mean() == pytest.approx(values.mean(), abs=0.005)
-    # scipy draws all six, which gives a variance too small by 5/6
-    assert ours.std() == pytest.approx(theirs.standard_error * np.sqrt(6 / 5), rel=0.03)
-    assert ours.std() == pytest.approx(values.std(ddof=1) / np.sqrt(6), rel=0.03)
-
-
-def test_two_families_of_two_tasks_stretch_by_student_with_two_degrees() -> None:
-    draws = np.random.default_rng(0).standard_normal(200_000)
-    half = np.full(4, 0.5)
-    # the tasks show all of the variance of 1
-    assert spread(draws, half, 2) == pytest.approx((4.303, 4.303), rel=0.02)
-    # they show a quarter; the rest is noise of pictures, of which one drawn task of two holds twice what a mean has
-    assert spread(draws, half / 2, 2) == pytest.approx((4.303 * np.sqrt(0.375),) * 2, rel=0.02)
-
-
-def noisy(values: np.ndarray, noise: float) -> list[TaskSample]:
-    """Tasks of one family with these P of each row, shape (tasks, rows), and noisy pictures; floor 0, ceiling 1."""
-    rng = np.random.default_rng(8)
-    wave = noise * rng.standard_normal((*values.shape, 8))
-    wave -= wave.mean(-1, keepdims=True)
-    return [
-        TaskSample(
-            f"{t:02}",
-            "style",
-            ("lora",),
-            np.zeros((1, 8)),
-            np.ones((1, 1, 8)),
-            (1 - values[t, :, None] + wave[t])[:, None, None],
-        )
-        for t in range(len(values))
-    ]
-
-
-def test_noise_of_pictures_that_the_tasks_show_already_is_counted_once() -> None:
-    values = 0.5 + 0.1 * np.random.default_rng(4).standard_normal((12, 2))
-    for noise in (0.0, 0.25):
-        drawn = resample(noisy(values, noise))
-        sem = stats.sem(values[:, 0])
-        assert drawn.headline.interval(0) == pytest.approx(
-            stats.t.interval(0.95, 11, values[:, 0].mean(), sem), abs=0.006
-        )
-        difference = values[:, 0] - values[:, 1]
-        theirs = stats.ttest_1samp(difference, 0.0).confidence_interval()
-        assert drawn.difference(0, 1) == pytest.approx((theirs.low, theirs.high), abs=0.008)
-
-
-def test_tasks_that_are_alike_have_the_interval_of_their_pictures() -> None:
-    drawn = resample(noisy(np.full((12, 1), 0.5), 0.2))
-    pictures = 0.2 / np.sqrt(8 * 12)
-    below, above = np.subtract(drawn.headline.interval(0), 0.5)
-    assert (-below, above) == pytest.approx((stats.t.ppf(0.975, 11) * pictures,) * 2, rel=0.2)
-
-
-def test_pictures_are_drawn_as_a_plain_resample_draws_them() -> None:
-    rng = np.random.default_rng(3)
-    shared = 0.3 * rng.standard_normal(12)
-    floor, ceiling = 0.1 + shared, 0.9 + shared + 0.1 * rng.standard_normal(12)
-    defended = 0.5 + shared + 0.2 * rng.standard_normal(12)
-    sample = TaskSample("a", "style", ("lora",), floor[None], ceiling[None, None], defended[None, None, None])
-    fast = p_raw(np.random.default_rng(1), sample, 20_000)[:, 0, 0]
-    index = np.random.default_rng(2).integers(0, 12, (20_000, 12))
-    gain = ceiling[index].mean(1) - floor[index].mean(1)
-    plain = (ceiling[index].mean(1) - defended[index].mean(1)) / gain
-    assert fast.mean() == pytest.approx(plain.mean(), abs=0.005)
-    assert np.quantile(fast, [0.025, 0.5, 0.975]) == pytest.approx(np.quantile(plain, [0.025, 0.5, 0.975]), abs=0.01)
-
-
-def test_a_draw_takes_the_minimum_over_chains_anew() -> None:
-    # each chain is worse on one of two pictures, so a draw of one picture twice has P 0 where the estimate is 0.5
-    floor, ceiling = np.zeros((1, 2)), np.ones((1, 2, 2))
-    defended = np.array([[[[0.0, 1.0], [1.0, 0.0]]]])
-    drawn = resample([TaskSample("a", "style", ("x", "y"), floor, ceiling, defended)], draws=4_000).headline
-    assert drawn.estimate[0] == pytest.approx(0.5)
-    assert set(np.round(drawn.draws[:, 0], 9)) == {0.0, 0.5}
-    assert np.mean(drawn.draws == 0.0) == pytest.approx(0.5, abs=0.03)
-    assert drawn.bias[0] < 0.0
-
-
-def test_tie_groups_open_where_the_difference_excludes_zero() -> None:
-    p = [0.9, 0.85, 0.7, 0.65, 0.5]
-
-    def difference(one: int, other: int) -> tuple[float, float]:
-        return p[one] - p[other] - 0.1, p[one] - p[other] + 0.1
-
-    # 0.7 is told from 0.9 and opens group 2, which 0.65 joins; 0.5 is told from 0.7
-    assert tie_groups(range(5), difference) == {0: 1, 1: 1, 2: 2, 3: 2, 4: 3}
-
-
 def test_ranks_and_intervals_of_a_suite_with_enough_tasks() -> None:
     # the twin is better on one task of each family and worse on the other
     twin = [c for c in suite({"twin": 0.79}, spread=-0.05) if c.defense == "twin"]
     board = aggregate(suite({"strong": 0.8, "weak": 0.3}) + twin)
     assert ranks(board) == {"strong": 1, "twin": 1, "weak": 2}
     for found in board.rows:
-        assert found.p_interval is not None
-        assert found.p_interval[0] <= found.p <= found.p_interval[1]
-    assert row(board, "none").p_interval == (0.0, 0.0)
+        assert found.a_interval is not None and found.a is not None
+        assert found.a_interval[0] <= found.a <= found.a_interval[1]
+    assert row(board, "none").a_interval == (0.0, 0.0)
+    assert row(board, "strong").not_apart == ("twin",) and row(board, "weak").not_apart == ()
     assert row(board, "strong").u_interval == pytest.approx((1.0, 1.0))
-    assert row(board, "strong").p_family_interval == {}, "two tasks are too few for a family of its own"
-    assert row(board, "strong").scores[0].interval is not None
+    assert row(board, "strong").area.family_interval == {}, "two tasks are too few for a family of its own"
+    assert row(board, "strong").scores[0].a == pytest.approx(0.78)
     assert board.smallest_difference is not None and 0.0 < board.smallest_difference < 0.5
-    assert "tie" not in board.interval_rule and "95% intervals" in board.interval_rule
+    assert "95% intervals of A" in board.interval_rule and "Holm" in board.interval_rule
+    assert "strong is not told apart from twin" in markdown(board, "t")
 
 
 def test_paired_rows_are_told_apart_where_their_own_intervals_overlap() -> None:
     board = aggregate(suite({"better": 0.55, "worse": 0.5}, spread=0.2))
     better, worse = row(board, "better"), row(board, "worse")
-    assert worse.p_interval[1] > better.p_interval[0]
+    assert worse.a_interval[1] > better.a_interval[0]
     assert (better.rank, worse.rank) == (1, 2)
 
 
@@ -181,7 +89,7 @@ def test_too_few_tasks_have_neither_interval_nor_rank(families: tuple[str, ...])
     names = [f"{family}-{i}" for i, family in enumerate(families * 2)][:4]
     names += ["identity-single", "style-more"] if len(families) == 4 else []
     board = aggregate([part for name in names for part in (cell("none", name, 0.0), cell("a", name, 0.5))])
-    assert row(board, "a").p_interval is None
+    assert row(board, "a").a_interval is None
     assert row(board, "a").rank is None
     assert "no interval, no ranks" in markdown(board, "t")
     assert board.smallest_difference is None
@@ -224,7 +132,7 @@ def test_a_row_below_the_gate_or_incomplete_has_no_rank() -> None:
     board = aggregate(cells)
     assert ranks(board) == {"a": 1, "poor": None, "part": None}
     assert row(board, "part").incomplete == ("style-0/lora: a record is missing",)
-    assert row(board, "part").p_interval is None
+    assert row(board, "part").a_interval is None
 
 
 def test_an_entry_owes_the_tasks_of_its_track_that_none_has() -> None:
@@ -244,8 +152,8 @@ def test_a_weaker_best_response_is_brittle_and_unranked() -> None:
     cells = suite({"a": 0.8, "b": 0.5})
     board = aggregate(cells + ladder(0.2))
     broken = row(board, "a")
-    assert broken.p == pytest.approx(0.8)
-    assert broken.p_best_response == pytest.approx(0.2)
+    assert broken.a == pytest.approx(0.8)
+    assert broken.area.best_response == pytest.approx(0.2)
     assert "brittle" in broken.badges
     assert broken.rank is None
     assert row(board, "b").incomplete == (), "an attack run against one entry is not asked of the others"
@@ -255,20 +163,31 @@ def test_a_weaker_best_response_is_brittle_and_unranked() -> None:
     assert equal.rank == 1
 
 
-def test_blind_rungs_are_in_the_minimum_and_a_public_base_is_not() -> None:
-    cells = suite({"a": 0.8})
-    assert row(aggregate(cells + ladder(0.1, "lora-lr-x3")), "a").p == pytest.approx(0.1)
-    public = row(aggregate(cells + ladder(0.1, "restore+lora")), "a")
-    assert (public.p, public.p_public_base) == pytest.approx((0.8, 0.1))
-    assert public.p_best_response is None
+def test_a_public_base_is_in_no_headline() -> None:
+    public = row(aggregate(suite({"a": 0.8}) + ladder(0.1, "restore+lora")), "a")
+    assert (public.a, public.area.public_base) == pytest.approx((0.8, 0.1))
+    assert public.area.best_response is None
     assert "brittle" not in public.badges
 
 
-def test_matched_is_p_on_the_attack_that_the_defense_names() -> None:
+def test_matched_is_a_on_the_attack_that_the_defense_names() -> None:
     cells = suite({"a": 0.8}) + ladder(0.3, "dreambooth")
     cells = [dataclasses.replace(c, against=("lora",)) if c.defense == "a" else c for c in cells]
     found = row(aggregate(cells), "a")
-    assert (found.p, found.matched) == pytest.approx((0.3, 0.8))
+    assert (found.a, found.area.matched) == pytest.approx((0.3, 0.8))
+
+
+def test_a_model_is_gated_by_the_upper_end_of_its_utility() -> None:
+    """U of 0.79 in the mean, whose interval reaches 0.8, is no proof of harm; 0.6 everywhere is."""
+
+    def use(mean: float, wave: float) -> list[Measurement]:
+        cells = [c for c in suite({"a": 0.5}) if c.defense == "a"]
+        return [dataclasses.replace(c, benign=0.1 + 0.8 * (mean + wave * (-1) ** i)) for i, c in enumerate(cells)]
+
+    none = [c for c in suite({}) if c.defense == "none"]
+    doubtful, harmful = row(aggregate(none + use(0.79, 0.1)), "a"), row(aggregate(none + use(0.6, 0.1)), "a")
+    assert doubtful.u == pytest.approx(0.79) and doubtful.rank == 1 and doubtful.flags == ()
+    assert harmful.u_interval[1] < 0.8 and harmful.rank is None and "utility gate" in harmful.flags
 
 
 def test_an_invalidated_record_counts_as_missing() -> None:
@@ -279,9 +198,9 @@ def test_an_invalidated_record_counts_as_missing() -> None:
     assert found.incomplete == (f"{cells[-1].task}/lora: a record is missing",)
 
 
-def test_one_seed_takes_its_variance_from_further_seeds_of_none() -> None:
+def test_the_noise_of_seeds_is_said_where_none_has_several() -> None:
     cells = suite({"a": 0.5})
-    assert "one seed, and none to take" in aggregate(cells).interval_rule
+    assert "one seed" not in aggregate(cells).interval_rule
     # the three seeds' means are 1, 1.1 and 0.9: standard deviation 0.1, pictures explain almost nothing of it
     more = [
         cell("none", f"{f}-{t}", -shift, seed=seed, m_none=tuple(1.0 + shift + x for x in (-0.02, 0.02, 0.0, 0.0)))
@@ -289,10 +208,7 @@ def test_one_seed_takes_its_variance_from_further_seeds_of_none() -> None:
         for t in range(2)
         for seed, shift in ((1, 0.1), (2, -0.1))
     ]
-    board = aggregate(cells + more)
-    assert "standard deviation of 0.10" in board.interval_rule
-    narrow, wide = row(aggregate(cells), "a").p_interval, row(board, "a").p_interval
-    assert wide[1] - wide[0] > narrow[1] - narrow[0]
+    assert "would move the similarity of one task by 0.10" in aggregate(cells + more).interval_rule
 
 
 def test_further_metrics_have_their_own_p_and_turn_where_the_attack_lowers_them() -> None:
@@ -306,7 +222,6 @@ def test_further_metrics_have_their_own_p_and_turn_where_the_attack_lowers_them(
 
     found = row(aggregate(map(distance, suite({"a": 0.5}))), "a").by_metric
     assert found["perceptual@1"].p == pytest.approx(0.75)
-    assert found["perceptual@1"].p_interval == pytest.approx((0.75, 0.75), abs=0.05)
     assert found["ism0@1"].p == pytest.approx(0.5)
 
 
@@ -318,7 +233,8 @@ def test_statistics_do_not_depend_on_the_order_of_records() -> None:
 
 def test_roles_of_chains() -> None:
     assert scoring.role("jpeg50+lora") == "headline"
-    assert scoring.role("lora-lr-x3") == "headline"
+    assert scoring.role("lora-tuned") == "headline"
+    assert scoring.role("lora-lr-x3") == "ladder"
     assert scoring.role("jpeg50+lora-rank-x16") == "ladder"
     assert scoring.role("adaptive-lora") == "ladder"
     assert scoring.role("merge-back+lora") == "public base"

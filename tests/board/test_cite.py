@@ -69,7 +69,7 @@ def line(*arguments: str) -> str:
 def test_the_number_the_method_and_the_provenance_are_printed() -> None:
     shown = call("--defense", "imma-lora")
     assert shown.exit_code == 0
-    assert r"imma-lora@1~\cite{zheng2024imma} & 0.50 & 1.00 & lora \\" in shown.stdout
+    assert r"imma-lora@1~\cite{zheng2024imma} & 0.50 & - & 1.00 & lora \\" in shown.stdout
     assert "@inproceedings{zheng2024imma," in shown.stdout and "@inproceedings{hu2022lora," in shown.stdout
     assert shown.stdout.count("@software{immunebench,") == 1
     assert "destroy" not in shown.stdout
@@ -82,7 +82,14 @@ def test_the_number_the_method_and_the_provenance_are_printed() -> None:
 def test_a_table_of_all_rows_separates_the_controls() -> None:
     table = json.loads(call("--json").stdout)["table"].splitlines()
     names = [row.split("@")[0] for row in table[2:-2]]
-    assert names == [r"Defense & $P$ & $U$ & Worst chain \\", r"\midrule", "imma-lora", r"\midrule", "none", "destroy"]
+    assert names == [
+        r"Defense & $A$ & $W$ & $U$ & Strongest attack \\",
+        r"\midrule",
+        "imma-lora",
+        r"\midrule",
+        "none",
+        "destroy",
+    ]
     for name in ("families", "chains"):
         table = json.loads(call("--json", "--table", name).stdout)["table"].splitlines()
         assert table[2] == {"families": r"Defense & style \\", "chains": r"Defense & lora \\"}[name]
@@ -105,7 +112,7 @@ def test_an_interval_is_cited_where_the_board_has_one(place: Path) -> None:
     assert parse(str(cited)) == cited == parse(f"% {cited}")
     assert r"0.50 {\scriptsize [0.00, 0.61]}" in latex([row], "main", {})
     differences = check(cited, snapshot).differences
-    assert differences == ("number differs: P(imma-lora@1) cited 0.5000[0.0000,0.6124], now 0.5000",)
+    assert differences == ("number differs: A(imma-lora@1) cited 0.5000[0.0000,0.6124], now 0.5000",)
 
 
 def taken(place: Path) -> Snapshot:
@@ -122,7 +129,7 @@ def test_a_changed_number_falls(place: Path) -> None:
     put(place, [record("imma-lora", 0.7)])
     checked = call("--check", cited)
     assert checked.exit_code == 1
-    assert "number differs: P(imma-lora@1) cited 0.5000, now 0.2500" in checked.stdout
+    assert "number differs: A(imma-lora@1) cited 0.5000, now 0.2500" in checked.stdout
     assert "record changed" in checked.stdout
 
 
@@ -186,10 +193,10 @@ def test_a_refused_board_has_no_number_to_cite(place: Path) -> None:
         (lambda text: text.replace("immunebench ", ""), "begins with 'immunebench'"),
         (lambda text: text.replace("rules=", "rulez="), "nearest: 'rules'"),
         (lambda text: text.replace("results=", "results=g"), "damaged or repeated part 'results=g"),
-        (lambda text: text.replace("0.5000", "0.5"), "damaged or repeated part 'P(imma-lora@1)=0.5'"),
+        (lambda text: text.replace("0.5000", "0.5"), "damaged or repeated part 'A(imma-lora@1)=0.5'"),
         (lambda text: text.replace(" package=0.1.0", ""), "lacks package"),
-        (lambda text: text.replace("P(imma-lora@1)=0.5000 ", ""), "lacks P(defense@version)"),
-        (lambda text: text.replace("P(", "P(imma-lora@1)=0.9000 P("), "two scores of one defense"),
+        (lambda text: text.replace("A(imma-lora@1)=0.5000 ", ""), "lacks A(defense@version)"),
+        (lambda text: text.replace("A(", "A(imma-lora@1)=0.9000 A("), "two scores of one defense"),
         (lambda text: text.replace("tiny@1.0", "tiny"), "damaged or repeated part 'suite=tiny'"),
         (lambda text: "", "begins with 'immunebench'"),
     ],
@@ -286,14 +293,14 @@ def test_citing_needs_no_torch() -> None:
 
 
 def test_a_row_without_a_headline_is_cited_as_none(place: Path) -> None:
-    row: Standing = taken(place).row("imma-lora").model_copy(update={"p": None, "incomplete": ("x",)})
+    row: Standing = taken(place).row("imma-lora").model_copy(update={"a": None, "incomplete": ("x",)})
     assert str(cite_rows(taken(place), [row]).claims[0]) == "none"
-    assert "imma-lora@1 & -- & 1.00" in latex([row], "main", {})
+    assert "imma-lora@1 & -- & - & 1.00" in latex([row], "main", {})
 
 
 def test_layers_are_cited_under_their_joined_name(place: Path) -> None:
     put(place, [record("none"), record("esd+imma-lora", 0.5, defense_version=2)])
     printed = call("--suite", "tiny").stdout
     (line,) = (part.lstrip("% ") for part in printed.splitlines() if "suite=tiny@" in part)
-    assert "P(esd+imma-lora@2)=0.5000" in line
+    assert "A(esd+imma-lora@2)=0.5000" in line
     assert call("--check", line).exit_code == 0

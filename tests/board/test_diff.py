@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
 from typer.testing import CliRunner, Result
 
 import synthetic
+from immunebench.board.assembly.scored import score_folder
 from immunebench.board.release.diff import compare_entries
-from immunebench.board.release.snapshot import CellScore, Standing
-from immunebench.board.statistics.paired import mean_difference, paired_interval
+from immunebench.board.release.diff_text import entry_lines
+from immunebench.board.release.snapshot import CellScore, Standing, take
+from immunebench.board.statistics.paired import mean_difference
 from immunebench.cli import main as cli
 from immunebench.core.errors import UsageError
 from immunebench.records.record import Record
@@ -50,7 +51,7 @@ def compared(*arguments: str) -> list[dict[str, object]]:
     return found
 
 
-def test_entries_differ_by_their_worst_chains_and_cell_by_cell(place: Path) -> None:
+def test_entries_differ_by_their_strongest_attacks_and_cell_by_cell(place: Path) -> None:
     synthetic.write(place / "results" / "tiny", board({"style-a": (0.5, 0.25), "style-b": (0.5, 1.0)}))
     # only the defense's own records; `none` is there already
     other = [r for r in board({"style-a": (0.75, 0.5), "style-b": (0.25, 0.25)}, "buckler") if r.cell.defense != "none"]
@@ -65,13 +66,13 @@ def test_entries_differ_by_their_worst_chains_and_cell_by_cell(place: Path) -> N
             ("style-b", "dreambooth"): -0.75,
         }
     )
-    # worst chains: style-a 0.25 -> 0.5, style-b 0.5 -> 0.25
-    assert entry["difference"] == pytest.approx(0.0)
+    # The strongest attack is named by the other task. A: lora, dreambooth (0.5, 1.0); B: dreambooth twice (0.5, 0.25).
+    assert entry["difference"] == pytest.approx((0.0 - 0.75) / 2) and entry["measure"] == "A"
     assert (entry["interval"], entry["verdict"]) == (None, "no interval")
     assert compared("shield", "buckler", "--suite", "tiny") == [entry]
     text = call("tiny:shield", "tiny:buckler").stdout
     assert "style-b  dreambooth  1.00      0.25       -0.75" in text
-    assert "worst-case P, B - A: +0.00 (no interval)" in text or "worst-case P, B - A: -0.00 (no interval)" in text
+    assert "headline A, B - A: -0.38 (no interval)" in text or "headline A, B - A: -0.37 (no interval)" in text
 
 
 def test_a_higher_board_is_called_higher(place: Path) -> None:
@@ -161,33 +162,24 @@ def test_wrong_use_names_what_is_right(place: Path, arguments: list[str], said: 
 
 
 def test_lines_left_out_are_said(place: Path) -> None:
-    synthetic.write(place / "results" / "tiny", [record("none"), record("shield", 0.5)])
-    with (place / "results" / "tiny" / "none@1.jsonl").open("a") as stream:
+    synthetic.write(place / "results" / "tiny", [record("none"), record("shield", 0.5), record("buckler", 0.5)])
+    with (place / "results" / "tiny" / "buckler@1.jsonl").open("a") as stream:
         stream.write("{")
     result = call("tiny:none", "tiny:shield")
-    assert result.exit_code == 1 and "none@1.jsonl:2: truncated" in result.stderr and "+0.50" in result.stdout
+    assert result.exit_code == 1 and "buckler@1.jsonl:2: truncated" in result.stderr and "+0.50" in result.stdout
 
 
-def test_the_interval_is_that_of_a_paired_t_test_in_one_family() -> None:
-    values = np.random.default_rng(3).normal(0.1, 0.2, 12)
-    interval = paired_interval({f"t{n:02}": float(v) for n, v in enumerate(values)})
-    oracle = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
-    assert interval == pytest.approx((oracle.low, oracle.high), abs=0.015)
-
-
-def test_families_weigh_alike_and_are_drawn_apart() -> None:
+def test_families_weigh_alike() -> None:
     differences = {"a": 0.9, "b": 1.1, "c": 0.9, "d": 1.1, "e": 0.0, "f": 0.0}
     families = dict.fromkeys("abcd", "style") | dict.fromkeys("ef", "object")
     assert mean_difference(differences, families) == pytest.approx(0.5)
-    low, high = paired_interval(differences, families) or (0.0, 0.0)
-    # families that differ say nothing of the spread within them
-    assert 0.4 < low < 0.5 < high < 0.6
-    low, high = paired_interval(differences) or (0.0, 0.0)
-    assert low < 0.3
-    assert paired_interval({name: differences[name] for name in "abcde"}, families) is None, "one task of a family"
 
 
-def test_few_tasks_have_no_interval_and_order_does_not_matter() -> None:
-    differences = {name: float(at) for at, name in enumerate("abcde")}
-    assert paired_interval({name: differences[name] for name in "abcd"}) is None
-    assert paired_interval(differences) == paired_interval(dict(reversed(differences.items())))
+def test_a_frozen_board_of_rules_1_compares_by_p(place: Path) -> None:
+    """Rows that have no A are held against P of the others, and the line says so."""
+    synthetic.write(place / "results" / "tiny", board({"style-a": (0.5, 0.25), "style-b": (0.5, 1.0)}))
+    now = take(score_folder(place / "results" / "tiny"), "0" * 64).row("shield")
+    then = now.model_copy(update={"tasks": None, "a": None})
+    found = compare_entries(then, now)
+    assert (found.measure, found.difference) == ("P", pytest.approx(0.0))
+    assert "headline P" in "\n".join(entry_lines(found))

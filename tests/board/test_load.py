@@ -59,7 +59,7 @@ def test_sound_results_have_no_problem(results: Path) -> None:
     records, problems = load_results(results)
     assert (len(records), problems) == (8, [])
     row = score_folder(results).board.row("shield")
-    assert row is not None and row.p == pytest.approx(0.25)
+    assert row is not None and row.a == pytest.approx(0.25)
     assert board(results).exit_code == 0
 
 
@@ -70,8 +70,8 @@ def test_a_truncated_line_leaves_the_others_and_takes_the_headline(results: Path
     assert (problem.file, problem.line, problem.kind, problem.fatal) == ("shield@1.jsonl", 4, "truncated", False)
     found = score_folder(results).board
     row, none = found.row("shield"), found.row("none")
-    assert row is not None and row.p is None and row.incomplete[0] == "shield@1.jsonl:4 is left out (truncated)"
-    assert none is not None and none.p == 0.0 and not none.incomplete
+    assert row is not None and row.a is None and row.incomplete[0] == "shield@1.jsonl:4 is left out (truncated)"
+    assert none is not None and none.a == 0.0 and not none.incomplete
     shown = board(results)
     assert shown.exit_code == 1
     assert "shield@1" in shown.stdout and "results: shield@1.jsonl:4: truncated: " in shown.stderr
@@ -124,7 +124,7 @@ def test_a_wrong_record_is_left_out_and_named(results: Path, path: str, new: obj
     assert (problem.file, problem.line, problem.kind) == ("shield@1.jsonl", 2, kind)
     assert said in problem.message
     row = score_folder(results).board.row("shield")
-    assert row is not None and row.p is None and row.incomplete
+    assert row is not None and row.a is None and row.incomplete
 
 
 def test_a_number_too_large_for_a_float_is_not_finite(results: Path) -> None:
@@ -142,7 +142,7 @@ def test_an_equal_record_counts_once_and_costs_nothing(results: Path) -> None:
     assert (problem.line, problem.kind) == (5, "duplicate")
     assert "repeats shield@1.jsonl:1" in problem.message
     row = score_folder(results).board.row("shield")
-    assert row is not None and row.p == pytest.approx(0.25) and not row.incomplete
+    assert row is not None and row.a == pytest.approx(0.25) and not row.incomplete
     assert board(results).exit_code == 1
 
 
@@ -155,7 +155,7 @@ def test_of_records_that_disagree_none_counts(results: Path) -> None:
     assert [(p.line, p.kind) for p in problems] == [(1, "conflict"), (5, "conflict")]
     assert "disagrees with shield@1.jsonl:5 on style-a/shield/dreambooth/cpu/0" in problems[0].message
     row = score_folder(results).board.row("shield")
-    assert row is not None and row.p is None
+    assert row is not None and row.a is None
 
 
 def test_an_empty_folder_can_show_nothing(tmp_path: Path) -> None:
@@ -211,11 +211,11 @@ def test_an_older_version_of_an_entry_is_history(results: Path) -> None:
     shield(results).write_text("broken\n")
     found = score_folder(results)
     row = found.board.row("shield")
-    assert row is not None and (row.version, row.incomplete) == (2, ()) and row.p == pytest.approx(0.75)
+    assert row is not None and (row.version, row.incomplete) == (2, ()) and row.a == pytest.approx(0.75)
     (results / "shield@2.jsonl").write_text("broken\n")
     synthetic.write(results, [record("shield", 0.1, defense_version=1)])
     row = score_folder(results).board.row("shield")
-    assert row is not None and row.p is None, "an older version must not stand in for a broken newer one"
+    assert row is not None and row.a is None, "an older version must not stand in for a broken newer one"
 
 
 def test_what_is_printed_of_a_record_cannot_steer_a_terminal(results: Path) -> None:
@@ -235,12 +235,9 @@ def test_damage_never_helps_a_score(results: Path, data: st.DataObject) -> None:
         row = score_folder(results).board.row("shield")
     finally:
         shield(results).write_bytes(content)
-    assert row is None or row.p is None or row.p <= 0.25 + 1e-9
-    if row is not None and row.p is None:
-        assert (row.p_mean_case, dict(row.p_family)) == (None, {})
-        # A chain that lost nothing keeps its column, and its own value there.
-        sound = {"lora": 0.5, "dreambooth": 0.25}
-        assert all(p <= sound[chain] + 1e-9 for chain, p in row.p_chain.items())
+    assert row is None or row.a is None or row.a <= 0.25 + 1e-9
+    if row is not None and row.a is None:
+        assert row.area is None and not row.passes
 
 
 def test_a_line_that_vanished_takes_its_chain_and_the_headline_with_it(results: Path) -> None:
@@ -251,8 +248,8 @@ def test_a_line_that_vanished_takes_its_chain_and_the_headline_with_it(results: 
     assert len(kept) == len(lines) - 1
     shield(results).write_text("".join(kept))
     row = score_folder(results).board.row("shield")
-    assert row is not None and row.p is None
-    assert dict(row.p_chain) == {"lora": pytest.approx(0.5)}
+    assert row is not None and row.a is None
+    assert row.a is None and row.incomplete == ("style-a/dreambooth: a record is missing",)
 
 
 def test_the_benign_concept_of_a_relearn_task_has_a_metric_of_its_own(results: Path) -> None:

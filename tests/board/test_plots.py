@@ -77,7 +77,7 @@ def test_interval_and_gate_are_drawn_at_their_values() -> None:
         figure = scatter.protection_against_utility(board)
     assert figure is not None
     drawn = {tuple(map(float, line.get_ydata())) for line in figure.axes[0].lines if len(line.get_ydata()) == 2}
-    assert all(row.p_interval in drawn for row in board.rows)
+    assert all(row.a_interval in drawn for row in board.rows if row.a is not None)
     assert (0.8, 0.8) in {tuple(map(float, line.get_xdata())) for line in figure.axes[0].lines}
 
 

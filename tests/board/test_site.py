@@ -422,7 +422,7 @@ def test_filters_and_sorting_survive_a_reload(page: Page, site: Path) -> None:
     page.get_by_label("parts of U").check()
     heads = "#entries thead th:visible"
     shown = [text.split("\n")[0].strip() for text in page.locator(heads).all_inner_texts()]
-    page.locator("#entries th[data-key='p_chain.dreambooth']").click()
+    page.locator("#entries th[data-key='a_chain.dreambooth']").click()
     order = visible_rows(page)
     assert any("dreambooth" in text for text in shown) and not any("lora" in text for text in shown)
     assert any("U gen" in text for text in shown)

@@ -15,7 +15,9 @@ import pytest
 from rich.console import Console
 
 import made_up
-from immunebench.board.scores.model import Board, BoardError, Power, Row, TaskScore, TaskUtility
+from immunebench.board.scores.curves import TaskArea
+from immunebench.board.scores.model import AreaScore, Board, BoardError, Power, Row, TaskScore, TaskUtility
+from immunebench.board.scores.work import Work
 from immunebench.board.tables.finding import finding
 from immunebench.board.tables.json_document import BoardDocument, json_schema, schema_text
 from immunebench.board.tables.layout import markdown, terminal
@@ -26,19 +28,31 @@ from immunebench.records.record import Measured, Record, Score
 ROOT = Path(__file__).parents[2]
 
 
+def area(a: float = 0.4249, **changes: Any) -> AreaScore:
+    """A that nobody computed; the attacker needs 1.5 times the steps."""
+    strongest = {"style-a": "dreambooth", "object-b": "dreambooth", "object-c": "lora"}
+    tasks = tuple(TaskArea(t, t.split("-")[0], a, "lora", chain, {1.0: a}) for t, chain in strongest.items())
+    base = AreaScore(
+        a=a,
+        interval=(0.351, 0.498),
+        family={"object": 0.3, "style": 0.55},
+        chain={"dreambooth": 0.42, "lora": 0.8},
+        p={1.0: 0.37, 2.0: 0.22},
+        work=Work((1.5, 1.5), 8.0, 3),
+        tasks=tasks,
+        family_interval={"style": (0.45, 0.65)},
+        matched=0.8,
+    )
+    return dataclasses.replace(base, **changes)
+
+
 def row(defense: str = "shield", **changes: Any) -> Row:
     """A row whose numbers nobody computed."""
     base = Row(
         defense=defense,
         version=2,
         kind="model",
-        p=0.4249,
-        p_mean_case=0.611,
-        p_best_step=0.39,
-        p_curve=0.52,
-        p_family={"object": 0.3, "style": 0.55},
-        p_chain={"dreambooth": 0.42, "lora": 0.8},
-        worst={"style-a": "dreambooth", "object-b": "dreambooth", "object-c": "lora"},
+        p=0.39,
         sgr=0.21,
         u_gen=0.97,
         u_ben=0.913,
@@ -46,18 +60,16 @@ def row(defense: str = "shield", **changes: Any) -> Row:
         u=0.913,
         seconds=123.46,
         scores=(
-            TaskScore("style-a", "style", "lora", "ok", p_raw=0.8, p=0.8),
+            TaskScore("style-a", "style", "lora", "ok", p_raw=0.8, p=0.8, a=0.8),
             TaskScore("object-b", "object", "lora", "attack failed", p_raw=0.0, p=0.0, reason="oom"),
         ),
         utilities=(TaskUtility("style-a", 0.97, 0.913, None, 0.913),),
         incomplete=(),
         flags=(),
-        p_interval=(0.351, 0.498),
         u_interval=(0.88, 0.94),
         rank=1,
-        p_family_interval={"style": (0.45, 0.65)},
         track="model",
-        matched=0.8,
+        area=area(),
     )
     return dataclasses.replace(base, **changes)
 
@@ -67,7 +79,11 @@ def board(*rows: Row) -> Board:
         Power("style-a", "style", "lora", 0.1, 0.9, 0.01, informative=True, curve={60: 0.5, 120: 0.9}),
         Power("object-b", "object", "dreambooth", 0.1, 0.2, float("inf"), informative=False),
     )
-    rows = rows or (row(), row("armour", p=0.1, rank=2), row("none", kind="control", p=0.0, rank=None, worst={}))
+    rows = rows or (
+        row(),
+        row("armour", area=area(0.1), rank=2),
+        row("none", kind="control", area=area(0.0, tasks=()), rank=None),
+    )
     return Board(rows, power, 0.03, (), ("2 informative tasks, 1 seed: no interval, no ranks",), 0.07, "toy", ("k@1",))
 
 
@@ -75,19 +91,32 @@ def test_one_number_reads_the_same_in_every_format() -> None:
     shown = board()
     in_csv = {line["defense"]: line for line in csv.DictReader(io.StringIO(to_csv(shown)))}
     in_json = {line["defense"]: line for line in json.loads(to_json(shown))["rows"]}
-    for name, p, u in (("shield", 0.4249, 0.913), ("armour", 0.1, 0.913), ("none", 0.0, 0.913)):
-        assert (float(in_csv[name]["p"]), float(in_csv[name]["u"])) == (p, u)
-        assert (in_json[name]["p"], in_json[name]["u"]) == (p, u)
-    assert float(in_csv["shield"]["p.low"]) == in_json["shield"]["p_interval"][0] == 0.351
-    assert float(in_csv["shield"]["p_family.style.high"]) == in_json["shield"]["p_family_interval"]["style"][1] == 0.65
+    for name, a, u in (("shield", 0.4249, 0.913), ("armour", 0.1, 0.913), ("none", 0.0, 0.913)):
+        assert (float(in_csv[name]["a"]), float(in_csv[name]["u"])) == (a, u)
+        assert (in_json[name]["a"], in_json[name]["u"]) == (a, u)
+    assert float(in_csv["shield"]["a.low"]) == in_json["shield"]["a_interval"][0] == 0.351
+    assert float(in_csv["shield"]["work"]) == in_json["shield"]["area"]["work"]["low"] == 1.5
+    assert float(in_csv["shield"]["p_at.2"]) == in_json["shield"]["area"]["p"]["2"] == 0.22
+    assert (
+        float(in_csv["shield"]["a_family.style.high"])
+        == in_json["shield"]["area"]["family_interval"]["style"][1]
+        == 0.65
+    )
     assert in_csv["shield"]["fidelity"] == "" and in_json["shield"]["fidelity"] is None
-    assert in_csv["shield"]["worst_chain"] == "dreambooth (2); lora (1)"
+    assert in_csv["shield"]["strongest_attack"] == "dreambooth (2); lora (1)"
     tex = next(line for line in to_latex(shown).splitlines() if "shield" in line)
     head = next(line for line in markdown(shown, "t").splitlines() if "defense |" in line)
     md = next(line for line in markdown(shown, "t").splitlines() if "| shield@2 " in line or "|  shield@2 " in line)
-    assert r"\textbf{0.42} {\scriptsize [0.35, 0.50]} & 0.91 {\scriptsize [0.88, 0.94]}" in tex
+    assert r"\textbf{0.42} {\scriptsize [0.35, 0.50]} & 1.50 & 0.91 {\scriptsize [0.88, 0.94]}" in tex
     cells = dict(zip([c.strip() for c in head.split("|")], [c.strip() for c in md.split("|")], strict=True))
-    assert (cells["P"], cells["95 %"], cells["U"]) == ("0.42", "0.35 to 0.50", "0.91")
+    assert [cells[c] for c in ("A", "95 %", "W", "P(1)", "P(2)", "U")] == [
+        "0.42",
+        "0.35 to 0.50",
+        "1.50",
+        "0.37",
+        "0.22",
+        "0.91",
+    ]
     assert "& 123.5 &" in tex
     assert r"0.30 & 0.55 {\scriptsize [0.45, 0.65]} & 0.42 & 0.80 &" in to_latex(shown), "by family, then by chain"
 
@@ -103,7 +132,7 @@ def changed(name: str, linf: float, kind: str = "data", p: float = 0.5) -> list[
                 update={"defense_kind": kind, "hooks": ("protect_images",), "budget": 255, "defense_title": name}
             )
             values = tuple(0.9 - 0.8 * part + x for x in (-0.02, 0.02))
-            score = Score(values=values, n=2, mean=0.9 - 0.8 * part, per_step={})
+            score = Score(values=values, n=2, mean=0.9 - 0.8 * part, per_step={120: 0.9 - 0.8 * part})
             measures = {"linf@1": linf, "ssim@1": 1 - linf / 100, "perceptual@1": linf / 50}
             fidelity = {metric: Measured(values=(v,), n=1, mean=v) for metric, v in measures.items()}
             made.append(one.model_copy(update={"cell": cell, "fidelity": fidelity, "scores": {one.metric: score}}))
@@ -122,10 +151,10 @@ def test_entries_that_change_pictures_are_ranked_in_their_budget_class_with_thei
     changes = [float(lines["d8"][f"changes.{name}"]) for name in ("linf", "perceptual", "ssim")]
     assert changes == pytest.approx([8, 0.16, 0.92])
     assert lines["none"]["changes.linf"] == ""
-    # what cleaning undoes is a column of its own, and the worst chain
-    assert float(lines["d8"]["p_chain.lora"]) == pytest.approx(0.51)
-    assert float(lines["d8"]["p_chain.jpeg50+lora"]) == float(lines["d8"]["p"]) == pytest.approx(0.31)
-    assert lines["d8"]["worst_chain"] == "jpeg50+lora (6)"
+    # what cleaning undoes is a column of its own, and the strongest attack
+    assert float(lines["d8"]["a_chain.lora"]) == pytest.approx(0.51)
+    assert float(lines["d8"]["a_chain.jpeg50+lora"]) == pytest.approx(float(lines["d8"]["a"])) == pytest.approx(0.31)
+    assert lines["d8"]["strongest_attack"] == "jpeg50+lora (6)"
     assert {league: [row.defense for row in rows] for league, rows in mixed.leagues.items()} == {
         "data, Linf 16": ["d16"],
         "layered, Linf 8": ["both"],
@@ -146,7 +175,7 @@ def test_no_number_is_cut_in_a_narrow_terminal() -> None:
         text = console.file.getvalue()
         assert "\N{HORIZONTAL ELLIPSIS}" not in text
         assert all(f" {number} " in text for number in ("1", "0.42", "0.91"))
-        assert all(head in text for head in ("rank", " P ", " A ", " U ", "remarks"))
+        assert all(head in text for head in ("rank", " A ", " U ", "remarks"))
         assert ("0.35 to 0.50" in text) == (width >= 80) and ("U_gen" in text) == (width == 200)
 
 
@@ -176,7 +205,7 @@ def test_latex_escapes_every_special_character() -> None:
 def test_csv_holds_hostile_text_as_text_and_no_formula() -> None:
     lines = list(csv.DictReader(io.StringIO(to_csv(board(row('=1+1","'), row("a\nb"), row("r\u202el"))))))
     assert [line["defense"] for line in lines] == ['\'=1+1","', "a\nb", "r<U+202E>l"]
-    assert all(line["p"] == "0.4249" for line in lines)
+    assert all(line["a"] == "0.4249" for line in lines)
 
 
 def test_json_follows_the_published_schema() -> None:
@@ -185,8 +214,8 @@ def test_json_follows_the_published_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(published)
     jsonschema.validate(document, published)
     assert document["power"][1]["standard_error"] is None, "JSON has no infinity"
-    assert BoardDocument.model_validate(document).rows[0].p_family_interval["style"] == (0.45, 0.65)
-    del document["rows"][0]["p"]
+    assert BoardDocument.model_validate(document).rows[0].a_interval == (0.351, 0.498)
+    del document["rows"][0]["a"]
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(document, published)
 

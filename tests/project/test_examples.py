@@ -91,8 +91,8 @@ def test_the_table_of_the_defense_is_the_boards(entries: Path, tmp_path: Path, m
     monkeypatch.setattr(example, "RESULTS", tmp_path)
     shutil.copytree(WORLD1, tmp_path / "mini-smoke")
     table = example.scores().set_index("defense")
-    assert table.loc["none", "P"] == 0 and table.loc["none", "U"] == 1
-    assert table.loc["destroy", "P"] > 0.9 and table.loc["destroy", "U"] < 0.1
+    assert table.loc["none", "A"] == 0 and table.loc["none", "U"] == 1
+    assert table.loc["destroy", "A"] > 0.5 and table.loc["destroy", "U"] < 0.1
 
 
 def test_a_model_of_ones_own_is_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,12 +113,12 @@ def test_a_model_of_ones_own_is_scored(tmp_path: Path, capsys: pytest.CaptureFix
         example.main(["relearn-cat", str(MINI)])
 
 
-def test_p_by_defense_and_task_is_the_boards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_by_defense_and_task_is_the_boards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pivot = load("read_the_board").main([str(WORLD1), "--csv", str(tmp_path / "board.csv")])
     table = pd.read_csv(tmp_path / "board.csv", index_col="defense")
     assert list(table.index) == ["imma-lora", "none-replicate", "none", "destroy"]
     families = {"identity": 0.0, "object": 0.0, "relearn": 0.0, "style": 0.0}
     for defense, row in pivot.iterrows():
         means = [row[[task for task in row.index if task.startswith(family)]].mean() for family in families]
-        assert sum(means) / len(means) == pytest.approx(table.loc[str(defense), "p"])
+        assert sum(means) / len(means) == pytest.approx(table.loc[str(defense), "a"])
     assert "imma-lora" in capsys.readouterr().out

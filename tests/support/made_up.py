@@ -189,15 +189,19 @@ def with_statistics(plain: Board) -> Board:
         rows.append(
             dataclasses.replace(
                 row,
-                p_interval=around(row.p),
+                area=None
+                if row.area is None
+                else dataclasses.replace(
+                    row.area,
+                    interval=around(row.a),
+                    family_interval={name: (a - 0.1, a + 0.1) for name, a in row.area.family.items()},
+                    chain_interval={name: (a - 0.1, a + 0.1) for name, a in row.area.chain.items()},
+                    matched=row.area.chain.get("lora"),
+                ),
                 u_interval=around(row.u),
                 rank=(1 if place <= 3 else place) if ranked else None,
-                p_family_interval={name: (max(0.0, p - 0.1), min(1.0, p + 0.1)) for name, p in row.p_family.items()},
-                p_chain_interval={name: (max(0.0, p - 0.1), min(1.0, p + 0.1)) for name, p in row.p_chain.items()},
-                matched=row.p_chain.get("lora"),
                 track=row.kind,
                 badges=("brittle",) if row.defense == "mima" else (),
-                scores=tuple(dataclasses.replace(s, interval=around(s.p)) for s in row.scores),
             )
         )
     return dataclasses.replace(
@@ -205,7 +209,7 @@ def with_statistics(plain: Board) -> Board:
         rows=tuple(rows),
         smallest_difference=0.11,
         suite="toy",
-        interval_rule="95 % cluster bootstrap over tasks, then pictures",
+        interval_rule="95 % Student's t over tasks",
     )
 
 

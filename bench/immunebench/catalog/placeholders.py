@@ -28,7 +28,7 @@ def _leftovers(entry: Entry) -> Iterator[tuple[Path, str, str]]:
         yield entry.path, "authors", AUTHOR
     if manifest.description == DESCRIPTION:
         yield entry.path, "description", DESCRIPTION
-    threat_model = getattr(manifest, "threat_model", None)
+    threat_model: str = getattr(manifest, "threat_model", "")
     if threat_model in THREAT_MODELS.values():
         yield entry.path, "threat_model", threat_model
     code, reference = entry.folder / f"{entry.kind}.py", entry.folder / "cite.bib"

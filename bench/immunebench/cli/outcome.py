@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def score_table(folder: Path, defenses: Collection[str]) -> list[list[str]]:
-    """Return P, A and U of defenses as the records of a folder have them, with headings; empty without a board.
+    """Return A, P(1) and U of defenses as the records of a folder have them, with headings; empty without a board.
 
     Parameters
     ----------
@@ -31,15 +31,15 @@ def score_table(folder: Path, defenses: Collection[str]) -> list[list[str]]:
     rows = [
         [
             row.defense,
-            number(row.p),
-            number(None if row.area is None else row.area.a),
+            number(row.a),
+            number(None if row.area is None else row.area.p.get(1.0)),
             number(row.u),
             "; ".join(["incomplete"] * bool(row.incomplete) + list(row.flags)),
         ]
         for row in board.rows
         if row.defense in defenses
     ]
-    return [["defense", "P", "A", "U", ""], *rows] if rows else []
+    return [["defense", "A", "P(1)", "U", ""], *rows] if rows else []
 
 
 def advice(records: Collection[Record], suite: str, options: str) -> Iterator[str]:

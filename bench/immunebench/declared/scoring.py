@@ -30,10 +30,10 @@ CHANCE_ACCURACY: Final = 1.0 / 20.0
 """Caption accuracy of a guess among 20 captions, g0 of U_gen."""
 
 REPLICATE_MOST: Final = 0.15
-"""Largest mean |P_raw| of the control `none-replicate`."""
+"""Largest mean |A| over tasks of the control `none-replicate`."""
 
-DESTROY_LEAST: Final = 0.5
-"""Least P of the control `destroy`: a wrecked model must not be mistaken for the concept."""
+DESTROY_MOST: Final = 0.25
+"""Largest mean similarity s after the attack on the control `destroy`: wreckage must not pass for the concept."""
 
 CONTROL_TASKS: Final = 3
 """Least informative tasks over which the mean of a control is held against its bound: fewer are a try-out."""
@@ -50,17 +50,8 @@ FAMILY_TASKS: Final = 4
 CONFIDENCE: Final = 0.95
 """Probability that an interval is made for."""
 
-DRAWS: Final = 10_000
-"""Draws of the bootstrap."""
-
-BOOTSTRAP_SEED: Final = 20_240_711
-"""Seed of the draws, the same for every board."""
-
 BUDGET_CLASSES: Final = (4, 8, 16)
 """Classes of changed pictures by the largest change of a pixel, measured after saving, of 255."""
-
-BLIND_RUNGS: Final = frozenset({"lora-lr-x3"})
-"""Attacks with another budget, tuned to no defense, that belong to the minimum: scaled gradients must not win."""
 
 PUBLIC_BASE_ATTACKS: Final = frozenset({"restore", "merge-back"})
 """Attacks that assume a public base: a column of their own, never in the minimum."""
@@ -126,7 +117,7 @@ def role(chain: str) -> Role:
     if PUBLIC_BASE_ATTACKS & set(attacks):
         return "public base"
     rung = attacks[-1]
-    return "ladder" if LADDER.fullmatch(rung) and rung not in BLIND_RUNGS else "headline"
+    return "ladder" if LADDER.fullmatch(rung) else "headline"
 
 
 def budget_class(changes: Sequence[float], perceptual: float | None = None) -> int | str | None:

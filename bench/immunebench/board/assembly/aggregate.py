@@ -39,7 +39,7 @@ def aggregate(
     Returns
     -------
     Board
-        Rows by falling P: complete entries that pass the utility gate, then the others, then controls.
+        Rows by falling A: complete entries that pass the utility gate, then the others, then controls.
 
     Raises
     ------
@@ -51,7 +51,8 @@ def aggregate(
     from immunebench.board.assembly.areas import with_areas
     from immunebench.board.assembly.layered import layer_scores
     from immunebench.board.assembly.settings import setting_scores
-    from immunebench.board.statistics.intervals import with_intervals
+    from immunebench.board.statistics.ranks import with_ranks
+    from immunebench.board.statistics.seeds import seed_deviation
 
     every = sorted(measurements, key=lambda cell: (cell.defense, cell.task, cell.chain, cell.seed, cell.setting.name))
     if not every:
@@ -73,23 +74,24 @@ def aggregate(
         for defense, group in entries.items()
     ]
     whole = {defense: group for defense, group in entries.items() if not (lost or {}).get(defense)}
-    ranked = with_intervals(_by_metric(rows, whole, required, families), entries, power, families)
+    rows = with_areas(_by_metric(rows, whole, required, families), entries)
+    seeds = {cell.seed for cell in cells if cell.defense != "none"}
+    ranked = with_ranks(rows, len(seeds), seed_deviation(cells, power))
     rows = sorted(
-        with_areas(ranked.rows, entries),
-        key=lambda row: (row.control, not row.passes, 1.0 if row.p is None else -row.p, row.defense),
+        ranked.rows, key=lambda row: (row.control, not row.passes, row.a is None, -(row.a or 0.0), row.defense)
     )
     gates = tuple(gate for gate in power.values() if gate is not None)
     return Board(
         tuple(rows),
         gates,
-        replicate_noise(rows),
+        replicate_noise(rows, entries),
         tuple(misbehaving(rows, cells)),
-        (*_notes(cells, gates, ranked.rule), *doubts(rows)),
+        (*_notes(cells, gates, ranked.rule), *doubts(rows, cells)),
         smallest_difference=ranked.smallest_difference,
         suite=", ".join(sorted({cell.suite for cell in cells} - {""})),
         keys=tuple(sorted({cell.key for cell in cells} - {""})),
         interval_rule=ranked.rule,
-        layers=layer_scores(rows, whole, power, families),
+        layers=layer_scores(rows, whole, families),
         settings=setting_scores(every, lambda own: _required(own, None), lost or {}),
         tables=tables(cells),
     )
@@ -101,14 +103,11 @@ def _by_metric(
     required: Mapping[str, set[tuple[str, str, int]]],
     families: Mapping[str, str],
 ) -> list[Row]:
-    from immunebench.board.statistics.intervals import headline_intervals
-
     found: dict[str, dict[str, MetricScore]] = defaultdict(dict)
     for metric in metrics_of(cell for group in entries.values() for cell in group):
         reading = read(metric, entries, required, families)
-        spans = headline_intervals(reading.rows.values(), reading.cells, reading.power, families)
         for defense, row in reading.rows.items():
-            found[defense][metric] = MetricScore(row.p, row.sgr, spans.get(defense))
+            found[defense][metric] = MetricScore(row.p, row.sgr)
     return [dataclasses.replace(row, by_metric=found[row.defense]) for row in rows]
 
 

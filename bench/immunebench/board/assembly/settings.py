@@ -1,4 +1,4 @@
-"""P in unusual settings: some pictures stay clean, or surrogate and attacker use different base models.
+"""A in unusual settings: some pictures stay clean, or surrogate and attacker use different base models.
 
 Settings do not enter the headline: each has its own floor, ceiling and power gate, and its own column.
 """
@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
+from immunebench.board.assembly.areas import with_areas
 from immunebench.board.scores.measurement import Measurement
 from immunebench.board.scores.model import Power, SettingScore
 from immunebench.board.scores.row import make_row
 from immunebench.board.scores.task_score import power_of
-from immunebench.board.statistics.fixed import fixed_tasks
-from immunebench.board.statistics.intervals import HEADLINE
-from immunebench.board.statistics.samples import Where, met, samples_of, seed_deviation
 from immunebench.declared.suite import USUAL, Setting
 
+Where = tuple[str, str]
 Required = Mapping[str, Collection[tuple[str, str, int]]]
 
 
@@ -40,7 +39,7 @@ def setting_scores(
     -------
     tuple of SettingScore
         By defense, the usual setting first; empty where no cell has an unusual setting. `none` is left out, since it
-        has P = 0 in each by construction.
+        has A = 0 in each by construction.
     """
     groups: dict[Setting, list[Measurement]] = defaultdict(list)
     for cell in cells:
@@ -64,21 +63,19 @@ def _scores(
         entries[cell.defense].append(cell)
     power: dict[Where, Power | None] = {where: power_of(group) for where, group in sorted(columns.items())}
     families = {cell.task: cell.family for cell in cells}
-    deviation = seed_deviation(cells, power) or 0.0
     for defense, group in entries.items():
         if defense == "none":
             continue
-        row = make_row(group, required[defense], power, families, lost.get(defense, ()))
-        members = met(row, group, HEADLINE) if row.p is not None else {}
-        samples = samples_of([members], power, families, deviation) if members else []
+        made = make_row(group, required[defense], power, families, lost.get(defense, ()))
+        (row,) = with_areas([made], entries)
         yield SettingScore(
             defense=defense,
             setting=setting,
-            p=row.p,
-            p_family=row.p_family,
-            interval=fixed_tasks(samples).interval(0) if samples else None,
-            tasks=len(samples),
-            reason="; ".join(row.incomplete) or ("" if samples else "no informative task"),
+            a=row.a,
+            a_family={} if row.area is None else row.area.family,
+            interval=row.a_interval,
+            tasks=0 if row.area is None else len(row.area.tasks),
+            reason="; ".join(row.incomplete) or ("" if row.area is not None else "no informative task"),
         )
 
 

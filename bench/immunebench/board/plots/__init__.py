@@ -33,14 +33,14 @@ class Plot:
 
 
 _PLOTS = {
-    "protection-utility": ("Protection against use", "P over U of every entry with intervals and the utility gate."),
-    "chains": ("Which attack gets through", "P of each defense against each chain, the worst chain framed."),
+    "protection-utility": ("Protection against use", "A over U of every entry with intervals and the utility gate."),
+    "chains": ("Which attack gets through", "A of each defense against each attack, the strongest framed."),
     "curves": (
         "What the attack learns, step by step",
         "Similarity over steps: floor, no defense, the first six defenses.",
     ),
-    "tasks": ("Task by task", "P of every task per defense, worst chain, with the headline."),
-    "cost": ("What protection costs", "P over the seconds of protecting one task."),
+    "tasks": ("Task by task", "A of every task per defense, with the headline and its interval."),
+    "cost": ("What protection costs", "A over the seconds of protecting one task."),
     "power": ("What there is to protect", "Floor and ceiling of every task and chain without a defense."),
 }
 

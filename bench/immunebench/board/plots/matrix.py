@@ -1,4 +1,4 @@
-"""Heat map of P by defense and chain."""
+"""Heat map of A by defense and chain."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ _CELL, _MAP, _FRAME = 0.34, "cividis", "#c8102e"
 
 
 def defense_by_chain(board: Board) -> Figure | None:
-    """Draw P of each defense against each chain, with the worst chain framed and the headline as last column.
+    """Draw A of each defense against each chain, with the strongest attack framed and the headline as last column.
 
     None if no row has a value.
     """
     names = chains(board)
-    rows = [row for row in board.rows if row.p_chain]
+    rows = [(row, row.area.chain) for row in board.rows if row.area is not None and row.area.chain]
     if not rows or not names:
         return None
     width, height = 0.82 * (len(names) + 1.25), _CELL * len(rows)
     figure = Figure(figsize=(width + 2.4, height + 1.2))
     axes = figure.add_axes((2.2 / (width + 2.4), 0.2 / (height + 1.2), width / (width + 2.4), height / (height + 1.2)))
-    for y, row in enumerate(rows):
+    for y, (row, values) in enumerate(rows):
         for x, chain in enumerate(names):
-            _cell(axes, x, y, row.p_chain.get(chain))
-        _cell(axes, len(names) + 0.25, y, row.p, bold=True)
+            _cell(axes, x, y, values.get(chain))
+        _cell(axes, len(names) + 0.25, y, row.a, bold=True)
         # No frame where the chains have equal rounded values, since it would suggest a difference.
-        if len({number(p) for p in row.p_chain.values()}) > 1:
-            worst = min(row.p_chain, key=lambda chain: (row.p_chain[chain], chain))
+        if len({number(p) for p in values.values()}) > 1:
+            worst = min(values, key=lambda chain, values=values: (values[chain], chain))  # type: ignore[misc]
             place = (names.index(worst) + 0.04, y + 0.06)
             axes.add_patch(Rectangle(place, 0.92, 0.88, fill=False, edgecolor=_FRAME, linewidth=2.2, zorder=3))
             axes.plot([names.index(worst) + 0.13], [y + 0.28], marker="v", markersize=4.5, color=_FRAME, zorder=4)
     axes.set_xlim(0, len(names) + 1.25)
     axes.set_ylim(len(rows), 0)
-    axes.set_yticks([y + 0.5 for y in range(len(rows))], [_name(row) for row in rows])
-    for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
+    axes.set_yticks([y + 0.5 for y in range(len(rows))], [_name(row) for row, _ in rows])
+    for tick, (row, _) in zip(axes.get_yticklabels(), rows, strict=True):
         tick.set_color(INK if row.passes and not row.control else PALE)
     ticks = [*(x + 0.5 for x in range(len(names))), len(names) + 0.75]
-    axes.set_xticks(ticks, [*(label(name, 24) for name in names), "P, worst per task"])
+    axes.set_xticks(ticks, [*(label(name, 24) for name in names), "A, strongest"])
     axes.xaxis.tick_top()
     for tick in axes.get_xticklabels():
         tick.set_rotation(28)
@@ -51,10 +51,10 @@ def defense_by_chain(board: Board) -> Figure | None:
         tick.set_color(INK)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    note = "P by chain, mean over tasks; dark 0, light 1."
+    note = "A by attack, mean over tasks; dark 0 and below, light 1."
     axes.text(0, len(rows) + 0.25, note, fontsize=8.5, color=PALE, va="top")
     if len(names) > 1:
-        axes.text(0, len(rows) + 0.72, "Red frame: the worst chain of a row.", fontsize=8.5, color=PALE, va="top")
+        axes.text(0, len(rows) + 0.72, "Red frame: the strongest attack of a row.", fontsize=8.5, color=PALE, va="top")
     return figure
 
 
@@ -63,7 +63,7 @@ def _cell(axes: matplotlib.axes.Axes, x: float, y: int, value: float | None, *, 
     if value is None:
         axes.add_patch(Rectangle(box, 0.96, 0.94, facecolor="white", edgecolor="#c3c8d0", hatch="////", linewidth=0))
         return
-    colour = matplotlib.colormaps[_MAP](0.02 + 0.96 * value)
+    colour = matplotlib.colormaps[_MAP](0.02 + 0.96 * min(max(value, 0.0), 1.0))
     axes.add_patch(Rectangle(box, 0.96, 0.94, facecolor=colour, linewidth=0))
     axes.text(
         x + 0.5,

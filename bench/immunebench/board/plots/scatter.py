@@ -8,39 +8,37 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from immunebench.board.plots.style import GRID, INK, PALE, SHADE, grid, label, mark, spread
+from immunebench.board.plots.style import GRID, INK, PALE, SHADE, grid, label, limits, mark, spread
 from immunebench.board.scores.model import Board, Row
 from immunebench.board.text import number
 from immunebench.declared import scoring
 
-_TOP, _BOTTOM = 1.04, -0.06
-
 
 def protection_against_utility(board: Board) -> Figure | None:
-    """Draw P over U with intervals and the utility gate; None if no row has both."""
-    rows = [row for row in board.rows if row.p is not None and row.u is not None]
+    """Draw A over U with intervals and the utility gate; None if no row has both."""
+    rows = [row for row in board.rows if row.a is not None and row.u is not None]
     if not rows:
         return None
-    figure, axes = _axes(len(rows))
+    figure, axes = _axes(rows)
     axes.axvspan(-0.04, scoring.UTILITY_GATE, color=SHADE, linewidth=0, zorder=0)
     axes.axvline(scoring.UTILITY_GATE, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
     gate = f"models with U\nbelow {scoring.UTILITY_GATE:g}: not ranked"
-    axes.text(0.0, 0.0, gate, va="bottom", color=PALE, fontsize=9)
+    axes.text(0.0, axes.get_ylim()[0] + 0.06, gate, va="bottom", color=PALE, fontsize=9)
     axes.set_xlim(-0.04, 1.04)
     axes.set_xlabel("U: part of the use that is left  \N{RIGHTWARDS ARROW} better")
     _draw(axes, board, rows, lambda row: row.u or 0.0)
     for row in rows:
         if row.u_interval is not None:
-            axes.plot(row.u_interval, [row.p or 0.0] * 2, color=mark(row).colour, linewidth=1.3, alpha=0.75, zorder=2)
+            axes.plot(row.u_interval, [row.a or 0.0] * 2, color=mark(row).colour, linewidth=1.3, alpha=0.75, zorder=2)
     return figure
 
 
 def cost_against_protection(board: Board) -> Figure | None:
-    """Draw P over the seconds of `protect` on a logarithmic axis; None if no row has both."""
-    rows = [row for row in board.rows if row.p is not None and row.seconds is not None and row.seconds > 0]
+    """Draw A over the seconds of `protect` on a logarithmic axis; None if no row has both."""
+    rows = [row for row in board.rows if row.a is not None and row.seconds is not None and row.seconds > 0]
     if not rows:
         return None
-    figure, axes = _axes(len(rows))
+    figure, axes = _axes(rows)
     seconds = [row.seconds or 0.0 for row in rows]
     axes.set_xscale("log")
     axes.set_xlim(min(1.0, min(seconds) / 2), max(100.0, max(seconds) * 2))
@@ -51,11 +49,11 @@ def cost_against_protection(board: Board) -> Figure | None:
     return figure
 
 
-def _axes(count: int) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5.6, max(3.7, 0.235 * count + 0.8)))
+def _axes(rows: Sequence[Row]) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(5.6, max(3.7, 0.235 * len(rows) + 0.8)))
     axes = figure.add_axes((0.1, 0.14, 0.6, 0.8))
-    axes.set_ylim(_BOTTOM, _TOP)
-    axes.set_ylabel("P: part of the attack's gain that is stopped")
+    axes.set_ylim(*limits(rows))
+    axes.set_ylabel("A: part of the attack's gain that is stopped")
     grid(axes, "both")
     return figure, axes
 
@@ -63,18 +61,19 @@ def _axes(count: int) -> tuple[Figure, Axes]:
 def _draw(axes: Axes, board: Board, rows: Sequence[Row], x: Callable[[Row], float]) -> None:
     """Draw points with vertical intervals, a legend of kinds, and names in a column at the right without overlap."""
     height = axes.get_figure().get_size_inches()[1] * axes.get_position().height * 72  # type: ignore[union-attr]
-    gap = (_TOP - _BOTTOM) * 14.5 / height
-    places = spread([row.p or 0.0 for row in rows], gap, _BOTTOM + 0.01, _TOP - 0.02)
+    bottom, top = axes.get_ylim()
+    gap = (top - bottom) * 14.5 / height
+    places = spread([row.a or 0.0 for row in rows], gap, bottom + 0.01, top - 0.02)
     right = axes.get_yaxis_transform()
     leading = {row.defense for row in rows if board.leads(row)}
     for row, place in sorted(zip(rows, places, strict=True), key=lambda item: not item[0].control):
-        look, p = mark(row), row.p or 0.0
+        look, a = mark(row), row.a or 0.0
         hollow = row.control or not row.passes
-        if row.p_interval is not None:
-            axes.plot([x(row)] * 2, row.p_interval, color=look.colour, linewidth=1.6, alpha=0.75, zorder=2)
+        if row.a_interval is not None:
+            axes.plot([x(row)] * 2, row.a_interval, color=look.colour, linewidth=1.6, alpha=0.75, zorder=2)
         axes.plot(
             [x(row)],
-            [p],
+            [a],
             marker=look.marker,
             markersize=8,
             color=look.colour,
@@ -85,7 +84,7 @@ def _draw(axes: Axes, board: Board, rows: Sequence[Row], x: Callable[[Row], floa
         )
         axes.annotate(
             "",
-            xy=(x(row), p),
+            xy=(x(row), a),
             xytext=(1.045, place),
             textcoords=right,
             arrowprops={"arrowstyle": "-", "color": "#b6bcc6", "linewidth": 0.7, "shrinkA": 0, "shrinkB": 5},
@@ -95,7 +94,7 @@ def _draw(axes: Axes, board: Board, rows: Sequence[Row], x: Callable[[Row], floa
         axes.text(
             1.055,
             place,
-            f"{number(row.p)}  {label(row.defense, 22)}",
+            f"{number(row.a)}  {label(row.defense, 22)}",
             transform=right,
             va="center",
             fontsize=9.5,

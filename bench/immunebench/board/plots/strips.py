@@ -1,4 +1,4 @@
-"""Strip plots with one dot per task: P of each defense, and floor and ceiling of the undefended attack."""
+"""Strip plots with one dot per task: A of each defense, and floor and ceiling of the undefended attack."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from immunebench.board.plots.style import CYCLE, INK, PALE, SHADE, Mark, grid, label
+from immunebench.board.plots.style import CYCLE, INK, PALE, SHADE, Mark, grid, label, limits
 from immunebench.board.scores.model import Board, Row
 from immunebench.board.tables.columns import families
 from immunebench.board.text import number
@@ -14,8 +14,8 @@ from immunebench.declared import scoring
 
 
 def tasks_by_defense(board: Board) -> Figure | None:
-    """Draw P of each task (its worst chain) per defense, with the headline and its interval; None without any P."""
-    rows = [row for row in board.rows if any(score.p is not None for score in row.scores)]
+    """Draw A of each task per defense, with the headline and its interval (a forest plot); None without any A."""
+    rows = [row for row in board.rows if row.area is not None]
     if not rows:
         return None
     looks = _looks(board)
@@ -26,15 +26,16 @@ def tasks_by_defense(board: Board) -> Figure | None:
             axes.axhspan(y - 0.5, y + 0.5, color="#f7f8fa", linewidth=0, zorder=0)
         _strip(axes, row, y, looks)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlim(-0.03, 1.03)
+    axes.set_xlim(*limits(rows))
+    axes.axvline(0.0, color=PALE, linewidth=1.0, zorder=1)
     axes.set_yticks(range(len(rows)), [label(row.defense) for row in rows])
     for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
         tick.set_color(INK if row.passes and not row.control else PALE)
-    axes.set_xlabel("P of a task, worst chain  \N{RIGHTWARDS ARROW} better")
+    axes.set_xlabel("A of a task  \N{RIGHTWARDS ARROW} better; 0: as undefended, 1: nothing is learned")
     grid(axes, "x")
     axes.spines["left"].set_visible(False)
     headline = Line2D(
-        [], [], marker="|", markersize=13, markeredgewidth=2.4, linestyle="", color=INK, label="headline P"
+        [], [], marker="|", markersize=13, markeredgewidth=2.4, linestyle="", color=INK, label="headline A, 95 %"
     )
     _legend(axes, looks, [headline])
     return figure
@@ -79,15 +80,15 @@ def power_of_the_attack(board: Board) -> Figure | None:
 
 
 def _strip(axes: Axes, row: Row, y: int, looks: dict[str, Mark]) -> None:
-    dots = [score for score in row.scores if score.p is not None and row.worst.get(score.task) == score.chain]
-    for index, score in enumerate(sorted(dots, key=lambda score: (score.family, score.task))):
-        look = looks[score.family]
+    dots = [] if row.area is None else sorted(row.area.tasks, key=lambda task: (task.family, task.task))
+    for index, task in enumerate(dots):
+        look = looks[task.family]
         # Side by side instead of overlapping, in a fixed order.
         lift = 0.0 if len(dots) == 1 else 0.3 * (2 * index / (len(dots) - 1) - 1)
-        failed = score.status != "ok"
+        failed = not task.strongest_defended
         face = "white" if failed else look.colour
         axes.plot(
-            [score.p or 0.0],
+            [task.area],
             [y + lift],
             marker=look.marker,
             markersize=5.5,
@@ -98,12 +99,12 @@ def _strip(axes: Axes, row: Row, y: int, looks: dict[str, Mark]) -> None:
             zorder=3,
             clip_on=False,
         )
-    if row.p is None:
+    if row.a is None:
         return
-    if row.p_interval is not None:
-        axes.plot(row.p_interval, [y, y], color=INK, linewidth=2, zorder=2, solid_capstyle="butt")
-    axes.plot([row.p], [y], marker="|", markersize=17, markeredgewidth=2.4, color=INK, zorder=4, clip_on=False)
-    axes.text(1.05, y, number(row.p), va="center", fontsize=10, fontweight="bold", transform=axes.get_yaxis_transform())
+    if row.a_interval is not None:
+        axes.plot(row.a_interval, [y, y], color=INK, linewidth=2, zorder=2, solid_capstyle="butt")
+    axes.plot([row.a], [y], marker="|", markersize=17, markeredgewidth=2.4, color=INK, zorder=4, clip_on=False)
+    axes.text(1.01, y, number(row.a), va="center", fontsize=10, fontweight="bold", transform=axes.get_yaxis_transform())
 
 
 def _looks(board: Board) -> dict[str, Mark]:

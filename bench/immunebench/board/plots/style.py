@@ -169,3 +169,10 @@ def _mean(values: Sequence[float]) -> float:
 def _has_glyph(character: str) -> bool:
     font = get_font(findfont(FontProperties(family="DejaVu Sans")))
     return bool(font.get_char_index(ord(character)))
+
+
+def limits(rows: Sequence[Row]) -> tuple[float, float]:
+    """Return the range of an axis of A: from a little below 0 to a little above 1, wider where values lie outside."""
+    ends = [end for row in rows for end in (row.a, *(row.a_interval or ())) if end is not None]
+    ends += [task.area for row in rows if row.area is not None for task in row.area.tasks]
+    return min([-0.06, *(end - 0.04 for end in ends)]), max([1.04, *(end + 0.04 for end in ends)])

@@ -105,7 +105,7 @@ def cite(
 
 def latex(rows: Sequence[Standing], table: TableName, keys: Mapping[str, Sequence[str]]) -> str:
     """Return rows as a booktabs table, controls below a rule; `keys` are the BibTeX keys of each defense."""
-    heads = ["Defense", *_columns(rows, table), *(["Worst chain"] if table == "main" else [])]
+    heads = ["Defense", *_columns(rows, table), *(["Strongest attack"] if table == "main" else [])]
     lines = {row.name: [_named(row, keys.get(row.defense, ())), *_values(row, table, rows)] for row in rows}
     groups = [[lines[row.name] for row in rows if row.control == control] for control in (False, True)]
     return tabular(heads, groups, worded=1 if table == "main" else 0)
@@ -117,21 +117,32 @@ def _named(row: Standing, keys: Sequence[str]) -> str:
 
 def _columns(rows: Sequence[Standing], table: TableName) -> list[str]:
     if table == "main":
-        return ["$P$", "$U$"]
+        return [f"${measure(rows)}$", *(["$W$"] if measure(rows) == "A" else []), "$U$"]
     return [latex_escape(name) for name in _names(rows, table)]
 
 
 def _names(rows: Sequence[Standing], table: TableName) -> list[str]:
-    return sorted({name for row in rows for name in (row.p_family if table == "families" else row.p_chain)})
+    return sorted({name for row in rows for name in _parts(row, table)})
 
 
 def _values(row: Standing, table: TableName, rows: Sequence[Standing]) -> list[str]:
     if table == "main":
         worst = sorted(set(row.worst.values()))
-        named = latex_escape(worst[0]) if len(worst) == 1 else f"{len(worst)} chains" if worst else "--"
-        return [figure(row.p, row.interval), figure(row.u), named]
-    values = row.p_family if table == "families" else row.p_chain
+        named = latex_escape(worst[0]) if len(worst) == 1 else f"{len(worst)} attacks" if worst else "--"
+        work = [latex_escape(row.work)] if measure(rows) == "A" else []
+        return [figure(row.headline, row.interval), *work, figure(row.u), named]
+    values = _parts(row, table)
     return [figure(values.get(name)) for name in _names(rows, table)]
+
+
+def measure(rows: Sequence[Standing]) -> str:
+    """Return ``A``, or ``P`` for rows of a release of rules 1."""
+    return rows[0].measure if rows else "A"
+
+
+def _parts(row: Standing, table: TableName) -> Mapping[str, float]:
+    by_family, by_chain = (row.a_family, row.a_chain) if row.measure == "A" else (row.p_family, row.p_chain)
+    return by_family if table == "families" else by_chain
 
 
 def _entries(defense: str, catalog: Catalog) -> list[Entry]:

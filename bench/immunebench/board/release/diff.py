@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from immunebench.board.release.snapshot import CellScore, Snapshot, Standing
-from immunebench.board.statistics.paired import mean_difference, paired_interval
+from immunebench.board.statistics.paired import mean_difference
+from immunebench.board.statistics.stratified import estimate
 
 
 @dataclass(frozen=True)
 class CellDifference:
-    """P of both sides on one (task, chain), and their difference."""
+    """A (or P, of rules 1) of both sides on one (task, chain), and their difference."""
 
     task: str
     family: str
@@ -24,7 +25,7 @@ class CellDifference:
 
     @property
     def difference(self) -> float:
-        """P of B minus P of A."""
+        """Score of side B minus that of side A."""
         return self.b - self.a
 
 
@@ -37,14 +38,16 @@ class EntryDifference:
     a, b
         ``defense@version``.
     difference
-        Difference B - A of worst-case P: mean over families of the mean over tasks of the least P over shared chains;
-        None if no cell is comparable.
+        Difference B - A of the headline: mean over families of the mean over tasks that both have with the same chains;
+        None if no task is comparable.
     interval
         95 % interval of the difference, paired by task; None with too few tasks.
     cells
         One per shared (task, chain).
     apart
         One line per cell that is not comparable, with the reason.
+    measure
+        ``A``, or ``P`` (least over shared chains) where one side is a release of rules 1.
     """
 
     a: str
@@ -53,6 +56,7 @@ class EntryDifference:
     interval: tuple[float, float] | None
     cells: tuple[CellDifference, ...]
     apart: tuple[str, ...]
+    measure: str = "A"
 
     @property
     def verdict(self) -> str:
@@ -105,33 +109,47 @@ def compare_entries(a: Standing, b: Standing) -> EntryDifference:
     """
     cells: list[CellDifference] = []
     apart: list[str] = []
+    uneven: set[str] = set()
+    measure = "A" if a.tasks is not None and b.tasks is not None else "P"
     ours, theirs = _by_place(a.scores), _by_place(b.scores)
     for place in sorted(ours.keys() | theirs.keys()):
         left, right = ours.get(place), theirs.get(place)
         reason = _apart(left, right)
         if reason:
             apart.append(f"{'/'.join(place)}: {reason}")
-        elif left and right and left.p is not None and right.p is not None:
-            cells.append(CellDifference(left.task, left.family, left.chain, left.p, right.p, left.headline))
-    by_task = _worst(cells)
-    families = {cell.task: cell.family for cell in cells}
+            uneven |= {place[0]} if any(side is not None and side.headline for side in (left, right)) else set()
+        elif left and right:
+            one, two = (left.a, right.a) if measure == "A" else (left.p, right.p)
+            if one is not None and two is not None:
+                cells.append(CellDifference(left.task, left.family, left.chain, one, two, left.headline))
+    by_task, families = _areas(a, b, uneven) if measure == "A" else _worst(cells)
+    found = estimate(by_task, families) if by_task else None
     return EntryDifference(
         a=a.name,
         b=b.name,
         difference=mean_difference(by_task, families) if by_task else None,
-        interval=paired_interval(by_task, families) if by_task else None,
+        interval=None if found is None else found.interval(),
         cells=tuple(cells),
         apart=tuple(apart),
+        measure=measure,
     )
 
 
-def _worst(cells: Iterable[CellDifference]) -> Mapping[str, float]:
-    """Return the difference of the least P over chains per task; each side has its own worst chain."""
+def _areas(a: Standing, b: Standing, uneven: Collection[str]) -> tuple[dict[str, float], dict[str, str]]:
+    """Return the difference of A by task, where both sides met the same comparable chains, and the families."""
+    ours, theirs = ({task.task: task for task in side.tasks or ()} for side in (a, b))
+    shared = sorted((ours.keys() & theirs.keys()) - set(uneven))
+    return {t: theirs[t].area - ours[t].area for t in shared}, {t: ours[t].family for t in shared}
+
+
+def _worst(cells: Iterable[CellDifference]) -> tuple[dict[str, float], dict[str, str]]:
+    """Return the difference of the least P over chains per task, each side with its own worst chain; and families."""
     groups: dict[str, list[CellDifference]] = defaultdict(list)
     for cell in cells:
         if cell.headline:
             groups[cell.task].append(cell)
-    return {task: min(c.b for c in group) - min(c.a for c in group) for task, group in groups.items()}
+    differences = {task: min(c.b for c in group) - min(c.a for c in group) for task, group in groups.items()}
+    return differences, {task: group[0].family for task, group in groups.items()}
 
 
 def _apart(a: CellScore | None, b: CellScore | None) -> str:
@@ -140,7 +158,7 @@ def _apart(a: CellScore | None, b: CellScore | None) -> str:
     if a.key != b.key:
         return f"'{a.key}' and '{b.key}' do not compare"
     for side, score in (("A", a), ("B", b)):
-        if score.p is None:
+        if score.p is None and score.a is None:
             return f"{score.status} in {side}"
     return ""
 

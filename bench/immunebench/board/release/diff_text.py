@@ -30,7 +30,7 @@ def entry_lines(entry: EntryDifference) -> Iterator[str]:
     rows += [[c.task, c.chain, f"{c.a:.2f}", f"{c.b:.2f}", _signed(c.difference)] for c in entry.cells]
     yield from _aligned(rows)
     span = _span(entry.interval)
-    yield f"  worst-case P, B - A: {_signed(entry.difference)}{' ' if span else ''}{span} ({entry.verdict})"
+    yield f"  headline {entry.measure}, B - A: {_signed(entry.difference)}{' ' if span else ''}{span} ({entry.verdict})"
     yield from (f"  {text}" for text in entry.apart)
 
 

@@ -16,7 +16,7 @@ _MARK = "immunebench"
 _HEX = 16
 _NUMBER = rf"-?[0-9]\.[0-9]{{{DIGITS}}}"
 _ID = r"[a-z0-9]+(?:[-+][a-z0-9]+)*"
-_SCORE = re.compile(rf"P\(({_ID})@([0-9]+)\)=({_NUMBER}|none)(?:\[({_NUMBER}),({_NUMBER})\])?")
+_SCORE = re.compile(rf"([AP])\(({_ID})@([0-9]+)\)=({_NUMBER}|none)(?:\[({_NUMBER}),({_NUMBER})\])?")
 _FIELDS = {
     "suite": re.compile(rf"{_ID}@[0-9]+\.[0-9]+"),
     "results": re.compile(r"[0-9a-f]{16,64}"),
@@ -30,12 +30,16 @@ _OPTIONAL = frozenset({"release"})
 
 @dataclass(frozen=True)
 class Claim:
-    """A cited score with the printed digits: ``0.4321``, or ``none`` for a row without a headline."""
+    """A cited score with the printed digits: ``0.4321``, or ``none`` for a row without a headline.
+
+    `measure` is ``A``, or ``P`` where a release of rules 1 is cited.
+    """
 
     defense: str
     version: int
-    p: str
+    value: str
     interval: tuple[str, str] | None = None
+    measure: str = "A"
 
     @property
     def name(self) -> str:
@@ -44,7 +48,7 @@ class Claim:
 
     def __str__(self) -> str:
         span = "" if self.interval is None else f"[{','.join(self.interval)}]"
-        return f"{self.p}{span}"
+        return f"{self.value}{span}"
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Provenance:
     release: str | None = None
 
     def __str__(self) -> str:
-        scores = (f"P({claim.name})={claim}" for claim in self.claims)
+        scores = (f"{claim.measure}({claim.name})={claim}" for claim in self.claims)
         fields = {"results": self.results, "rows": self.rows, "rules": self.rules, "release": self.release}
         parts = [f"{name}={value}" for name, value in {**fields, "package": self.package}.items() if value]
         return " ".join([_MARK, f"suite={self.suite}", *scores, *parts])
@@ -138,18 +142,18 @@ def parse(line: str) -> Provenance:
     for part in parts:
         score = _SCORE.fullmatch(part)
         if score is not None:
-            defense, version, p, low, high = score.groups()
-            claims.append(Claim(defense, int(version), p, None if low is None else (low, high)))
+            measure, defense, version, value, low, high = score.groups()
+            claims.append(Claim(defense, int(version), value, None if low is None else (low, high), measure))
             continue
         name, _, value = part.partition("=")
-        if name not in _FIELDS and not name.startswith("P("):
+        if name not in _FIELDS and not name.startswith(("A(", "P(")):
             raise UsageError("unknown part", field="--check", value=name, choices=_FIELDS)
         if name in found or name not in _FIELDS or not _FIELDS[name].fullmatch(value):
             raise UsageError("damaged or repeated part", field="--check", value=part)
         found[name] = value
     missing = [name for name in _FIELDS if name not in found and name not in _OPTIONAL]
     if missing or not claims:
-        raise UsageError(f"the line lacks {', '.join(missing or ['P(defense@version)'])}", field="--check")
+        raise UsageError(f"the line lacks {', '.join(missing or ['A(defense@version)'])}", field="--check")
     if len({claim.defense for claim in claims}) != len(claims):
         raise UsageError("the line holds two scores of one defense", field="--check")
     return Provenance(claims=tuple(claims), release=found.pop("release", None), **found)
@@ -177,8 +181,12 @@ def check(cited: Provenance, now: Snapshot) -> Verdict:
         if row.version != claim.version:
             differences.append(f"defense changed: cited {claim.name}, now {row.name}")
         current = _claim(row)
-        if str(current) != str(claim):
-            differences.append(f"number differs: P({claim.name}) cited {claim}, now {current}")
+        if current.measure != claim.measure:
+            differences.append(
+                f"rules changed: {claim.measure}({claim.name}) is cited, now rows have {current.measure}"
+            )
+        elif str(current) != str(claim):
+            differences.append(f"number differs: {claim.measure}({claim.name}) cited {claim}, now {current}")
     shown = [rows[claim.defense] for claim in cited.claims if claim.defense in rows]
     if len(shown) == len(cited.claims) and not _rows_digest(shown).startswith(cited.rows):
         differences.append(f"record changed: records of the rows cited {cited.rows}, now {_rows_digest(shown)[:_HEX]}")
@@ -202,8 +210,8 @@ def text_of(value: float | None) -> str:
 
 def _claim(row: Standing) -> Claim:
     interval: Interval | None = row.interval
-    span = None if interval is None or row.p is None else (text_of(interval[0]), text_of(interval[1]))
-    return Claim(row.defense, row.version, text_of(row.p), span)
+    span = None if interval is None or row.headline is None else (text_of(interval[0]), text_of(interval[1]))
+    return Claim(row.defense, row.version, text_of(row.headline), span, row.measure)
 
 
 def _rows_digest(rows: Iterable[Standing]) -> str:

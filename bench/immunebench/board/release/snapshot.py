@@ -14,8 +14,10 @@ from pydantic import Field
 
 from immunebench.board.assembly.scored import Scored
 from immunebench.board.loading.load import digest
+from immunebench.board.tables.columns import work_text
 from immunebench.core.errors import UsageError
 from immunebench.core.version import __version__
+from immunebench.declared import scoring
 from immunebench.declared.schema import DefenseName, Id, Model
 
 if TYPE_CHECKING:
@@ -38,12 +40,23 @@ class CellScore(Model):
     p_raw: float | None
     p: float | None
     headline: bool = True
+    a: float | None = None
+
+
+class TaskStanding(Model):
+    """A of one task, under the strongest attacks."""
+
+    task: Id
+    family: Id
+    area: float
 
 
 class Standing(Model):
     """One row of the board.
 
-    `records` is the digest of the records behind the row: its own and those of `none`.
+    `worst` has the strongest attack, or in releases of rules 1 the chain of the least P, by task. Fields of P are empty
+    in releases made since, those of A in those before. `records` is the digest of the records behind the row: its own
+    and those of `none`.
     """
 
     defense: DefenseName
@@ -52,14 +65,29 @@ class Standing(Model):
     p: float | None
     interval: Interval | None
     u: float | None
-    p_mean_case: float | None
-    p_family: dict[str, float]
-    p_chain: dict[str, float]
-    worst: dict[str, str]
+    p_mean_case: float | None = None
+    p_family: dict[str, float] = Field(default_factory=dict)
+    p_chain: dict[str, float] = Field(default_factory=dict)
+    worst: dict[str, str] = Field(default_factory=dict)
     scores: tuple[CellScore, ...]
     incomplete: tuple[str, ...]
     flags: tuple[str, ...]
     records: str
+    a: float | None = None
+    work: str = ""
+    tasks: tuple[TaskStanding, ...] | None = None
+    a_family: dict[str, float] = Field(default_factory=dict)
+    a_chain: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def measure(self) -> str:
+        """``A``, or ``P`` in releases of rules 1, whose rows do not have A."""
+        return "P" if self.tasks is None else "A"
+
+    @property
+    def headline(self) -> float | None:
+        """The headline by `measure`; `interval` belongs to it."""
+        return self.p if self.tasks is None else self.a
 
     @property
     def name(self) -> str:
@@ -182,13 +210,16 @@ def _standing(row: Row, records: dict[str, str], keys: dict[tuple[str, str], str
         version=row.version,
         kind=row.kind,
         p=row.p,
-        # The field is omitted for boards without intervals.
-        interval=getattr(row, "p_interval", None),
+        interval=row.a_interval,
         u=row.u,
-        p_mean_case=row.p_mean_case,
-        p_family=dict(row.p_family),
-        p_chain=dict(row.p_chain),
-        worst=dict(row.worst),
+        worst=dict(row.strongest),
+        a=row.a,
+        work=work_text(row),
+        tasks=()
+        if row.area is None
+        else tuple(TaskStanding(task=t.task, family=t.family, area=t.area) for t in row.area.tasks),
+        a_family={} if row.area is None else dict(row.area.family),
+        a_chain={} if row.area is None else dict(row.area.chain),
         scores=tuple(
             CellScore(
                 task=s.task,
@@ -198,6 +229,8 @@ def _standing(row: Row, records: dict[str, str], keys: dict[tuple[str, str], str
                 status=s.status,
                 p_raw=s.p_raw,
                 p=s.p,
+                headline=scoring.role(s.chain) == "headline",
+                a=s.a,
             )
             for s in row.scores
         ),

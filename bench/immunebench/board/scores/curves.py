@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -53,14 +53,58 @@ class Gains:
         )
 
     @property
+    def opened(self) -> bool:
+        """Whether the attack passes the power gate on the defended model and not on the undefended one."""
+        return self.informative and not replace(self, defended=self.none, errors=(self.errors[0], math.inf)).informative
+
+    @property
     def area(self) -> float:
         """A of this chain: 1 if nothing is learned at any step, 0 if as much as undefended, negative if more."""
         return part_kept_from(*self.total)
 
 
 def part_kept_from(none: float, defended: float) -> float:
-    """Return 1 - defended / max(none, `POWER_GATE`): the fraction of the undefended gain that a defense prevents."""
-    return 1.0 - defended / max(none, scoring.POWER_GATE)
+    """Return (none - defended) / max(none, `POWER_GATE`): the fraction of the undefended gain that a defense prevents.
+
+    It is 0 where both gains are equal, below the gate too, where 1 - defended / max(none, `POWER_GATE`) is not.
+    """
+    return (none - defended) / max(none, scoring.POWER_GATE)
+
+
+def remaining(own: Sequence[Measurement]) -> Gains | None:
+    """Compute what an erased model draws of the concept under attack, as a gain over not having it.
+
+    The untouched base takes the place of the undefended attack and has the same value at every step, other concepts
+    take that of the floor: A of these gains is E, 0 where the concept is drawn as by the base and 1 where it is gone.
+
+    Parameters
+    ----------
+    own
+        Cells of an erasure, one per seed; cells that were not measured are ignored.
+
+    Returns
+    -------
+    Gains | None
+        None where no cell knows what the untouched base draws, or the judge does not separate the anchors.
+    """
+    own = [cell for cell in own if cell.measured and cell.beside.concept_base is not None]
+    if not own or not all(cell.anchored and cell.m_same > cell.m_other for cell in own):
+        return None
+    curves = [_curve(cell) for cell in own]
+    steps = sorted(set.intersection(*map(set, curves)))
+    final = own[0].final or max(steps, default=0)
+    if final not in steps:
+        return None
+    base = scores.mean([_anchored(cell, [cell.beside.concept_base or 0.0]) for cell in own])
+    return Gains(
+        task=own[0].task,
+        family=own[0].family,
+        chain=own[0].chain,
+        final=final,
+        none=dict.fromkeys(steps, base),
+        defended={n: scores.mean([curve[n] for curve in curves]) for n in steps},
+        errors=(0.0, math.inf),
+    )
 
 
 def gains(none: Sequence[Measurement], own: Sequence[Measurement]) -> Gains | None:

@@ -38,8 +38,8 @@ class TaskScore:
     """Scores of one defense on one (task, chain).
 
     `status` is ``ok``, ``defense failed``, ``attack failed`` (both count as undefended), ``incomplete``
-    or ``uninformative``. Scores are None where the status allows none. `interval` is the confidence interval of P
-    over seeds and pictures, with the task held fixed.
+    or ``uninformative``. Scores are None where the status allows none. `a` is A of this chain; `p_raw` and `p` are
+    P at the end of the preset, without and with clipping.
     """
 
     task: str
@@ -48,21 +48,18 @@ class TaskScore:
     status: str
     p_raw: float | None = None
     p: float | None = None
-    p_best_step: float | None = None
-    p_curve: float | None = None
+    a: float | None = None
     sgr: float | None = None
     below_floor: bool = False
     reason: str = ""
-    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
 class MetricScore:
-    """Headline P, mean SGR and the interval of P, computed on one similarity metric."""
+    """P of the worst chain and mean SGR, computed on one similarity metric."""
 
     p: float | None
     sgr: float | None
-    p_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +86,16 @@ class AreaScore:
         Confidence interval of `a`; None with too few tasks.
     family, chain
         A per family, and per chain.
+    family_interval, chain_interval
+        Their confidence intervals, where there are tasks enough.
+    mean_chains
+        Mean over the headline's chains of A of the chain.
+    matched
+        A on the attacks that the defense simulates, which is what papers report.
+    best_response
+        A with the ladder's chains (adaptive and stronger attacks) among the attacks; None without such a chain.
+    public_base
+        A where the attacker has the base model; None where the suite has no such chain.
     p
         P by multiple of the preset's number of steps, under the strongest attacks: 1 is what papers report, 2 is the
         end of training.
@@ -105,20 +112,25 @@ class AreaScore:
     p: Mapping[float, float]
     work: Work | None
     tasks: tuple[TaskArea, ...]
+    family_interval: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    chain_interval: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    mean_chains: float | None = None
+    matched: float | None = None
+    best_response: float | None = None
+    public_base: float | None = None
 
 
 @dataclass(frozen=True)
 class Row:
     """One defense: its headline scores, the other columns, and the scores that they are computed from.
 
-    `p` is the mean over families of the mean over tasks of the least P over chains; `p_mean_case` has
-    the mean over chains instead. `worst` gives, per task, the chain with that least P.
+    `area` holds the headline A and all that belongs to it; for the track ``erasure`` it is E, on the scale on which the
+    untouched base is 0. `p` is P of the worst chain, clipped, the headline of rules 1: it stays for continuity.
+    `strongest` gives, per task, the strongest attack on the defended model.
 
     `rank` is the number of the tie group within track and budget class, 1 the best, None where the row is not
-    ranked; each perceptual budget is a class of its own. `matched` is P on the attacks that the defense lists in
-    `against`, which is what papers report.
-    `p_best_response` is the headline with the ladder's chains (adaptive and stronger attacks) in the minimum,
-    `p_public_base` P where the attacker has the base model; None where the suite has no such chain. `by_metric` has
+    ranked; each perceptual budget is a class of its own. `not_apart` names the rows of the class that this one is not
+    told apart from. `by_metric` has
     all similarity metrics of the records, the target metric among them. `changes` compares protected with published
     pictures, by metric: the maximum for ``linf``, the mean over cells for the others. `badges` are short labels: the
     kind of the row, and reasons why it may be unranked.
@@ -128,12 +140,6 @@ class Row:
     version: int
     kind: str
     p: float | None
-    p_mean_case: float | None
-    p_best_step: float | None
-    p_curve: float | None
-    p_family: Mapping[str, float]
-    p_chain: Mapping[str, float]
-    worst: Mapping[str, str]
     sgr: float | None
     u_gen: float | None
     u_ben: float | None
@@ -145,20 +151,31 @@ class Row:
     incomplete: tuple[str, ...]
     flags: tuple[str, ...]
     beside: Beside = field(default_factory=Beside)
-    p_interval: tuple[float, float] | None = None
     u_interval: tuple[float, float] | None = None
     rank: int | None = None
-    p_family_interval: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    p_chain_interval: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    not_apart: tuple[str, ...] = ()
     badges: tuple[str, ...] = ()
     track: str = ""
-    matched: float | None = None
     by_metric: Mapping[str, MetricScore] = field(default_factory=dict)
     budget_class: int | str | None = None
-    p_best_response: float | None = None
-    p_public_base: float | None = None
     changes: Mapping[str, float] = field(default_factory=dict)
     area: AreaScore | None = None
+
+    @property
+    def a(self) -> float | None:
+        """Headline A; E in the track ``erasure``. None where the row is incomplete or no attack works."""
+        return None if self.area is None else self.area.a
+
+    @property
+    def a_interval(self) -> tuple[float, float] | None:
+        """Confidence interval of `a`; None with too few tasks."""
+        return None if self.area is None else self.area.interval
+
+    @property
+    def strongest(self) -> Mapping[str, str]:
+        """The strongest attack on the defended model, per task; without tasks on which something failed."""
+        tasks = () if self.area is None else self.area.tasks
+        return {task.task: task.strongest_defended for task in tasks if task.strongest_defended}
 
     @property
     def control(self) -> bool:
@@ -180,33 +197,31 @@ class Row:
 
 @dataclass(frozen=True)
 class LayerScore:
-    """P of a layered defense and of each of its layers alone, on the tasks, chains and seeds common to all of them.
+    """A of a layered defense and of each of its layers alone, on the tasks and chains common to all of them.
 
-    Where they cannot be compared, scores are None and `reason` says why. `difference` is P of the layered defense
-    minus P of the `better` layer, `interval` its paired interval. With too few tasks to estimate the variance between
-    tasks the interval holds the tasks fixed (`tasks_fixed`).
+    Where they cannot be compared, scores are None and `reason` says why. `difference` is A of the layered defense
+    minus A of the `better` layer, `interval` its interval, paired by task; None with too few tasks.
     """
 
     defense: str
     layers: tuple[str, ...]
-    p: float | None = None
-    p_alone: Mapping[str, float] = field(default_factory=dict)
+    a: float | None = None
+    a_alone: Mapping[str, float] = field(default_factory=dict)
     better: str = ""
     difference: float | None = None
     interval: tuple[float, float] | None = None
     tasks: int = 0
-    tasks_fixed: bool = True
     reason: str = ""
 
 
 @dataclass(frozen=True)
 class SettingScore:
-    """P of a defense in one setting; `interval` holds the tasks fixed, `reason` says why P is missing."""
+    """A of a defense in one setting; `interval` is None with too few tasks, `reason` says why A is missing."""
 
     defense: str
     setting: Setting
-    p: float | None
-    p_family: Mapping[str, float]
+    a: float | None
+    a_family: Mapping[str, float]
     interval: tuple[float, float] | None
     tasks: int
     reason: str = ""
@@ -217,10 +232,10 @@ class Board:
     """All rows, best first, controls last, with notes and additional tables.
 
     `refusals` lists the controls that fail their checks; a board with any is not rendered. `interval_rule` explains
-    in one sentence which intervals and ranks there are; `smallest_difference` is the smallest difference in P between
-    two ranked rows that would be significant on this suite, the median over pairs. `keys` are the comparability keys
-    of the records. `layers` compares layered defenses with their layers; `settings` has scores in unusual settings,
-    which enter no row; `tables` have measures of pictures, which enter no score.
+    in one sentence which intervals and ranks there are; `smallest_difference` is the smallest true difference in A
+    between two ranked rows that this suite finds significant in 80 %, the median over pairs. `keys` are the
+    comparability keys of the records. `layers` compares layered defenses with their layers; `settings` has scores in
+    unusual settings, which enter no row; `tables` have measures of pictures, which enter no score.
     """
 
     rows: tuple[Row, ...]

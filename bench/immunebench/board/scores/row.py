@@ -54,23 +54,11 @@ def make_row(
     us = [utility.u for utility in utilities if utility.u is not None]
     u = scores.mean(us) if len(us) == len(utilities) else None
     protect = [cell.seconds["protect"] for cell in cells if "protect" in cell.seconds]
-    chains = sorted({score.chain for score in task_scores})
-    by_chain = {chain: _mean_p([score for score in shown if score.chain == chain]) for chain in chains}
-    matched = [score for score in shown if score.chain in first.against]
     return Row(
         defense=first.defense,
         version=first.version,
         kind=first.kind,
         p=_over_families(counted, min),
-        p_mean_case=_mean_p(counted),
-        p_best_step=_mean_or_none(score.p_best_step for score in counted),
-        p_curve=_mean_or_none(score.p_curve for score in counted),
-        p_family=_families(counted, min),
-        p_chain={chain: p for chain, p in by_chain.items() if p is not None},
-        worst={
-            task: min(group, key=lambda score: (score.p or 0.0, score.chain)).chain
-            for task, group in _by_task(counted).items()
-        },
         sgr=_mean_or_none(score.sgr for score in counted),
         u_gen=_mean_or_none(utility.u_gen for utility in utilities),
         u_ben=_mean_or_none(utility.u_ben for utility in utilities),
@@ -80,14 +68,11 @@ def make_row(
         scores=task_scores,
         utilities=utilities,
         incomplete=(*lost, *_incomplete(counted, utilities)),
-        flags=_flags(cells, task_scores, u),
+        flags=_flags(cells, task_scores),
         beside=overall(cells),
         badges=_badges(first, change),
         track=scoring.TRACK.get(first.kind, first.kind),
-        matched=_mean_p(matched) if matched else None,
         budget_class=change,
-        p_best_response=_response(shown, "ladder", counted),
-        p_public_base=_response(shown, "public base", []),
         changes=_changes(cells),
     )
 
@@ -98,12 +83,6 @@ def _changes(cells: Iterable[Measurement]) -> dict[str, float]:
         for name, value in cell.changes.items():
             found[name].append(value)
     return {name: max(values) if name == "linf" else scores.mean(values) for name, values in sorted(found.items())}
-
-
-def _response(task_scores: Iterable[TaskScore], role: scoring.Role, beside: Sequence[TaskScore]) -> float | None:
-    """Headline with the minimum over the chains of a role and over `beside`; None if the role has no score."""
-    extra = [score for score in task_scores if scoring.role(score.chain) == role and score.p is not None]
-    return _over_families([*beside, *extra], min) if extra else None
 
 
 def _badges(first: Measurement, change: int | str | None) -> tuple[str, ...]:
@@ -143,10 +122,8 @@ def _incomplete(task_scores: Iterable[TaskScore], utilities: Iterable[TaskUtilit
     return tuple(missing + [f"{utility.task}: U is not measured" for utility in utilities if utility.u is None])
 
 
-def _flags(cells: Sequence[Measurement], task_scores: Iterable[TaskScore], u: float | None) -> tuple[str, ...]:
+def _flags(cells: Sequence[Measurement], task_scores: Iterable[TaskScore]) -> tuple[str, ...]:
     flags = []
-    if u is not None and u < scoring.UTILITY_GATE and any(cell.changes_model for cell in cells):
-        flags.append("utility gate")
     if any(over_budget(cell) for cell in cells):
         flags.append("over budget")
     if any(score.below_floor for score in task_scores):
@@ -186,10 +163,6 @@ def _over_families(task_scores: Sequence[TaskScore], over_chains: Callable[[list
     if not families or any(score.status == "incomplete" for score in task_scores):
         return None
     return scores.mean(list(families.values()))
-
-
-def _mean_p(task_scores: Sequence[TaskScore]) -> float | None:
-    return _over_families(task_scores, scores.mean)
 
 
 def _mean_or_none(values: Iterable[float | None]) -> float | None:

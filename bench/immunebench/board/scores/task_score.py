@@ -75,7 +75,6 @@ def score_task(
         return TaskScore(*task, "incomplete", reason="a record is missing")
     if power is None or any(cell.failed_part == "baseline" for cell in cells):
         return TaskScore(*task, "incomplete", reason="the attack fails on no defense too")
-    measured = [cell for cell in cells if cell.measured]
     failed = [cell for cell in cells if not cell.measured]
     # A failed cell counts as undefended: it moves P towards 0 and stays in the mean.
     defended = scores.mean(
@@ -87,14 +86,6 @@ def score_task(
     status = "ok"
     if failed:
         status = "defense failed" if any(cell.failed_part == "defense" for cell in failed) else "attack failed"
-    p_best_step = p_curve = None
-    curve = _mean_curve(measured)
-    if curve and not failed:
-        p_best_step = scores.clip(scores.protection(max(curve.values()), floor, ceiling))
-        shared = [step for step in curve if step in power.curve]
-        if shared:
-            gap = scores.mean([power.curve[step] - curve[step] for step in shared])
-            p_curve = scores.clip(gap / (ceiling - floor))
     sgr = None
     if not failed and all(cell.m_none for cell in cells):
         raw_none = scores.mean([scores.mean(cell.m_none) for cell in cells])
@@ -104,8 +95,6 @@ def score_task(
         status=status,
         p_raw=p_raw,
         p=scores.clip(p_raw),
-        p_best_step=p_best_step,
-        p_curve=p_curve,
         sgr=sgr,
         below_floor=p_raw > scoring.BELOW_FLOOR,
         reason="; ".join(sorted({cell.status for cell in failed})),

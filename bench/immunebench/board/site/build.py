@@ -148,10 +148,10 @@ def _reported(env: Environment, root: Path, figures: Sequence[Figure]) -> None:
 
 
 def _tells(board: Board) -> str:
-    """Return text on the smallest significant difference in P on a board, or on the noise if there are no ranks."""
+    """Return text on the smallest difference in A that is told on a board, or on the noise if there are no ranks."""
     if board.smallest_difference is not None:
         return f"differences from {board.smallest_difference:.2f} on"
-    noise = "" if board.row_noise is None else f"; another seed alone moves a row by {board.row_noise:.2f}"
+    noise = "" if board.row_noise is None else f"; another seed alone moves a task by {board.row_noise:.2f}"
     return f"none yet: no two entries have ranks{noise}"
 
 

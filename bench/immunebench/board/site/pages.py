@@ -179,7 +179,7 @@ def _attack(pages: Pages, name: str) -> None:
         power=() if board is None else [power for power in board.power if power.chain == name],
         rows=rows,
         tasks=_names(record.cell.task for record in records),
-        by_task={(row.defense, s.task): s.p for row in rows for s in row.scores if s.chain == name},
+        by_task={(row.defense, s.task): s.a for row in rows for s in row.scores if s.chain == name},
         views=pages.of(chain=name),
     )
 

@@ -9,7 +9,7 @@ from immunebench.board.scores import scale as scores
 from immunebench.board.scores.cell import cell_score
 from immunebench.board.scores.model import Board, Row, TaskScore
 from immunebench.board.site.suite import CheckedSheet, Suite
-from immunebench.board.tables.columns import Column, columns, remarks, worst_chains
+from immunebench.board.tables.columns import Column, columns, remarks, strongest_chains
 from immunebench.board.text import number, slug
 from immunebench.catalog.catalog import Catalog
 from immunebench.catalog.entry import Entry
@@ -17,12 +17,12 @@ from immunebench.records.record import Record
 
 GROUPS = {
     "headline": "headline",
-    "curve": "whole curve",
-    "family": "P by family",
-    "attack": "P by attack",
+    "curve": "along the curve",
+    "family": "A by family",
+    "attack": "A by attack",
     "utility": "parts of U",
     "changes": "change of pictures",
-    "readings": "other readings of P",
+    "readings": "other readings",
     "beside": "beside the score",
     "cost": "cost",
 }
@@ -46,7 +46,7 @@ class Line:
     row: Row
     slug: str
     numbers: tuple[Number, ...]
-    worst: tuple[tuple[str, int], ...]
+    strongest: tuple[tuple[str, int], ...]
     remarks: tuple[str, ...]
     failed: tuple[TaskScore, ...]
     status: str = ""
@@ -59,9 +59,9 @@ class Line:
         return " ".join(sorted({slug(score.chain) for score in self.row.scores}))
 
     @property
-    def worst_text(self) -> str:
-        """Text with each chain that is the worst on some task, and the number of these tasks."""
-        return ", ".join(f"{chain}: {count}" for chain, count in self.worst)
+    def strongest_text(self) -> str:
+        """Text with each attack that is the strongest on some task, and the number of these tasks."""
+        return ", ".join(f"{chain}: {count}" for chain, count in self.strongest)
 
     @property
     def families(self) -> str:
@@ -97,7 +97,7 @@ def lines(board: Board, catalog: Catalog | None = None) -> list[Line]:
             row,
             slug(row.defense),
             tuple(Number(c, c.text(row), c.text_interval(row), _sort(c.value(row))) for c in heads),
-            tuple(worst_chains(row)),
+            tuple(strongest_chains(row)),
             tuple(remarks(row)),
             tuple(score for score in row.scores if score.reason and score.status != "incomplete"),
             entry.manifest.status if (entry := made.get(row.defense)) is not None else "",
@@ -134,7 +134,7 @@ def cell_views(suite: Suite) -> dict[str, CellView]:
 
 
 def gallery(suite: Suite, views: Mapping[str, CellView]) -> dict[str, CellView]:
-    """Return example cells: tasks with the highest and lowest P of the leading entry, each with its worst chain."""
+    """Return example cells: the leading entry where P is highest and lowest, under the strongest attack."""
     if suite.board is None:
         return {}
     entries = [row for row in suite.board.rows if not row.control]
@@ -144,7 +144,7 @@ def gallery(suite: Suite, views: Mapping[str, CellView]) -> dict[str, CellView]:
         for view in views.values()
         if view.record.cell.defense == leading.defense
         and view.record.cell.setting.usual
-        and leading.worst.get(view.record.cell.task) == view.record.cell.chain
+        and leading.strongest.get(view.record.cell.task) == view.record.cell.chain
         and view.p_raw is not None
         and view.sheet is not None
         and view.sheet.data

@@ -31,6 +31,12 @@ class Estimate:
         return self.mean - half, self.mean + half
 
     @property
+    def power_80(self) -> float:
+        """Smallest true mean that is found significant with probability 80 %."""
+        factor = stdtrit(self.degrees, (1 + scoring.CONFIDENCE) / 2) + stdtrit(self.degrees, 0.8)
+        return float(factor) * self.error
+
+    @property
     def p_value(self) -> float:
         """Two-sided p-value for the null hypothesis that the mean is 0."""
         if self.error == 0:
@@ -38,7 +44,9 @@ class Estimate:
         return 2 * float(stdtr(self.degrees, -abs(self.mean / self.error)))
 
 
-def estimate(values: Mapping[str, float], families: Mapping[str, str]) -> Estimate | None:
+def estimate(
+    values: Mapping[str, float], families: Mapping[str, str], least: int = scoring.INTERVAL_TASKS
+) -> Estimate | None:
     """Estimate the mean over families of the mean over tasks.
 
     Parameters
@@ -47,6 +55,8 @@ def estimate(values: Mapping[str, float], families: Mapping[str, str]) -> Estima
         One value per task.
     families
         Family of each task.
+    least
+        Least number of tasks in total.
 
     Returns
     -------
@@ -57,7 +67,7 @@ def estimate(values: Mapping[str, float], families: Mapping[str, str]) -> Estima
     for task, value in values.items():
         groups[families[task]].append(value)
     sizes = [len(group) for group in groups.values()]
-    if sum(sizes) < scoring.INTERVAL_TASKS or min(sizes) < scoring.INTERVAL_TASKS_FAMILY:
+    if sum(sizes) < max(least, 1) or min(sizes) < scoring.INTERVAL_TASKS_FAMILY:
         return None
     parts = [float(np.var(group, ddof=1)) / len(group) / len(groups) ** 2 for group in groups.values()]
     variance = sum(parts)
@@ -65,6 +75,12 @@ def estimate(values: Mapping[str, float], families: Mapping[str, str]) -> Estima
     degrees = variance**2 / below if below > 0 else float(sum(sizes) - len(sizes))
     mean = math.fsum(math.fsum(group) / len(group) for group in groups.values()) / len(groups)
     return Estimate(mean, math.sqrt(variance), degrees)
+
+
+def difference(one: Mapping[str, float], other: Mapping[str, float], families: Mapping[str, str]) -> Estimate | None:
+    """Estimate the mean of `one` minus `other`, paired by task; None with too few tasks in common."""
+    shared = sorted(one.keys() & other.keys())
+    return estimate({task: one[task] - other[task] for task in shared}, families)
 
 
 def told_apart(rows: Sequence[Mapping[str, float]], families: Mapping[str, str]) -> dict[tuple[int, int], bool]:
@@ -86,8 +102,7 @@ def told_apart(rows: Sequence[Mapping[str, float]], families: Mapping[str, str])
     found: dict[tuple[int, int], float] = {}
     for i in range(len(rows)):
         for j in range(i + 1, len(rows)):
-            shared = sorted(rows[i].keys() & rows[j].keys())
-            paired = estimate({task: rows[i][task] - rows[j][task] for task in shared}, families) if shared else None
+            paired = difference(rows[i], rows[j], families)
             found[i, j] = 1.0 if paired is None else paired.p_value
     told: dict[tuple[int, int], bool] = {}
     rejected = True

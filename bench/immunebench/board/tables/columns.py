@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from immunebench.board.scores.beside import HEADS
 from immunebench.board.scores.model import Board, Row
@@ -21,7 +22,7 @@ class Column:
     Parameters
     ----------
     key
-        Name in files, such as ``p`` or ``p_chain.lora``.
+        Name in files, such as ``a`` or ``a_chain.lora``.
     title
         Heading on pages and in LaTeX.
     group
@@ -63,36 +64,41 @@ def interval_text(interval: Interval | None, digits: int = 2) -> str:
 
 def families(board: Board) -> list[str]:
     """Return the families of the board's tasks in alphabetical order."""
-    return sorted({power.family for power in board.power} | {name for row in board.rows for name in row.p_family})
+    return sorted(
+        {power.family for power in board.power}
+        | {name for row in board.rows for name in (row.area.family if row.area else ())}
+    )
 
 
 def chains(board: Board) -> list[str]:
     """Return the chains of the board in alphabetical order."""
-    return sorted({power.chain for power in board.power} | {name for row in board.rows for name in row.p_chain})
+    return sorted(
+        {power.chain for power in board.power}
+        | {name for row in board.rows for name in (row.area.chain if row.area else ())}
+    )
 
 
 def columns(board: Board) -> list[Column]:
     """Return all columns of a board, in the order of pages and files."""
     return [
         Column("rank", "rank", "headline", lambda r: r.rank, digits=0, help="Tie group: entries that share a rank."),
-        Column("p", "P", "headline", lambda r: r.p, lambda r: r.p_interval, help="Protection, worst chain per task."),
-        Column("u", "U", "headline", lambda r: r.u, lambda r: r.u_interval, help="Part of the use that is left."),
         Column(
             "a",
             "A",
-            "curve",
-            _a,
-            lambda r: None if r.area is None else r.area.interval,
+            "headline",
+            lambda r: r.a,
+            lambda r: r.a_interval,
             help="Part of the attack's gain that is stopped, mean over its whole curve, strongest attack.",
         ),
         Column(
             "work",
             "W",
-            "curve",
+            "headline",
             _work,
             words=work_text,
             help="Times the undefended steps to half of the undefended gain, median over tasks.",
         ),
+        Column("u", "U", "headline", lambda r: r.u, lambda r: r.u_interval, help="Part of the use that is left."),
         *(_part(part) for part in sorted({part for row in board.rows if row.area for part in row.area.p})),
         Column("u_gen", "U gen", "utility", lambda r: r.u_gen, help="Unrelated prompts still drawn right."),
         Column("u_ben", "U ben", "utility", lambda r: r.u_ben, help="A harmless concept can still be learnt."),
@@ -100,20 +106,25 @@ def columns(board: Board) -> list[Column]:
         *(_change(name) for name in sorted({name for row in board.rows for name in row.changes})),
         *(_family(name) for name in families(board)),
         *(_chain(name) for name in chains(board)),
-        Column("matched", "matched", "readings", lambda r: r.matched, help="P on the attack it was made against."),
-        Column("p_mean_case", "mean case", "readings", lambda r: r.p_mean_case, help="Mean over chains of P."),
-        Column("p_best_step", "best step", "readings", lambda r: r.p_best_step, help="P at the attacker's best step."),
-        Column("p_curve", "whole curve", "readings", lambda r: r.p_curve, help="P over all saved steps."),
-        Column("p_best_response", "best response", "readings", lambda r: r.p_best_response, help="P with the ladder."),
-        Column("p_public_base", "public base", "readings", lambda r: r.p_public_base, help="P where the base is had."),
+        _reading("matched", "matched", "A on the attack it was made against."),
+        _reading("mean_chains", "mean of chains", "Mean over chains of A."),
+        _reading("best_response", "best response", "A with the ladder's attacks."),
+        _reading("public_base", "public base", "A where the attacker has the base."),
+        Column(
+            "p", "P worst", "readings", lambda r: r.p, help="Headline of rules 1: P at the end, worst chain, clipped."
+        ),
         Column("sgr", "SGR", "readings", lambda r: r.sgr, help="IMMA's similarity gap ratio, raw metrics."),
         *(_beside(name, title) for name, title in HEADS.items()),
         Column("seconds", "protect s", "cost", lambda r: r.seconds, digits=1, help="Seconds to protect one task."),
     ]
 
 
-def _a(row: Row) -> float | None:
-    return None if row.area is None else row.area.a
+def _reading(name: str, title: str, text: str) -> Column:
+    return Column(name, title, "readings", lambda r: None if r.area is None else getattr(r.area, name), help=text)
+
+
+def _of(mapping: str, name: str) -> Callable[[Row], Any]:
+    return lambda row: None if row.area is None else getattr(row.area, mapping).get(name)
 
 
 def _work(row: Row) -> float | None:
@@ -144,9 +155,9 @@ def _part(part: float) -> Column:
     )  # fmt: skip
 
 
-def worst_chains(row: Row) -> list[tuple[str, int]]:
-    """Return the chains with the least P and the number of tasks on which each of them has it, most frequent first."""
-    return sorted(Counter(row.worst.values()).items(), key=lambda item: (-item[1], item[0]))
+def strongest_chains(row: Row) -> list[tuple[str, int]]:
+    """Return the strongest chains on the defended model and on how many tasks each is, most frequent first."""
+    return sorted(Counter(row.strongest.values()).items(), key=lambda item: (-item[1], item[0]))
 
 
 def remarks(row: Row) -> list[str]:
@@ -160,26 +171,26 @@ def _change(name: str) -> Column:
 
 
 def _beside(name: str, title: str) -> Column:
-    return Column(f"beside.{name}", title, "beside", lambda row: getattr(row.beside, name), help=f"Not in P: {title}.")
+    return Column(f"beside.{name}", title, "beside", lambda row: getattr(row.beside, name), help=f"Not in A: {title}.")
 
 
 def _family(name: str) -> Column:
     return Column(
-        f"p_family.{name}",
+        f"a_family.{name}",
         name,
         "family",
-        lambda row: row.p_family.get(name),
-        lambda row: row.p_family_interval.get(name),
-        help=f"P over the tasks of the family {name}, worst chain per task.",
+        _of("family", name),
+        _of("family_interval", name),
+        help=f"A over the tasks of the family {name}.",
     )
 
 
 def _chain(name: str) -> Column:
     return Column(
-        f"p_chain.{name}",
+        f"a_chain.{name}",
         name,
         "attack",
-        lambda row: row.p_chain.get(name),
-        lambda row: row.p_chain_interval.get(name),
-        help=f"P against the chain {name} alone.",
+        _of("chain", name),
+        _of("chain_interval", name),
+        help=f"A against the chain {name} alone.",
     )

@@ -10,9 +10,9 @@ _HARDLY, _LARGELY = 0.1, 0.75
 
 
 def winner(board: Board) -> Row | None:
-    """Return the row with the highest P above 0 that is complete and passes the gates; None if there is none."""
-    able = [row for row in board.rows if not row.control and row.passes and row.p]
-    return max(able, key=lambda row: row.p or 0.0, default=None)
+    """Return the row with the highest A above 0 that is complete and passes the gates; None if there is none."""
+    able = [row for row in board.rows if not row.control and row.passes and (row.a or 0.0) > 0.0]
+    return max(able, key=lambda row: row.a or 0.0, default=None)
 
 
 def tied(board: Board, row: Row) -> list[Row]:
@@ -21,13 +21,13 @@ def tied(board: Board, row: Row) -> list[Row]:
 
 
 def finding(board: Board) -> str:
-    """Return one sentence on the best defense: its P, its cost, the controls to compare with, and its interval."""
+    """Return one sentence on the best defense: its A, its cost, the controls to compare with, and its interval."""
     if board.refusals:
         return f"No result: {'; '.join(board.refusals)}."
     if board.power and len(board.uninformative) == len(board.power):
         gain = max(power.ceiling - power.floor for power in board.power)
         return f"No result: without a defense the attack learns too little to measure (at most {gain:.2f})."
-    entries = [row for row in board.rows if not row.control and row.p is not None]
+    entries = [row for row in board.rows if not row.control and row.a is not None]
     if not entries and all(row.control for row in board.rows):
         able = len(board.power) - len(board.uninformative)
         return (
@@ -35,24 +35,25 @@ def finding(board: Board) -> str:
         )
     if not entries:
         return "No result: no defense was measured completely."
-    best = winner(board) or max(entries, key=lambda row: row.p or 0.0)
+    best = winner(board) or max(entries, key=lambda row: row.a or 0.0)
     parts = [_verdict(best, board), *_elsewhere(board, best), *_controls(board), _sure(board, best)]
     return "; ".join(part for part in parts if part) + "."
 
 
 def _verdict(best: Row, board: Board) -> str:
-    p, u = best.p or 0.0, best.u
+    a, u = best.a or 0.0, best.u
     chains = {power.chain for power in board.power if power.informative}
     attack = f"the {next(iter(chains))} attack" if len(chains) == 1 else "the strongest attack"
-    how = "hardly stops" if p < _HARDLY else "largely stops" if p >= _LARGELY else "partly stops"
+    how = "helps" if a < 0 else "hardly stops" if a < _HARDLY else "largely stops" if a >= _LARGELY else "partly stops"
     kept = "with its use unmeasured" if u is None else f"and keeps {u:.0%} of the use"
-    text = f"{best.defense} {how} {attack}: it takes away {p:.0%} of what the attack gains{_delay(best)} {kept}"
+    takes = f"adds {-a:.0%} to" if a < 0 else f"takes away {a:.0%} of"
+    text = f"{best.defense} {how} {attack}: it {takes} what the attack gains{_delay(best)} {kept}"
     if u is not None and "utility gate" in best.flags:
         text += f", too little to be ranked (gate {scoring.UTILITY_GATE:.0%})"
     if best.incomplete:
         text += ", on incomplete records"
-    noises = [row.p for row in board.rows if row.control and row.defense.startswith("noise") and row.p is not None]
-    if noises and max(noises) >= p:
+    noises = [row.a for row in board.rows if row.control and row.defense.startswith("noise") and row.a is not None]
+    if noises and max(noises) >= a:
         text += ", no better than random noise"
     return text
 
@@ -61,9 +62,7 @@ def _delay(row: Row) -> str:
     """Return text on how much a defense slows attacks down, if they were scored at several steps."""
     if row.area is None or len(row.area.p) < 2:
         return ""
-    if row.area.a < 0:
-        return " at the end, and helps it over its whole course"
-    text = f" at the end, {row.area.a:.0%} over its whole course"
+    text = f" over its whole course ({row.area.p[1.0]:.0%} at the end)" if 1.0 in row.area.p else ""
     work = work_text(row)
     return f"{text}, makes it {work} times as long" if row.area.work is not None and work[0] in "0123456789>" else text
 
@@ -72,7 +71,7 @@ def _elsewhere(board: Board, best: Row) -> list[str]:
     """Return text on the best rows of the groups (track and budget class) other than that of the overall best row."""
     leads = [rows[0] for league, rows in board.leagues.items() if league != best.league]
     return (
-        [f"ranked apart: {', '.join(f'{row.defense} ({row.league}) {row.p or 0.0:.0%}' for row in leads)}"]
+        [f"ranked apart: {', '.join(f'{row.defense} ({row.league}) {row.a or 0.0:.0%}' for row in leads)}"]
         if leads
         else []
     )
@@ -81,20 +80,20 @@ def _elsewhere(board: Board, best: Row) -> list[str]:
 def _sure(board: Board, best: Row) -> str:
     """Return text on the interval and rank of the best row, or on why there is none."""
     count = board.notes[0].split(":")[0]
-    if best.p_interval is None:
+    if best.a_interval is None:
         return f"{count}: no interval, no ranks"
-    low, high = best.p_interval
+    low, high = best.a_interval
     text = f"{count}: {scoring.CONFIDENCE:.0%} interval {low:.0%} to {high:.0%}"
     if ties := len(tied(board, best)) - 1:
-        text += f", tied with {ties} more"
+        text += f", not told apart from {ties} more"
     return text
 
 
 def _controls(board: Board) -> list[str]:
     parts = []
     noise, destroy = board.row("noise"), board.row("destroy")
-    if noise is not None and noise.p is not None:
-        parts.append(f"random noise on the pictures takes away {noise.p:.0%}")
-    if destroy is not None and destroy.p is not None and destroy.u is not None:
-        parts.append(f"destroying the model takes away {destroy.p:.0%} and keeps {destroy.u:.0%} of the use")
+    if noise is not None and noise.a is not None:
+        parts.append(f"random noise on the pictures takes away {noise.a:.0%}")
+    if destroy is not None and destroy.a is not None and destroy.u is not None:
+        parts.append(f"destroying the model takes away {destroy.a:.0%} and keeps {destroy.u:.0%} of the use")
     return parts

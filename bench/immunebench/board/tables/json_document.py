@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from immunebench.board.scores.model import AreaScore, Board, SettingScore
 from immunebench.board.tables.finding import finding
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Interval = tuple[float, float]
 
 
@@ -40,14 +40,12 @@ class TaskScorePart(_Part):
     family: str
     chain: str
     status: str
+    a: float | None
     p_raw: float | None
     p: float | None
-    p_best_step: float | None
-    p_curve: float | None
     sgr: float | None
     below_floor: bool
     reason: str
-    interval: Interval | None
 
 
 class TaskUtilityPart(_Part):
@@ -61,11 +59,10 @@ class TaskUtilityPart(_Part):
 
 
 class MetricPart(_Part):
-    """Headline P, mean SGR and interval of P on one metric of the pictures."""
+    """P of the worst chain and mean SGR on one metric of the pictures."""
 
     p: float | None
     sgr: float | None
-    p_interval: Interval | None
 
 
 class WorkPart(_Part):
@@ -98,6 +95,12 @@ class AreaPart(_Part):
     p: dict[str, float] = Field(description="P at parts of the preset's length.")
     work: WorkPart | None
     tasks: tuple[TaskAreaPart, ...]
+    family_interval: dict[str, Interval]
+    chain_interval: dict[str, Interval]
+    mean_chains: float | None
+    matched: float | None = Field(description="A on the attacks that the defense simulates.")
+    best_response: float | None = Field(description="A with the ladder's attacks.")
+    public_base: float | None = Field(description="A where the attacker has the base.")
 
 
 class RowPart(_Part):
@@ -108,23 +111,17 @@ class RowPart(_Part):
     kind: str
     track: str
     rank: int | None
-    p: float | None = Field(description="Mean over families of the mean over tasks of the least P over chains.")
-    p_interval: Interval | None
+    not_apart: tuple[str, ...] = Field(description="Rows of the class that this one is not told apart from.")
+    a: float | None = Field(description="Headline: mean over families of the mean over tasks of A; E of erasures.")
+    a_interval: Interval | None
+    strongest: dict[str, str] = Field(description="Strongest attack on the defended model, by task.")
+    p: float | None = Field(description="Headline of rules 1: least P over chains, clipped, at the end of the preset.")
     u: float | None
     u_interval: Interval | None
     u_gen: float | None
     u_ben: float | None
     fidelity: float | None
-    p_family: dict[str, float]
-    p_family_interval: dict[str, Interval]
-    p_chain: dict[str, float]
-    p_chain_interval: dict[str, Interval]
-    matched: float | None
-    p_mean_case: float | None
-    p_best_step: float | None
-    p_curve: float | None
     sgr: float | None
-    worst: dict[str, str] = Field(description="Chain of the least P, by task.")
     seconds: float | None = Field(description="Wall-clock seconds of `protect`, mean over cells.")
     flags: tuple[str, ...]
     badges: tuple[str, ...]
@@ -134,8 +131,6 @@ class RowPart(_Part):
     beside: dict[str, float | None] = Field(description="Measures beside the score; see leaderboard/rules.md.")
     by_metric: dict[str, MetricPart]
     budget_class: int | str | None
-    p_best_response: float | None
-    p_public_base: float | None
     changes: dict[str, float] = Field(description="Protected against published pictures, by metric.")
     area: AreaPart | None
     scores: tuple[TaskScorePart, ...]
@@ -147,27 +142,26 @@ class LayerPart(_Part):
 
     defense: str
     layers: tuple[str, ...]
-    p: float | None
-    p_alone: dict[str, float]
-    better: str = Field(description="The layer with the greatest P alone.")
-    difference: float | None = Field(description="P of the layers together less P of the better one alone.")
+    a: float | None
+    a_alone: dict[str, float]
+    better: str = Field(description="The layer with the greatest A alone.")
+    difference: float | None = Field(description="A of the layers together less A of the better one alone.")
     interval: Interval | None
     tasks: int
-    tasks_fixed: bool = Field(description="Whether the interval holds the tasks fixed, which are too few to draw.")
     reason: str = Field(description="Why they cannot be compared.")
 
 
 class SettingPart(_Part):
-    """P of a defense in one setting, on the tasks and chains that were swept."""
+    """A of a defense in one setting, on the tasks and chains that were swept."""
 
     defense: str
     setting: str = Field(description="Empty for the usual one.")
     clean: int = Field(description="Percent of the attacker's pictures that were never protected.")
     surrogate: str | None = Field(description="Base on which pictures are protected, where it is not the task's.")
     attacker_base: str | None = Field(description="Base that is attacked, where it is not the task's.")
-    p: float | None
-    p_family: dict[str, float]
-    interval: Interval | None = Field(description="With the tasks held fixed.")
+    a: float | None
+    a_family: dict[str, float]
+    interval: Interval | None
     tasks: int
     reason: str
 
@@ -209,7 +203,9 @@ def document(board: Board, suite: str = "") -> BoardDocument:
     """
     board.require_sound()
     rows = [
-        dataclasses.asdict(row) | {"control": row.control, "passes": row.passes, "area": _area(row.area)}
+        dataclasses.asdict(row)
+        | {"control": row.control, "passes": row.passes, "area": _area(row.area), "strongest": dict(row.strongest)}
+        | {"a": row.a, "a_interval": row.a_interval}
         for row in board.rows
     ]
     power = [dataclasses.asdict(part) for part in board.power]

@@ -20,23 +20,38 @@ COLUMNS = (
     "rank",
     "defense",
     "track",
-    "P",
-    "95 %",
     "A",
+    "95 %",
     "W",
+    "P(1)",
+    "P(2)",
     "U",
     "U_gen",
     "U_ben",
     "fidelity",
     "SGR",
-    "worst chain",
+    "strongest attack",
     "protect s",
     "remarks",
 )
 
 
 #: Columns that a table that is too wide leaves out, the first ones first: parts of others, then what explains them.
-_DISPENSABLE = ("SGR", "U_gen", "U_ben", "fidelity", "protect s", "W", "worst chain", "track", "95 %")
+_DISPENSABLE = (
+    "SGR",
+    "U_gen",
+    "U_ben",
+    "fidelity",
+    "P(1)",
+    "P(2)",
+    "protect s",
+    "strongest attack",
+    "track",
+    "W",
+    "95 %",
+)
+#: Groups of columns of the second table of a Markdown page.
+_PARTS = ("family", "attack", "readings")
 #: Columns of words, which wrap, and to how many characters.
 _WRAPPED = {"defense": 16, "remarks": 14}
 
@@ -82,7 +97,7 @@ def terminal(board: Board, title: str, width: int | None = None) -> RenderableTy
     shown = _shown_columns(lines, width)
     table = Table(title=Text(title), title_justify="left", title_style="bold", header_style="bold", show_edge=False)
     for column in (COLUMNS[at] for at in shown):
-        numeric = column not in ("defense", "track", "worst chain", "remarks")
+        numeric = column not in ("defense", "track", "strongest attack", "remarks")
         justify: JustifyMethod = "right" if numeric else "left"
         table.add_column(column, justify=justify, no_wrap=column not in _WRAPPED, overflow="fold")
     controls = False
@@ -105,7 +120,7 @@ def terminal(board: Board, title: str, width: int | None = None) -> RenderableTy
 
 
 def _shown_columns(lines: list[list[str]], width: int | None) -> list[int]:
-    """Return the indices of the columns that fit into a width, so that no number is cut: rank, P, A and U always."""
+    """Return the indices of the columns that fit into a width, so that no number is cut: rank, A and U always."""
     widest = {name: max(map(len, cells)) + 3 for name, *cells in zip(COLUMNS, COLUMNS, *lines, strict=True)}
     widest |= {name: min(widest[name], most + 3) for name, most in _WRAPPED.items()}
     shown = list(COLUMNS)
@@ -117,7 +132,7 @@ def _shown_columns(lines: list[list[str]], width: int | None) -> list[int]:
 
 
 def markdown(board: Board, title: str) -> str:
-    """Return the Markdown page of a board: the headline table, P per family and per chain, gates and remarks.
+    """Return the Markdown page of a board: the headline table, A per family and per chain, gates and remarks.
 
     Raises
     ------
@@ -128,19 +143,13 @@ def markdown(board: Board, title: str) -> str:
 
     board.require_sound()
     parts = [f"# {title}", _table([_cells(row) for row in board.rows], COLUMNS)]
-    families = sorted({power.family for power in board.power})
-    chains = sorted({power.chain for power in board.power})
-    split = [
-        [row.defense]
-        + [number(row.p_family.get(family)) for family in families]
-        + [number(row.p_chain.get(chain)) for chain in chains]
-        + [number(value) for value in _readings(row)]
-        for row in board.rows
-    ]
-    heads = ["defense", *families, *chains, "mean over chains", "attacker's best step", "mean over steps"]
-    heads += ["matched attack", "best response", "public base"]
-    parts += _curve(board)
-    parts += ["## P by family, by chain, and other readings", _table(split, heads)]
+    shown = columns(board)
+    for title, groups in (("Over the curve", ("curve",)), ("A by family, by attack, and other readings", _PARTS)):
+        own = [c for c in shown if c.group in groups and any(c.value(row) is not None for row in board.rows)]
+        lines = [[row.defense, *(" ".join(filter(None, (c.text(row), c.text_interval(row)))) for c in own)]
+                 for row in board.rows]  # fmt: skip
+        if own:
+            parts += [f"## {title}", _table(lines, ["defense", *(column.title for column in own)])]
     gates = [
         [
             p.task,
@@ -163,21 +172,6 @@ def markdown(board: Board, title: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _curve(board: Board) -> list[str]:
-    """Return the table of A and W; empty if no attack was scored at several steps."""
-    own = [column for column in columns(board) if column.group == "curve"]
-    rows = [row for row in board.rows if row.area is not None]
-    if not rows:
-        return []
-    lines = [[row.defense, *(" ".join(filter(None, (c.text(row), c.text_interval(row)))) for c in own)] for row in rows]
-    note = (
-        "A: part of the attack's gain over its whole curve that the defense stops, strongest attack, not clipped; "
-        "below 0 it is helped. W: how many times the undefended steps the attacker needs to half of the undefended "
-        "gain. P(n): the same as A at n times the preset's length alone."
-    )
-    return ["## Over the whole curve", note, _table(lines, ["defense", *(column.title for column in own)])]
-
-
 def _beside(board: Board) -> list[str]:
     """Return the table of side measures; empty if no record has any."""
     rows = [[row.defense] + [number(getattr(row.beside, name)) for name in HEADS] for row in board.rows]
@@ -193,26 +187,22 @@ def write_markdown(board: Board, title: str, path: Path) -> None:
 
 
 def _cells(row: Row) -> list[str]:
-    scores = [row.u, row.u_gen, row.u_ben, row.fidelity, row.sgr]
-    worst = sorted(set(row.worst.values()))
+    strongest = sorted(set(row.strongest.values()))
+    at = {} if row.area is None else row.area.p
     return [
         "-" if row.rank is None else str(row.rank),
         f"{row.defense}@{row.version}",
         row.league if row.rank is not None else row.track,
-        number(row.p),
-        interval_text(row.p_interval),
-        number(None if row.area is None else row.area.a),
+        number(row.a),
+        interval_text(row.a_interval),
         work_text(row),
-        *map(number, scores),
-        worst[0] if len(worst) == 1 else f"{len(worst)} chains" if worst else "-",
+        number(at.get(1.0)),
+        number(at.get(2.0)),
+        *map(number, (row.u, row.u_gen, row.u_ben, row.fidelity, row.sgr)),
+        strongest[0] if len(strongest) == 1 else f"{len(strongest)} attacks" if strongest else "-",
         number(row.seconds, 1),
         "; ".join(["incomplete"] * bool(row.incomplete) + [*row.badges, *row.flags]),
     ]
-
-
-def _readings(row: Row) -> tuple[float | None, ...]:
-    step = row.p_best_step, row.p_curve
-    return row.p_mean_case, *step, row.matched, row.p_best_response, row.p_public_base
 
 
 def _table(rows: list[list[str]], heads: list[str] | tuple[str, ...]) -> str:
@@ -224,16 +214,22 @@ def _table(rows: list[list[str]], heads: list[str] | tuple[str, ...]) -> str:
 
 def _remarks(board: Board) -> Iterator[str]:
     yield (
-        "P: part of the attack's gain that the defense stops, worst chain. "
-        "A: the same over the attack's whole curve, strongest attack. W: times the steps that the attacker needs. "
+        "A: part of the attack's gain that the defense stops, mean over its whole curve, strongest attack; 1: nothing "
+        "is learned, 0: as undefended, below 0: the attack is helped. W: times the steps that the attacker needs to "
+        "half of the undefended gain. P(n): A at n times the attack's preset length alone. "
         "U: part of the use of what is released that is left; "
         f"a released model below {scoring.UTILITY_GATE:g} is not ranked."
     )
+    if any(row.track == "erasure" for row in board.rows):
+        yield "rows of the track erasure print E as A: 0 as the untouched base draws the concept, 1 gone"
     yield from board.notes
+    for row in board.rows:
+        if row.not_apart:
+            yield f"{row.defense} is not told apart from {', '.join(row.not_apart)}"
     if board.smallest_difference is not None:
-        yield f"smallest difference of P that shows between two rows: {board.smallest_difference:.2f}"
+        yield f"smallest difference of A between two rows that is told in 80 %: {board.smallest_difference:.2f}"
     if board.row_noise is not None:
-        yield f"noise of a row: {board.row_noise:.2f} (root mean square P_raw of none-replicate)"
+        yield f"noise of one task: {board.row_noise:.2f} (root mean square A of replicates of none)"
     for power in board.uninformative:
         yield (
             f"uninformative, excluded for all entries: {power.task}/{power.chain} "

@@ -1,4 +1,4 @@
-"""The small tables below a board, shared by all formats: layered defenses, and P in unusual settings."""
+"""The small tables below a board, shared by all formats: layered defenses, and A in unusual settings."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ def side_tables(board: Board, defense: str | None = None) -> Iterator[SideTable]
 
 
 def _layers(scores: list[LayerScore]) -> SideTable:
-    heads = ("layered", "P together", "better alone", "P alone", "difference", "95 %", "tasks")
+    heads = ("layered", "A together", "better alone", "A alone", "difference", "95 %", "tasks")
     rows = tuple(
         (
             score.defense,
-            number(score.p),
+            number(score.a),
             score.better or score.reason,
-            number(score.p_alone.get(score.better)),
+            number(score.a_alone.get(score.better)),
             number(score.difference),
             interval_text(score.interval),
-            "-" if score.difference is None else f"{score.tasks}{' held fixed' if score.tasks_fixed else ''}",
+            "-" if score.difference is None else str(score.tasks),
         )
         for score in scores
     )
     note = (
-        "Layers add up where the interval of the difference lies above 0; it is paired over pictures, and over tasks "
-        "where these are not held fixed."
+        "Layers add up where the interval of the difference, paired by task, lies above 0; "
+        "too few tasks have no interval."
     )
     return SideTable("Do layers add up", heads, rows, note)
 
@@ -61,14 +61,17 @@ def _settings(scores: list[SettingScore]) -> SideTable:
         found = [by_place.get((defense, setting)) for setting in names]
         rows.append((defense, *("-" if score is None else _setting(score) for score in found)))
     note = (
-        "P and 95 % with the tasks held fixed, on the tasks and chains that were swept; each setting has its own floor "
-        "and ceiling, and only records of the usual one enter the headline. clean-25: 25 % of the attacker's pictures "
-        "were never protected; on-B: the attacker adapts the base B; by-B: pictures were protected on the base B."
+        "A, and 95 % where there are tasks enough, on the tasks and chains that were swept; each setting has its own "
+        "floor and undefended attack, and only records of the usual one enter the headline. clean-25: 25 % of the "
+        "attacker's pictures were never protected; on-B: the attacker adapts the base B; by-B: pictures were protected "
+        "on the base B."
     )
     return SideTable(
-        "P in other settings", ("defense", *(name.name or USUAL_NAME for name in names)), tuple(rows), note
+        "A in other settings", ("defense", *(name.name or USUAL_NAME for name in names)), tuple(rows), note
     )
 
 
 def _setting(score: SettingScore) -> str:
-    return score.reason if score.p is None else f"{number(score.p)} ({interval_text(score.interval)})"
+    if score.a is None:
+        return score.reason
+    return number(score.a) + (f" ({interval_text(score.interval)})" if score.interval else "")

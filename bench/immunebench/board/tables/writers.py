@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from immunebench.board.scores.model import Board, Row
-from immunebench.board.tables.columns import Column, chains, columns, families, remarks, worst_chains
+from immunebench.board.tables.columns import Column, chains, columns, families, remarks, strongest_chains
 from immunebench.board.tables.json_document import document
 from immunebench.board.tables.latex_table import figure, tabular
 from immunebench.board.text import latex, visible
@@ -56,7 +56,7 @@ def to_csv(board: Board) -> str:
     heads = ["defense", "version", "kind", "track"]
     for column in numbers:
         heads += [column.key, *([f"{column.key}.low", f"{column.key}.high"] if column.key in spans else [])]
-    heads += ["worst_chain", "complete", "passes", "control", "remarks"]
+    heads += ["strongest_attack", "complete", "passes", "control", "remarks"]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(heads)
@@ -72,7 +72,7 @@ def _csv_line(row: Row, numbers: list[Column], spans: set[str]) -> Iterator[str]
         if column.key in spans:
             low, high = column.interval(row) or (None, None)
             yield from (_number(low), _number(high))
-    yield _plain("; ".join(f"{chain} ({count})" for chain, count in worst_chains(row)))
+    yield _plain("; ".join(f"{chain} ({count})" for chain, count in strongest_chains(row)))
     yield from (str(not row.incomplete).lower(), str(row.passes).lower(), str(row.control).lower())
     yield _plain("; ".join(remarks(row)))
 
@@ -87,14 +87,14 @@ def _number(value: float | int | None) -> str:
 
 
 def to_latex(board: Board, suite: str = "") -> str:
-    """Return two ``booktabs`` tables: P and U with intervals and cost; P per family and per chain.
+    """Return two ``booktabs`` tables: A, W and U with intervals and cost; A per family and per chain.
 
     Tie group 1 is bold. Unranked rows and controls are each separated by a rule.
     """
     board.require_sound()
     name = latex(board.suite or suite, 64)
     there = [column for column in columns(board) if any(column.value(row) is not None for row in board.rows)]
-    main = [c for c in there if c.group in ("headline", "cost") or c.key in ("matched", "p_mean_case")]
+    main = [c for c in there if c.group in ("headline", "cost") or c.key in ("p_at.1", "p_at.2", "matched")]
     parts = [
         column
         for column in there
@@ -103,12 +103,12 @@ def to_latex(board: Board, suite: str = "") -> str:
     ]
     tables = [_latex_table(board, main, _caption(board, name))]
     if parts:
-        tables.append(_latex_table(board, parts, f"{name}: P by family (worst chain per task) and by attack."))
+        tables.append(_latex_table(board, parts, f"{name}: A by family and by attack."))
     return "% needs \\usepackage{booktabs}\n" + "\n".join(tables)
 
 
 def _latex_table(board: Board, shown: list[Column], caption: str) -> str:
-    heads = ["defense", *(latex(column.title, 40) for column in shown), "worst chain"]
+    heads = ["defense", *(latex(column.title, 40) for column in shown), "strongest attack"]
     rows = [[_latex_cells(row, shown, board.leads(row)) for row in group] for group in _groups(board)]
     table = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}", tabular(heads, rows, worded=1), r"\end{table}"]
     return "\n".join(table) + "\n"
@@ -121,19 +121,21 @@ def _groups(board: Board) -> list[list[Row]]:
 
 
 def _latex_cells(row: Row, shown: list[Column], first: bool) -> list[str]:
-    worst = worst_chains(row)
+    strongest = strongest_chains(row)
     name = rf"\texttt{{{latex(row.defense, 64)}}}"
     # As on the board, an entry below the utility gate is shown with its scores and without a rank.
     cells = [rf"\textbf{{{name}}}" if first else name]
     for column in shown:
-        bold = first and column.key == "p"
+        bold = first and column.key == "a"
         cells.append(figure(column.value(row), column.interval(row), digits=column.digits, bold=bold))
-    return [*cells, latex(worst[0][0], 40) if len(worst) == 1 else f"{len(worst)} chains" if worst else "--"]
+    several = f"{len(strongest)} attacks" if strongest else "--"
+    return [*cells, latex(strongest[0][0], 40) if len(strongest) == 1 else several]
 
 
 def _caption(board: Board, name: str) -> str:
     parts = [
-        f"{name}: P is the part of the attack's gain that is stopped (worst chain per task), "
+        f"{name}: A is the part of the attack's gain that is stopped (mean over its whole curve, strongest attack), "
+        "W how many times the steps the attacker needs, "
         f"U the part of the use that is left (a released model below {scoring.UTILITY_GATE:g} is not ranked)."
     ]
     rule = board.interval_rule or (board.notes[0] if board.notes else "")
