@@ -29,7 +29,7 @@ def _leftovers(entry: Entry) -> Iterator[tuple[Path, str, str]]:
     if manifest.description == DESCRIPTION:
         yield entry.path, "description", DESCRIPTION
     threat_model = getattr(manifest, "threat_model", None)
-    if threat_model in THREAT_MODELS.values():
+    if isinstance(threat_model, str) and threat_model in THREAT_MODELS.values():
         yield entry.path, "threat_model", threat_model
     code, reference = entry.folder / f"{entry.kind}.py", entry.folder / "cite.bib"
     if DOCSTRING in _text(code):
