@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from immunebench.authoring.export import export
+from immunebench.authoring.export import KOHYA, LORA, Format, export
+from immunebench.authoring.kohya import kohya_tensors
 from immunebench.core.errors import UsageError
 from immunebench.core.types import Weights
 from immunebench.methods.adapters import Adapter, Dense, LowRank, Words
@@ -61,8 +62,8 @@ def measured(root: Path, attack: str, *, defended: bool, xl: bool = False) -> tu
     return engine, model
 
 
-def write(engine: Any, folder: Path) -> Path:
-    return export(CELL.key, engine.plan, engine.catalog, engine.store, folder)
+def write(engine: Any, folder: Path, form: Format = "diffusers") -> Path:
+    return export(CELL.key, engine.plan, engine.catalog, engine.store, folder, form)
 
 
 def followed(folder: Path) -> Any:
@@ -89,6 +90,73 @@ def test_the_readme_s_lines_draw_the_attacked_model_s_picture(
     model.restore()
     plain = model.sample([PROMPT], [0], steps=3, guidance=4.0).pixels[0]
     assert np.abs(plain.astype(int) - expected).max() > 2
+
+
+@pytest.mark.parametrize("xl", [False, True])
+def test_kohya_s_names_are_those_that_diffusers_converts_back_to_the_same_tensors(tmp_path: Path, xl: bool) -> None:
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+    from diffusers.utils import convert_state_dict_to_kohya, convert_unet_state_dict_to_peft
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    engine, model = measured(tmp_path, "lora", defended=True, xl=xl)
+    expected = model.sample([PROMPT], [0], steps=3, guidance=4.0).pixels[0]
+    folder = write(engine, tmp_path / "out", "kohya")
+    found = followed(folder)
+    assert np.abs(found.astype(int) - expected).max() <= 2
+    assert not (folder / LORA).exists()
+    saved, written = load_file(tmp_path / "a" / "adapter-00009.safetensors"), load_file(folder / KOHYA)
+    pipeline: Any = StableDiffusionXLPipeline if xl else StableDiffusionPipeline
+    options = {"unet_config": model.unet.config} if xl else {}
+    back, alphas = pipeline.lora_state_dict(folder, weight_name=KOHYA, **options)
+    # Both in the names of peft, as diffusers loads them.
+    ours, theirs = (
+        convert_unet_state_dict_to_peft({name.removeprefix("unet."): t for name, t in state.items()})
+        for state in (saved, back)
+    )
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert set(alphas.values()) == {2.0}, "alpha is the rank, so that the strength is 1"
+    with safe_open(folder / KOHYA, "pt") as file:  # type: ignore[no-untyped-call]
+        assert file.metadata()["ss_network_dim"] == "2" and file.metadata()["ss_network_alpha"] == "2.0"
+    if not xl:
+        peft = {n.replace(".lora.down", ".lora_A").replace(".lora.up", ".lora_B"): t for n, t in saved.items()}
+        reference = convert_state_dict_to_kohya(peft)
+        assert written.keys() == reference.keys()
+        assert all(torch.equal(written[name], reference[name].to(written[name].dtype)) for name in written)
+
+
+def test_the_blocks_of_xl_are_numbered_as_in_the_original_code() -> None:
+    """Names that sd-scripts gives to the attentions of Stable Diffusion XL, with two layers a block."""
+    tail = "transformer_blocks.0.attn1.to_out.0"
+    names = {
+        "down_blocks.1.attentions.0": "input_blocks_4_1",
+        "down_blocks.2.attentions.1": "input_blocks_8_1",
+        "mid_block.attentions.0": "middle_block_1",
+        "up_blocks.0.attentions.2": "output_blocks_2_1",
+        "up_blocks.1.attentions.0": "output_blocks_3_1",
+    }
+    given = {f"unet.{name}.{tail}.lora.down.weight": np.zeros((4, 8), np.float32) for name in names}
+    made = kohya_tensors(given, 4.0, layers_per_block=2)
+    stems = [f"lora_unet_{name}_transformer_blocks_0_attn1_to_out_0" for name in names.values()]
+    assert list(made) == [f"{stem}{end}" for stem in stems for end in (".lora_down.weight", ".alpha")]
+
+
+def test_kohya_is_refused_for_what_is_no_low_rank_adapter(tmp_path: Path) -> None:
+    engine, _ = measured(tmp_path, "textual-inversion", defended=False)
+    with pytest.raises(UsageError, match="--format: is a format of low-rank adapters"):
+        write(engine, tmp_path / "out", "kohya")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_model_has_its_networks_and_licence_and_not_the_pictures_beside_them(tmp_path: Path) -> None:
+    engine, _ = measured(tmp_path, "lora", defended=False)
+    base = Path(shutil.copytree(tiny_folder(), tmp_path / "base"))
+    for name in ("samples.png", "loss.png", "run.json", "README.md", "LICENSE.md"):
+        (base / name).write_text("")
+    engine.catalog.base_folder = lambda name: base
+    folder = write(engine, tmp_path / "out")
+    files = {path.name for path in (folder / "model").iterdir() if path.is_file()}
+    assert files == {"model_index.json", "LICENSE.md"}
 
 
 def test_a_base_in_half_precision_s_variant_is_read_by_the_same_lines(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from immunebench.authoring.kohya import kohya_tensors
 from immunebench.bases import base_folder
 from immunebench.core.errors import UsageError
 
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 
     Tensors = Mapping[str, NDArray[Any]]
 
+Format = Literal["diffusers", "kohya"]
 LORA = "pytorch_lora_weights.safetensors"
+#: Name of the adapter under kohya's key names; tools list adapters by file name.
+KOHYA = "kohya_lora.safetensors"
+FORMATS: tuple[Format, ...] = ("diffusers", "kohya")
 WORDS = "learned_embeds.safetensors"
 #: The stem of each component's weights file in diffusers' folder format.
 _NETWORKS = {**base_folder.WEIGHTS, **base_folder.SECOND_WEIGHTS}
@@ -64,7 +69,7 @@ _ONE = ("StableDiffusionPipeline", "safety_checker=None")
 _TWO = ("StableDiffusionXLPipeline", "add_watermarker=False")
 
 
-def export(key: str, plan: Plan, catalog: Catalog, store: Store, folder: Path) -> Path:
+def export(key: str, plan: Plan, catalog: Catalog, store: Store, folder: Path, format: Format = "diffusers") -> Path:
     """Export the model of a measured cell.
 
     Parameters
@@ -75,6 +80,9 @@ def export(key: str, plan: Plan, catalog: Catalog, store: Store, folder: Path) -
         They provide the cell, its base and its artifacts.
     folder
         New or empty folder.
+    format
+        Key names of a low-rank adapter: those of ``diffusers``, or of ``kohya`` (sd-scripts), which ComfyUI,
+        AUTOMATIC1111 and most other tools read, and diffusers, too.
 
     Returns
     -------
@@ -84,7 +92,8 @@ def export(key: str, plan: Plan, catalog: Catalog, store: Store, folder: Path) -
     Raises
     ------
     UsageError
-        The cell is not measured, its attack leaves no adapter, or the folder is not empty or not writable.
+        The cell is not measured, its attack leaves no adapter or none of that format, or the folder is not empty or not
+        writable.
     """
     graph = plan.roots[key]
     step = graph.final
@@ -99,14 +108,18 @@ def export(key: str, plan: Plan, catalog: Catalog, store: Store, folder: Path) -
     saved = adapter / f"adapter-{step:05d}.safetensors"
     if described.get("format") not in _WRITERS or not saved.is_file():
         raise UsageError("its adapter is not in a diffusers format:", field="CELL", value=key)
+    if format == "kohya" and described["format"] != "diffusers-lora":
+        why = "is a format of low-rank adapters, which this cell's attack does not train:"
+        raise UsageError(why, field="--format", value=format)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(catalog.base_folder(graph.facts.base), folder / "model")
+        _copy_model(catalog.base_folder(graph.facts.base), folder / "model")
         _without_variants(folder / "model")
         if weights is not None:
             _overlay(folder / "model", "unet", _load(weights / "weights.safetensors"))
         released = "the base with the UNet tensors that the defense changed" if weights else "the base itself"
-        written = _WRITERS[str(described["format"])](folder, saved, step, released, described)
+        writer = _kohya if format == "kohya" else _WRITERS[str(described["format"])]
+        written = writer(folder, saved, step, released, described)
         reads = _TWO if _two(folder) else _ONE
         (folder / "README.md").write_text(_readme(graph, drawn, written, reads), encoding="utf-8")
         origin = {"cell": key, "defense": drawn.inputs.get("weights"), "adapter": drawn.inputs["adapter"]}
@@ -136,6 +149,23 @@ def _low_rank(folder: Path, saved: Path, step: int, released: str, described: Ma
         files=f"- `{LORA}`: what the attacker trained, saved at step {step}\n",
         load=f'pipe.load_lora_weights(".", weight_name="{LORA}")\n',
         note="\nWithout `load_lora_weights` the pictures are those of the released model before the attack.\n",
+    )
+
+
+def _kohya(folder: Path, saved: Path, step: int, released: str, described: Mapping[str, Any]) -> _Written:
+    from safetensors.numpy import save_file
+
+    layers = base_folder.settings(folder / "model" / "unet" / "config.json")["layers_per_block"]
+    rank, alpha = described["rank"], float(described["alpha"])
+    tensors = kohya_tensors(_load(saved), alpha, layers if _two(folder) else None)
+    about = {"ss_network_module": "networks.lora", "ss_network_dim": str(rank), "ss_network_alpha": str(alpha)}
+    save_file(tensors, folder / KOHYA, metadata={"format": "pt", **about})
+    return _Written(
+        model=f"`model/`: the released model, {released}",
+        files=f"- `{KOHYA}`: what the attacker trained, saved at step {step}, under the key names of kohya's "
+        "sd-scripts, for a tool's folder of LoRA files; its strength there is 1\n",
+        load=f'pipe.load_lora_weights(".", weight_name="{KOHYA}")\n',
+        note="\nWithout the adapter the pictures are those of the released model before the attack.\n",
     )
 
 
@@ -207,6 +237,16 @@ def _load(file: Path) -> Tensors:
 
     found: Tensors = load_file(file)
     return found
+
+
+def _copy_model(base: Path, model: Path) -> None:
+    """Copy a base's pipeline and its licence, without the pictures and records that lie beside them."""
+    model.mkdir()
+    for path in sorted(base.iterdir()):
+        if path.is_dir() and not path.name.startswith("."):
+            shutil.copytree(path, model / path.name)
+        elif path.is_file() and (path.name == "model_index.json" or path.name.upper().startswith("LICEN")):
+            shutil.copyfile(path, model / path.name)
 
 
 def _without_variants(model: Path) -> None:

@@ -94,6 +94,10 @@ def is_available(name: str, spec: BaseModelSpec, models: Path) -> bool:
 
 def missing_weights(name: str, spec: BaseModelSpec) -> str:
     """Return a one-line message for missing weights of a base: their size and the commands that get them."""
+    if spec.own:
+        (checkpoint,) = spec.checkpoints
+        how = f"immunebench weights add {name} PATH"
+        return f"the weights of the base {name} are not on this machine; add {checkpoint} with: {how}"
     return (
         f"the weights of the base {name} are missing ({spec.size_gb:g} GB, {spec.licence}); get them with: "
         f"immunebench weights fetch {name}, or add a folder or a checkpoint: immunebench weights add {name} PATH"
@@ -191,7 +195,8 @@ def verified(name: str, spec: BaseModelSpec, folder: Path, sha256: Callable[[Pat
     if folder == added_path(name):
         origin = settings(folder / ORIGIN)
         if origin.get("checkpoint") not in spec.checkpoints.values() or not isinstance(origin.get("files"), dict):
-            raise UsageError(f"was not converted from a checkpoint of the base {name}; {_again(name)}", file=folder)
+            again = f"add it again: immunebench weights add {name} PATH" if spec.own else _again(name)
+            raise UsageError(f"was not converted from a checkpoint of the base {name}; {again}", file=folder)
         expected = origin["files"]
     found = {}
     for file in loaded_files(folder):
@@ -208,7 +213,7 @@ def verified(name: str, spec: BaseModelSpec, folder: Path, sha256: Callable[[Pat
 def revision(name: str, spec: BaseModelSpec) -> str:
     """Return a base's revision for records: the pinned one, or the checkpoint that a copy was converted from."""
     own = added_path(name)
-    checkpoint = settings(own / ORIGIN).get("checkpoint", "") if spec.hub and own.is_dir() else ""
+    checkpoint = settings(own / ORIGIN).get("checkpoint", "") if not spec.embedded and own.is_dir() else ""
     return f"checkpoint-{checkpoint[:12]}" if checkpoint else spec.revision
 
 

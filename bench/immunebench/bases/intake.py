@@ -16,7 +16,8 @@ from immunebench.core.errors import UsageError
 from immunebench.declared.models import BaseModelSpec, HubSource
 
 Log = Callable[[str], None]
-_SINGLE = (".safetensors", ".ckpt")
+#: Endings of single-file checkpoints.
+SINGLE = (".safetensors", ".ckpt")
 
 
 def fetch(name: str, spec: BaseModelSpec, log: Log = print) -> Path:
@@ -41,8 +42,11 @@ def fetch(name: str, spec: BaseModelSpec, log: Log = print) -> Path:
         The base is embedded, the disk space does not suffice, or the download failed from every repository; the
         message has the reason of each.
     """
-    if not spec.hub:
+    if spec.embedded:
         raise UsageError("is embedded, there is nothing to fetch:", field="NAME", value=name)
+    if spec.own:
+        how = f"is a base of your own, on no hub; add its checkpoint: immunebench weights add {name} PATH, for"
+        raise UsageError(how, field="NAME", value=name)
     if not any(base_folder.cached(source) for source in spec.hub):
         _require_disk_space(name, spec)
     reasons = []
@@ -83,7 +87,7 @@ def add(name: str, spec: BaseModelSpec, path: Path, log: Log = print) -> Path:
     UsageError
         The base is embedded, or the files differ from those in ``models.toml``.
     """
-    if not spec.hub:
+    if spec.embedded:
         raise UsageError("is embedded, it needs no copy:", field="NAME", value=name)
     path = path.expanduser().absolute()
     own = base_folder.added_path(name)
@@ -102,7 +106,7 @@ def add(name: str, spec: BaseModelSpec, path: Path, log: Log = print) -> Path:
     with tempfile.TemporaryDirectory(dir=own.parent) as scratch:
         converted = Path(scratch) / "base"
         log(f"{name}: converting {path.name} to half precision")
-        _convert(path, str(spec.shape), converted)
+        convert(path, str(spec.shape), converted)
         files = {file: sha256(converted / file) for file in base_folder.loaded_files(converted)}
         origin = {"checkpoint": checkpoint, "files": files}
         (converted / base_folder.ORIGIN).write_text(json.dumps(origin, indent=1) + "\n", "utf-8")
@@ -127,11 +131,21 @@ def _require_checkpoint(name: str, spec: BaseModelSpec, path: Path) -> str:
     """Check that a file is one of a base's checkpoints in ``models.toml``, and return its SHA-256."""
     if not path.is_file():
         raise UsageError("no such file or folder", file=path)
-    if path.suffix not in _SINGLE:
-        raise UsageError("is not a checkpoint: its name must end in", file=path, value=" or ".join(_SINGLE))
+    if path.suffix not in SINGLE:
+        raise UsageError("is not a checkpoint: its name must end in", file=path, value=" or ".join(SINGLE))
     if not spec.checkpoints:
         raise UsageError(f"the base {name} has no single-file checkpoint; a diffusers folder is needed, not", file=path)
-    digest = sha256(path)
+    return require_known(name, spec, path, sha256(path))
+
+
+def require_known(name: str, spec: BaseModelSpec, path: Path, digest: str) -> str:
+    """Return a checkpoint's SHA-256 after finding it among those of a base.
+
+    Raises
+    ------
+    UsageError
+        It is another checkpoint; the message lists those of the base.
+    """
     if digest not in spec.checkpoints.values():
         known = ", ".join(f"{file} {expected[:12]}..." for file, expected in spec.checkpoints.items())
         raise UsageError(f"has the SHA-256 {digest[:12]}..., no checkpoint of the base {name} has ({known})", file=path)
@@ -163,7 +177,7 @@ class _Inert:
     """Replaces the one class that the published checkpoints hold besides tensors, so that none of its code is run."""
 
 
-def _convert(file: Path, shape: str, out: Path) -> None:
+def convert(file: Path, shape: str, out: Path) -> None:
     """Convert a checkpoint in the original layout to a half-precision diffusers folder with the configs of a shape."""
     import torch
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline

@@ -17,6 +17,7 @@ from immunebench.core.errors import UsageError
 from immunebench.declared import schema
 from immunebench.declared.manifest import AttackManifest, DefenseManifest
 from immunebench.declared.models import Models
+from immunebench.declared.own_base import OwnBase
 from immunebench.declared.profile import Profile
 from immunebench.declared.suite import Suite
 from immunebench.declared.task import Task
@@ -63,6 +64,9 @@ def load_catalog(entries: Path | str | None = None, *, models: Path | None = Non
     declared: list[_Declared] = []
     for root in roots(entries):
         found = folders(root)
+        if root != PACKAGE:  # whose folder of that name holds code
+            for path in _manifests(found["bases"], "*.toml"):
+                _add_base(catalog, path)
         for path in _manifests(found["defenses"], "*/defense.toml"):
             _add_entry(catalog, "defense", path, DefenseManifest, declared)
         for path in _manifests(found["attacks"], "*/attack.toml"):
@@ -109,6 +113,23 @@ def _add(catalog: Catalog, kind: str, path: Path, model: type[schema.M], table: 
         _require_name(getattr(item, "id", ""), path.stem, path, "file")
         _register_name(catalog.paths, kind, path.stem, path)
         table[path.stem] = item
+
+
+def _add_base(catalog: Catalog, path: Path) -> None:
+    """Add a user's own base to those of ``models.toml``."""
+    with _breaking_alone(catalog, "base", path.stem, path):
+        if inside(path.parent.parent, path) is None:
+            raise UsageError("links to a file outside its folder", file=path)
+        own = schema.load(path, OwnBase)
+        _require_name(own.id, path.stem, path, "file")
+        bases = catalog.models.bases
+        if own.id in bases:
+            raise UsageError("is the name of another base:", file=path, field="id", value=own.id)
+        others = [name for name, other in bases.items() if not other.own]
+        if own.like not in others:
+            raise UsageError("unknown base", file=path, field="like", value=own.like, choices=others)
+        known = {**bases, own.id: own.spec(bases[own.like])}
+        catalog.models = catalog.models.model_copy(update={"bases": known})
 
 
 def _add_entry(

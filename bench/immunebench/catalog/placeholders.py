@@ -28,8 +28,8 @@ def _leftovers(entry: Entry) -> Iterator[tuple[Path, str, str]]:
         yield entry.path, "authors", AUTHOR
     if manifest.description == DESCRIPTION:
         yield entry.path, "description", DESCRIPTION
-    threat_model: str = getattr(manifest, "threat_model", "")
-    if threat_model in THREAT_MODELS.values():
+    threat_model = getattr(manifest, "threat_model", None)
+    if isinstance(threat_model, str) and threat_model in THREAT_MODELS.values():
         yield entry.path, "threat_model", threat_model
     code, reference = entry.folder / f"{entry.kind}.py", entry.folder / "cite.bib"
     if DOCSTRING in _text(code):

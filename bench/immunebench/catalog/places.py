@@ -105,5 +105,5 @@ def _is_project_root(folder: Path) -> bool:
 def folders(root: Path) -> dict[str, Path]:
     """Return the folders of a root by kind; its ``[tool.immunebench]`` may rename them."""
     named = _project_table(root) or {}
-    kinds = ("defenses", "attacks", "tasks", "suites", "profiles")
+    kinds = ("defenses", "attacks", "tasks", "suites", "profiles", "bases")
     return {kind: root / str(named.get(kind, kind)) for kind in kinds}

@@ -33,14 +33,21 @@ def export_cell(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder.")],
     store: StoreDir = None,
     suite: Annotated[str | None, typer.Option("--suite", help="The suite, if several have the cell.")] = None,
+    names: Annotated[
+        str, typer.Option("--format", help="Key names of a LoRA: diffusers, or kohya for ComfyUI and other tools.")
+    ] = "diffusers",
 ) -> None:
     """Write a cell's attacked model as plain diffusers and peft files; `export CELL DIR` for short.
 
     Example: immunebench export style-solano/imma-lora/lora/cpu/0 exported
     """
     from immunebench import api
+    from immunebench.authoring.export import FORMATS
     from immunebench.authoring.export import export as write
 
+    form = next((form for form in FORMATS if form == names), None)
+    if form is None:
+        raise UsageError("unknown format", field="--format", value=names, choices=FORMATS)
     catalog = the_catalog()
     plans = {plan.suite.id: plan for plan in all_plans(catalog)}
     having = [name for name, plan in plans.items() if cell in plan.roots]
@@ -52,7 +59,7 @@ def export_cell(
     chosen = suite or having[0]
     if suite is None:
         print_other_suites(chosen, having[1:])
-    print(write(cell, plans[chosen], catalog, api.open_store(store), folder))
+    print(write(cell, plans[chosen], catalog, api.open_store(store), folder, form))
 
 
 @export_app.command("published")

@@ -84,7 +84,8 @@ def _inventory(catalog: Catalog) -> dict[str, list[dict[str, Any]]]:
         ]
     found["profiles"] = [{"id": p.id, "title": p.title, "version": p.version} for p in catalog.profiles.values()]
     found["bases"] = [
-        {"id": n, "title": b.path or b.hub[0].repo, "revision": b.revision} for n, b in catalog.models.bases.items()
+        {"id": n, "title": b.path or (f"your own, like {b.like}" if b.own else b.hub[0].repo), "revision": b.revision}
+        for n, b in catalog.models.bases.items()
     ]
     found["broken"] = [{"id": f"{b.kind} {b.id}", "title": b.reason} for b in catalog.broken]
     found["unfinished"] = [

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 new_app = typer.Typer(
-    help="Create a task, a defense or an attack, or submit pictures of a closed-source tool.\n\n"
+    help="Create a task, a defense, an attack or a base, or submit pictures of a closed-source tool.\n\n"
     "Example: immunebench new defense my-shield --hook protect_images",
     no_args_is_help=True,
 )
@@ -79,6 +79,27 @@ def new_attack(
     from immunebench.catalog.loading import default_catalog
 
     print("\n".join(templates.new_attack(name, hook, default_catalog(), out).lines()))
+
+
+@new_app.command("base")
+def new_base(
+    name: Annotated[str, typer.Argument(metavar="ID", help="Lower case with hyphens; its rows stand under it.")],
+    path: Annotated[Path, typer.Argument(help="Checkpoint (.safetensors), or a diffusers folder.")],
+    like: Annotated[str, typer.Option("--like", help="Base of the same architecture, such as --like sd14.")],
+    suite: Annotated[
+        str | None, typer.Option("--suite", help="Suite whose tasks are copied for it; default sd14-lite or the like.")
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Create a base from your own checkpoint: fine-tuned, merged or pruned; with a suite whose rows are its own.
+
+    Example: immunebench new base my-sd model.safetensors --like sd14
+    """
+    from immunebench.authoring import new_base as new
+    from immunebench.catalog.loading import default_catalog
+
+    request = new.BaseRequest(name, path, like, suite, out)
+    print("\n".join(new.new_base(request, default_catalog()).lines()))
 
 
 @new_app.command("artefact")

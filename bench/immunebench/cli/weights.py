@@ -29,9 +29,11 @@ def weights_list(context: typer.Context, as_json: AsJson = False) -> None:
     rows = weights.available()
     catalog = the_catalog()
     for name, spec in catalog.models.bases.items():
-        if spec.hub:
+        if not spec.embedded:
             state: weights.State = "fetched" if base_folder.is_available(name, spec, catalog.models_path) else "missing"
-            purpose = f"base, {spec.size_gb:g} GB, {spec.licence}"
+            purpose = (
+                f"base of your own, like {spec.like}" if spec.own else f"base, {spec.size_gb:g} GB, {spec.licence}"
+            )
             rows.append(weights.Listed(name, purpose, state, base_folder.added_path(name)))
     if as_json:
         print_json([{"name": r.name, "purpose": r.purpose, "state": r.state, "file": str(r.file)} for r in rows])
@@ -63,15 +65,18 @@ def weights_fetch(
 
 @weights_app.command("add")
 def weights_add(
-    name: Annotated[str, typer.Argument(help="A base that comes from a model hub: sd14.")],
+    name: Annotated[str, typer.Argument(help="A base that is not embedded: sd14, or one of your own.")],
     path: Annotated[Path, typer.Argument(help="Its diffusers folder, or its single-file checkpoint.")],
 ) -> None:
     """Use a local copy of a base, verified by SHA-256: a folder in place, or a checkpoint, which is converted once.
 
     Example: immunebench weights add sd14 models/stable-diffusion-v1-4
     """
-    from immunebench.bases import intake
+    from immunebench.bases import intake, own
 
     catalog = the_catalog()
     spec = catalog.find("base", catalog.models.bases, name, field="NAME")
-    intake.add(name, spec, path)
+    if spec.own:
+        own.add_again(name, spec, path)
+    else:
+        intake.add(name, spec, path)

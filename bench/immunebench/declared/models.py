@@ -28,7 +28,7 @@ class BaseModelSpec(Model):
     ``public`` is the source of unprotected regularisation pictures, generated from ``public_prompts`` if that source is
     ``drawn``; ``perceptual`` the perceptual distance and ``upscaler`` the upscaler that entries may use. An entry
     without a preset for this base uses its preset for the base ``like``; prompts and placeholders that are not set here
-    are taken from that base too.
+    are taken from that base too. ``own`` marks a base of a user, which `immunebench.declared.own_base` describes.
     """
 
     path: Text | None = None
@@ -48,9 +48,17 @@ class BaseModelSpec(Model):
     public_prompts: tuple[Text, ...] = ()
     placeholders: tuple[Text, ...] = ()
     like: Id | None = None
+    own: bool = False
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the base comes with the package."""
+        return self.path is not None
 
     @model_validator(mode="after")
     def _has_one_location(self) -> BaseModelSpec:
+        if self.own:
+            raise ValueError("own is for the files of bases/")
         if (self.path is None) == (not self.hub):
             raise ValueError("exactly one of path and hub is required")
         if self.hub and (not self.files or self.licence is None or self.size_gb is None):

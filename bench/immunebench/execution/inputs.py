@@ -44,9 +44,9 @@ def load_base(key: Key) -> LatentDiffusion:
 
 
 def _planned(base: str, key: Key) -> Path:
-    """Return the folder of a base; an OSError if files from a hub differ from those that the key names."""
+    """Return the folder of a base; an OSError if files that are not embedded differ from those of the key."""
     catalog = default_catalog()
-    if catalog.models.bases[base].hub and catalog.base_files(base) != key["base_files"]:
+    if not catalog.models.bases[base].embedded and catalog.base_files(base) != key["base_files"]:
         raise OSError(f"base {base}: its files changed after the run was planned; start it again")
     return catalog.base_folder(base)
 

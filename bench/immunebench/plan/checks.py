@@ -65,10 +65,10 @@ def check_base(catalog: Catalog, base: str, profile: Profile) -> None:
     Raises
     ------
     UsageError
-        If its resolution differs from the profile's, or it comes from a hub and `base_folder.check` rejects it.
+        If its resolution differs from the profile's, or it is not embedded and `base_folder.check` rejects it.
     """
     folder = catalog.base_folder(base)
-    if catalog.models.bases[base].hub:
+    if not catalog.models.bases[base].embedded:
         base_folder.check(base, folder, profile)
     side = base_folder.side(folder)
     if side is not None and side != profile.resolution:
@@ -139,7 +139,7 @@ def _vocabulary(catalog: Catalog, base: str) -> frozenset[str]:
     """Return the words that are single tokens of a base's tokenizer, except its unused placeholders."""
     file = catalog.base_folder(base) / "tokenizer" / "vocab.json"
     entries = base_folder.settings(file)
-    if not entries and catalog.models.bases[base].hub:
+    if not entries and not catalog.models.bases[base].embedded:
         raise UsageError("is missing: it says which words the base knows", file=file)
     words = {word.removesuffix("</w>") for word in entries if word.endswith("</w>")}
     return frozenset(words) - set(catalog.models.bases[base].placeholders)

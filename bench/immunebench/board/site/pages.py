@@ -22,6 +22,7 @@ from immunebench.board.tables.side_tables import side_tables
 from immunebench.board.tables.writers import write_files
 from immunebench.board.text import slug
 from immunebench.catalog.catalog import Catalog
+from immunebench.catalog.param_notes import param_notes
 from immunebench.records.record import Cost, Record
 
 
@@ -154,6 +155,7 @@ def _defense(pages: Pages, name: str) -> None:
         remarks=() if row is None else remarks(row),
         layers=layers,
         params=records[0].params,
+        notes={k: note for _, entry in layers if entry for k, note in param_notes(entry.path).items()},
         citation="\n\n".join(filter(None, (views.citation(entry) for _, entry in layers))),
         curves=_curves(pages, f"defense-{slug(name)}", defense=name) if name != "none" else "",
         chains=_names(record.cell.chain for record in records),
