@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 COLUMNS = 4
 _SIDE, _GAP, _ROW, _MARGIN = 128, 6, 146, 32
 _PANEL, _SCORE, _HEAD, _FOOT = 286, 86, 196, 80
-#: Least P of a row that is marked as the answer to the question in the title: half of the attack's gain.
+#: Least A of a row that is marked as the answer to the question in the title: half of the attack's gain.
 _HOLDS = 0.5
 _GREEN, _BLUE, _RED, _TRACK = (18, 140, 96), (52, 104, 192), (196, 62, 50), (228, 232, 238)
 _BAND, _ZEBRA = (226, 245, 236), (247, 248, 250)
@@ -128,7 +128,7 @@ def render(board: Board, blocks: Sequence[Block], path: Path) -> str:
     best = winner(board)
     for y, name in enumerate(names):
         top = _HEAD + y * _ROW
-        won = best is not None and best.defense == name and (best.p or 0.0) >= _HOLDS
+        won = best is not None and best.defense == name and (best.a or 0.0) >= _HOLDS
         if won or y % 2 == 0:
             draw.rectangle((0, top, width, top + _ROW - 1), _BAND if won else _ZEBRA)
         if won:
