@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     # The board's columns, unrounded, as `immunebench board` writes them.
     text = to_csv(found.board)
     table = pd.read_csv(io.StringIO(text))
-    shown = table[["defense", "p", "a", "u", "seconds", "worst_chain", "remarks"]]
+    shown = table[["defense", "a", "work", "u", "seconds", "strongest_attack", "remarks"]]
     print(shown.round(2).to_string(index=False, na_rep="-"))
     if asked.csv is not None:
         asked.csv.write_text(text, "utf-8")
