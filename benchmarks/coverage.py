@@ -105,7 +105,7 @@ def areas(none: list[Measurement], own: list[Measurement]) -> dict[str, float]:
         for cell in cells:
             places.setdefault(cell.where, ([], []))[side].append(cell)
     found = [gains(*pair) for pair in places.values()]
-    return {area.task: area.area for area in task_areas(g for g in found if g is not None and g.informative)}
+    return {area.task: area.area for area in task_areas(g for g in found if g is not None)}
 
 
 def simulate(shape: Shape, worlds: int, seed: int) -> list[dict[str, Any]]:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from immunebench.board.assembly.aggregate import aggregate
+from immunebench.board.assembly.scored import score_folder
 from immunebench.board.scores.curves import gains, task_areas
 from immunebench.board.scores.measurement import Beside, Measurement
-from immunebench.board.scores.work import median, reached, work_of
+from immunebench.board.scores.reading import measurement
+from immunebench.board.scores.work import median, reached, work, work_of
 from immunebench.board.statistics.stratified import estimate, told_apart
 from immunebench.board.tables.finding import finding
 
+WORLD1 = Path(__file__).parents[1] / "fixtures" / "world1"
 STEPS = (16, 32, 64, 128, 256)
 LEARNED = (0.1, 0.3, 0.6, 0.8, 0.9)
 FLOOR = 0.1
@@ -176,6 +180,20 @@ def test_the_strongest_attack_is_named_by_the_familys_other_tasks() -> None:
     assert [area.area for area in areas.values()] == pytest.approx([0.0, 0.0]), "no lucky curve was chosen"
 
 
+def test_a_chain_is_not_named_by_the_task_itself_where_it_fails_elsewhere() -> None:
+    """Textual Inversion learns style-a only; its gain there must not be held against what others gain on style-b."""
+    faint = (0.1, 0.1, 0.1, 0.1, 0.12)
+    curves = {"style-a": (LEARNED, (0.1, 0.2, 0.5, 0.7, 0.8)), "style-b": ((0.1, 0.1, 0.2, 0.4, 0.5), faint)}
+    cells = [
+        cell(defense, curve, task=task, chain=chain)
+        for defense in ("none", "shield")
+        for task, pair in curves.items()
+        for chain, curve in zip(("lora", "ti"), pair, strict=True)
+    ]
+    row = aggregate(cells).row("shield")
+    assert row is not None and row.strongest == {"style-a": "lora", "style-b": "lora"}
+
+
 def test_a_failure_scores_the_lowest_and_never_above_zero() -> None:
     none = [cell("none", task=f"style-{t}") for t in "ab"]
     failed = cell("shield", task="style-b", status="oom", failed_part="attack")
@@ -292,3 +310,28 @@ def test_pairs_are_told_apart_together() -> None:
     noise = [{t: rng.normal(0, 0.05) for t in names} for _ in range(3)]
     rows = [noise[0], noise[1], {t: v + 0.5 for t, v in noise[2].items()}]
     assert told_apart(rows, names) == {(0, 1): False, (0, 2): True, (1, 2): True}
+
+
+def test_records_of_world_1_are_told_apart_by_the_steps_that_the_attacker_needs() -> None:
+    """An independent computation on LoRA's curves gave 1.56 (1.09 to 2.23) for imma-lora, 0.95 (0.85 to 1.06) without."""
+    scored = score_folder(WORLD1)
+    cells = [measurement(record) for record in scored.records if record.cell.chain == "lora"]
+    tasks = sorted({c.task for c in cells})
+
+    def steps(defense: str) -> float:
+        places = [[[c for c in cells if (c.defense, c.task) == (name, t)] for name in ("none", defense)] for t in tasks]
+        found = work(gain for pair in places if (gain := gains(*pair)) is not None)
+        assert found is not None
+        return found.median[0]
+
+    assert 1.09 < steps("imma-lora") < 2.23
+    assert 0.85 < steps("none-replicate") < 1.06
+
+
+def test_the_attack_that_world_1s_imma_opened_counts_against_it() -> None:
+    row = score_folder(WORLD1).board.row("imma-lora")
+    assert row is not None and row.area is not None and row.p == pytest.approx(0.01, abs=0.005)
+    opened = {(s.task, s.chain): s.a for s in row.scores}["relearn-mosaic", "textual-inversion"]
+    assert "opens 1 attack" in row.flags and opened is not None and opened < 0
+    # Textual Inversion gains most on the robot by its own account only: on the mug it gains nothing.
+    assert {task.task: task.strongest_none for task in row.area.tasks}["object-robot"] == "dreambooth"

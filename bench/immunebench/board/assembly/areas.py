@@ -70,11 +70,11 @@ def _with_area(row: Row, cells: Sequence[Measurement], none: Places) -> Row:
     row = replace(row, scores=tuple(_with_chain(score, known) for score in row.scores))
     best, response = _areas(known, own, {"headline", "ladder"})
     _, public = _areas(known, own, {"public base"})
-    matched = [gain for gain in head if gain.chain in cells[0].against]
+    matched = task_areas(gain for gain in head if gain.chain in cells[0].against)
     score = _score(head, headline, erasure=row.track == "erasure")
     score = replace(
         score,
-        matched=_mean(task_areas(matched)) if matched else None,
+        matched=_mean(matched) if matched else None,
         best_response=_mean(response) if len(best) > len(head) else None,
         public_base=_mean(public) if public else None,
     )
@@ -88,14 +88,14 @@ def _with_area(row: Row, cells: Sequence[Measurement], none: Places) -> Row:
 
 def _with_chain(score: TaskScore, known: Mapping[Where, Gains]) -> TaskScore:
     gain = known.get((score.task, score.chain))
-    return score if gain is None else replace(score, a=gain.area)
+    return score if gain is None or not gain.informative else replace(score, a=gain.area)
 
 
 def _gains(own: Places, none: Places, *, erasure: bool) -> dict[Where, Gains]:
     found = {}
     for place, cells in sorted(own.items()):
         pair = remaining(cells) if erasure else gains(none.get(place) or _baselines(cells), cells)
-        if pair is not None and pair.informative:
+        if pair is not None:
             found[place] = pair
     return found
 
@@ -127,7 +127,7 @@ def _score(known: Sequence[Gains], areas: Sequence[TaskArea], *, erasure: bool) 
         name: {t: v for t, v in values.items() if families[t] == name} for name in sorted({*families.values()})
     }
     by_chain: dict[str, dict[str, float]] = defaultdict(dict)
-    for gain in known:
+    for gain in (gain for gain in known if gain.informative):
         by_chain[gain.chain][gain.task] = gain.area
     chains = {chain: mean_difference(own, families) for chain, own in sorted(by_chain.items())}
     return AreaScore(

@@ -167,20 +167,24 @@ class TaskArea:
 def task_areas(found: Iterable[Gains]) -> list[TaskArea]:
     """Return A of each task of one defense, from the gains of its headline chains.
 
-    The strongest attack on a task is chosen on the family's other tasks, so that the choice does not select noise;
-    in a family with only one task it is chosen on that task.
+    The strongest attack on a task is chosen among those that pass the power gate there, by its gain on the family's
+    other tasks, so that the choice does not select noise; in a family with only one task it is chosen on that task.
 
     Parameters
     ----------
     found
-        Informative gains, one for each (task, chain).
+        Gains, one for each (task, chain). A task on which none passes the power gate has no A.
     """
     by_family: dict[str, dict[str, dict[str, Gains]]] = {}
     for gain in found:
         by_family.setdefault(gain.family, {}).setdefault(gain.task, {})[gain.chain] = gain
     areas = []
     for family, tasks in sorted(by_family.items()):
-        for task, chains in sorted(tasks.items()):
+        for task, tried in sorted(tasks.items()):
+            chains = {chain: gain for chain, gain in tried.items() if gain.informative}
+            if not chains:
+                continue
+            # What a chain gains elsewhere counts there too where it is little: else a chain would lack a value.
             others = [other for name, other in tasks.items() if name != task] or [chains]
             top = [_strongest(chains, others, side) for side in (0, 1)]
             none, defended = chains[top[0]], chains[top[1]]
