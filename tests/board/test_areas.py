@@ -313,7 +313,7 @@ def test_pairs_are_told_apart_together() -> None:
 
 
 def test_records_of_world_1_are_told_apart_by_the_steps_that_the_attacker_needs() -> None:
-    """An independent computation on LoRA's curves gave 1.56 (1.09 to 2.23) for imma-lora, 0.95 (0.85 to 1.06) without."""
+    """An independent computation on LoRA's curves gave 1.56 (1.09 to 2.23), and 0.95 (0.85 to 1.06) without."""
     scored = score_folder(WORLD1)
     cells = [measurement(record) for record in scored.records if record.cell.chain == "lora"]
     tasks = sorted({c.task for c in cells})

@@ -84,7 +84,7 @@ def test_interval_and_gate_are_drawn_at_their_values() -> None:
 def test_curves_are_means_of_anchored_similarity() -> None:
     made = made_up.records(("wall",), made_up.TASKS[:2], ("lora",))
     (panel,) = curves.panels(made_up.board(made), map(measurement, made), defense="wall")
-    ends = [r.scores[r.metric].per_step[120] for r in made if r.cell.defense == "wall"]
+    ends = [r.scores[r.metric].means[120] for r in made if r.cell.defense == "wall"]
     assert panel.lines["wall"][120] == pytest.approx(sum(ends) / 2)
     assert (panel.floor, panel.undefended[120]) == (pytest.approx(0.1), pytest.approx(0.9))
 

@@ -99,12 +99,13 @@ def record(defense: str, task: str, chain: str, seed: int = 0, suite: str = "toy
     metric = f"{scoring.TARGET_METRIC[family]}@1"
     seconds = {} if not hooks else {"protect": 2.0 + 600 * draw("s", defense) ** 3}
 
-    def score(mean: float, steps: dict[int, float] | None = None) -> Score:
+    def score(mean: float, steps: dict[int, tuple[float, ...]] | None = None) -> Score:
         values = tuple(mean + d for d in (-0.02, 0.02, -0.01, 0.01))
         return Score(values=values, n=4, mean=mean, per_step=steps or {})
 
-    def curve(end: float) -> dict[int, float]:
-        return {step: 0.1 + (end - 0.1) * (step / STEPS[-1]) ** 0.6 for step in STEPS}
+    def curve(end: float) -> dict[int, tuple[float, ...]]:
+        means = {step: 0.1 + (end - 0.1) * (step / STEPS[-1]) ** 0.6 for step in STEPS}
+        return {step: (mean - 0.02, mean + 0.02) for step, mean in means.items()}
 
     links = "+".join(f"{name}@1" for name in chain.split("+"))
     names = CellNames(

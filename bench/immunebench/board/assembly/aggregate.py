@@ -174,7 +174,10 @@ def _notes(cells: Sequence[Measurement], power: Sequence[Power], rule: str) -> I
     )
     if bases := sorted({cell.base for cell in cells} - {""}):
         yield f"measured on the base {', '.join(bases)}"
-    absent = [name for name in ("none", "none-replicate", "noise", "destroy", "blank") if not _present(name, cells)]
+    # Further seeds of `none` are replicates.
+    replicated = len({cell.seed for cell in cells if cell.defense == "none"}) > 1
+    names = ("none", *(() if replicated else ("none-replicate",)), "noise", "destroy", "blank")
+    absent = [name for name in names if not _present(name, cells)]
     if absent:
         yield "controls not on this board: " + ", ".join(absent)
 
