@@ -33,7 +33,7 @@ from immunebench.catalog.catalog import Catalog
 from immunebench.core.errors import UsageError
 from immunebench.store.graph import Plan
 
-SUITE, TASK = "mini-smoke", "style-solano"
+SUITE, TASK, DEFENSES = "mini-smoke", "style-solano", ("none", "noise", "destroy")
 #: Fields of a record that say when and where it was made.
 FREE = ("cost", "env", "attestation", "created")
 GUARD = f"import immunebench\nimmunebench.run({SUITE!r}, task={TASK!r}, results='r', store='s', workers=2)\n"
@@ -99,7 +99,7 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.wrong = folder, 0
-        self.plan: Plan = api.plan_suite(SUITE, task=TASK)
+        self.plan: Plan = api.plan_suite(SUITE, task=TASK, defense=DEFENSES)
         self.run("undisturbed")
         self.expected = self.records("undisturbed")
 

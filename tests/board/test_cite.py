@@ -66,6 +66,10 @@ def line(*arguments: str) -> str:
     return str(json.loads(result.stdout)["provenance"])
 
 
+def test_an_alias_is_cited_as_its_entry() -> None:
+    assert line("--defense", "imma") == line("--defense", "imma-lora")
+
+
 def test_the_number_the_method_and_the_provenance_are_printed() -> None:
     shown = call("--defense", "imma-lora")
     assert shown.exit_code == 0
