@@ -163,24 +163,24 @@ def test_seeds_of_none_held_against_each_other_are_the_noise_of_a_task() -> None
     assert board.row_noise == pytest.approx(math.sqrt(((0.2 / 0.54) ** 2 + (0.2 / 0.34) ** 2) / 2))
 
 
-def test_the_strongest_attack_is_named_by_the_familys_other_tasks() -> None:
-    """On each of two tasks another chain looks best by chance; the other task's reading is taken."""
-    lucky, plain = (0.1, 0.4, 0.7, 0.9, 1.0), LEARNED
+def test_the_strongest_attack_is_named_by_the_familys_tasks_together() -> None:
+    """On style-a dreambooth looks best by chance; over both tasks lora gains more, and is read on both."""
+    lucky, poor = (0.1, 0.4, 0.7, 0.9, 1.0), (0.1, 0.1, 0.2, 0.3, 0.4)
     curves = {
-        ("style-a", "lora"): lucky,
-        ("style-a", "db"): plain,
-        ("style-b", "lora"): plain,
-        ("style-b", "db"): lucky,
+        ("style-a", "lora"): LEARNED,
+        ("style-a", "db"): lucky,
+        ("style-b", "lora"): LEARNED,
+        ("style-b", "db"): poor,
     }
     none = [cell("none", curve, task=task, chain=chain) for (task, chain), curve in curves.items()]
-    own = [cell("shield", plain, task=task, chain=chain) for task, chain in curves]
+    own = [cell("shield", LEARNED, task=task, chain=chain) for task, chain in curves]
     pairs = [gains([a], [b]) for a, b in zip(none, own, strict=True)]
     areas = {area.task: area for area in task_areas(pair for pair in pairs if pair is not None)}
-    assert areas["style-a"].strongest_none == "db" and areas["style-b"].strongest_none == "lora"
+    assert {area.strongest_none for area in areas.values()} == {"lora"}
     assert [area.area for area in areas.values()] == pytest.approx([0.0, 0.0]), "no lucky curve was chosen"
 
 
-def test_a_chain_is_not_named_by_the_task_itself_where_it_fails_elsewhere() -> None:
+def test_a_chain_that_fails_on_the_family_is_not_named_by_one_task() -> None:
     """Textual Inversion learns style-a only; its gain there must not be held against what others gain on style-b."""
     faint = (0.1, 0.1, 0.1, 0.1, 0.12)
     curves = {"style-a": (LEARNED, (0.1, 0.2, 0.5, 0.7, 0.8)), "style-b": ((0.1, 0.1, 0.2, 0.4, 0.5), faint)}
@@ -333,5 +333,4 @@ def test_the_attack_that_world_1s_imma_opened_counts_against_it() -> None:
     assert row is not None and row.area is not None and row.p == pytest.approx(0.01, abs=0.005)
     opened = {(s.task, s.chain): s.a for s in row.scores}["relearn-mosaic", "textual-inversion"]
     assert "opens 1 attack" in row.flags and opened is not None and opened < 0
-    # Textual Inversion gains most on the robot by its own account only: on the mug it gains nothing.
-    assert {task.task: task.strongest_none for task in row.area.tasks}["object-robot"] == "dreambooth"
+    assert row.area.work is not None and row.area.work.median[0] == pytest.approx(1.58, abs=0.01)

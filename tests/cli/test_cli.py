@@ -56,9 +56,9 @@ def done(*arguments: str) -> str:
 
 def test_run_writes_records_then_reuses_everything(world: Path) -> None:
     first = json.loads(done("run", "mini-smoke", *PART, "--json"))
-    assert [r["status"] for r in first] == ["ok"] * 4
+    assert [r["status"] for r in first] == ["ok"] * 5
     files = sorted(p.name for p in (world / "results" / "mini-smoke").glob("*.jsonl"))
-    assert files == ["destroy@1.jsonl", "imma-lora@1.jsonl", "none-replicate@1.jsonl", "none@1.jsonl"]
+    assert files == ["destroy@1.jsonl", "imma-lora@1.jsonl", "noise@1.jsonl", "none@1.jsonl"]
     result = call("run", "mini-smoke", *PART, "--json")
     assert json.loads(result.stdout) == first and "stages/min" not in result.stderr
 
@@ -67,7 +67,7 @@ def test_records_of_other_cells_stay(world: Path) -> None:
     done("run", "mini-smoke", *PART, "--defense", "none")
     done("run", "mini-smoke", "--task", "object-mug", "--defense", "none")
     lines = (world / "results" / "mini-smoke" / "none@1.jsonl").read_text().splitlines()
-    assert [json.loads(line)["cell"]["task"] for line in lines] == ["object-mug", "style-solano"]
+    assert [json.loads(line)["cell"]["task"] for line in lines] == ["object-mug"] * 2 + ["style-solano"] * 2
 
 
 def test_failed_stage_marks_its_cells_and_exits_1(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +75,7 @@ def test_failed_stage_marks_its_cells_and_exits_1(world: Path, monkeypatch: pyte
     result = call("run", "mini-smoke", *PART, "--json")
     assert result.exit_code == 1
     status = {r["cell"]["defense"]: r["status"] for r in json.loads(result.stdout)}
-    assert status == {"none": "ok", "none-replicate": "ok", "imma-lora": "ok", "destroy": "error"}
+    assert status == {"none": "ok", "noise": "ok", "imma-lora": "ok", "destroy": "error"}
     monkeypatch.delenv("TOY_FAIL")
     assert call("run", "mini-smoke", *PART).exit_code == 1
     assert "failed" in done("status", "mini-smoke")
