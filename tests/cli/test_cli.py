@@ -103,10 +103,10 @@ def test_dry_run_shows_cells_stages_time_and_disk_and_runs_nothing(world: Path) 
         (["run", "mini-smoke", "--results", "models/models.toml"], "cannot be written"),
         (["run", "mini-smoke", "--store", "models/models.toml/x"], "cannot be written"),
         (["list", "tsks"], "nearest: 'tasks'"),
-        (["show", CELL], "no record"),
+        (["show", "style-solano/none/lora/cpu/7"], "no record"),
         (["export", "style-solano/none/lora/cpu/9", "out"], "nearest"),
         (["export", CELL, "out"], "not measured"),
-        (["board", "mini-smoke"], "no results"),
+        (["board", "mini-lite"], "no results"),
     ],
 )
 def test_wrong_use_is_a_usage_error(arguments: list[str], said: str) -> None:
