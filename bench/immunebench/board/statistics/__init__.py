@@ -1,1 +1,1 @@
-"""Confidence intervals, ranks and paired differences: stratified Student's t, and bootstraps."""
+"""Confidence intervals, ranks and paired differences by stratified Student's t."""
