@@ -50,9 +50,9 @@ def test_a_folder_of_results_here_comes_first(here: Path) -> None:
 
 
 def test_a_suite_that_was_not_run_says_how_to_run_it() -> None:
-    for arguments in (["board", "mini-smoke"], ["cite", "--suite", "mini-smoke"]):
+    for arguments in (["board", "mini-lite"], ["cite", "--suite", "mini-lite"]):
         error = call(*arguments).exception
-        assert isinstance(error, UsageError) and "immunebench run mini-smoke measures it" in str(error)
+        assert isinstance(error, UsageError) and "immunebench run mini-lite measures it" in str(error)
 
 
 def test_a_wheel_holds_entries_rules_and_records_and_no_sheets(here: Path) -> None:
