@@ -104,7 +104,8 @@ class Builder:
             unseen=self.grading.unseen(task, published),
             protect=protect,
             start=frozenset(begun),
-            utility=self.utility(task, self.honest, start, released, cell.seed),
+            # An erasure is held against the untouched base: its start model is its own product.
+            utility=self.utility(task, self.honest, {} if entry.erases else start, released, cell.seed),
             fidelity=None if images == published else self.grading.fidelity(task, images, published),
             parts={},
             stages=(),
@@ -232,7 +233,7 @@ class Builder:
         return model
 
     def utility(self, task: Task, attack: Entry, start: Model, released: Model, seed: int) -> UtilityGraph:
-        """Add the stages that measure benign use of the released model and of the start model."""
+        """Add the stages that measure benign use of the released model and of `start`, which it is held against."""
         unrelated = self.catalog.models.bases[task.base].unrelated_prompts
         benign = task.benign
         prompts = self.prompts(benign.prompts, benign.token, task)
