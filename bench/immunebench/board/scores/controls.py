@@ -14,7 +14,7 @@ from immunebench.board.scores.row import over_budget
 from immunebench.declared import scoring
 
 
-def misbehaving(rows: Iterable[Row], cells: Iterable[Measurement]) -> Iterator[str]:
+def misbehaving(rows: Iterable[Row], cells: Sequence[Measurement]) -> Iterator[str]:
     """Yield one message per control that fails its check.
 
     `none` has A = 0, since it is what is compared with; `none-replicate` differs from `none` by chance only; every
@@ -22,7 +22,6 @@ def misbehaving(rows: Iterable[Row], cells: Iterable[Measurement]) -> Iterator[s
     concept; `noise` stays within its budget; `blank` exceeds it. Bounds on a mean over tasks are left to `doubts` where
     there are too few tasks for one.
     """
-    cells = list(cells)
     by_id = {row.defense: row for row in rows}
     for row in by_id.values():
         if _tasks(row) >= scoring.CONTROL_TASKS:
@@ -40,9 +39,8 @@ def misbehaving(rows: Iterable[Row], cells: Iterable[Measurement]) -> Iterator[s
             yield f"blank: {cell.task} passes the budget check"
 
 
-def doubts(rows: Iterable[Row], cells: Iterable[Measurement]) -> Iterator[str]:
+def doubts(rows: Iterable[Row], cells: Sequence[Measurement]) -> Iterator[str]:
     """Yield one note per control whose mean is out of bounds on a board of few tasks, which is no verdict."""
-    cells = list(cells)
     for row in rows:
         count = _tasks(row)
         if count < scoring.CONTROL_TASKS:

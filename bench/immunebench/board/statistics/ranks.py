@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 
 from immunebench.board.scores.model import Row
-from immunebench.board.statistics.stratified import difference, told_apart
+from immunebench.board.statistics.stratified import differences, significant
 from immunebench.declared import scoring
 
 
@@ -47,17 +47,15 @@ def with_ranks(rows: Sequence[Row], seeds: int, deviation: float | None) -> Rank
         members.sort(key=lambda row: (-(row.a or 0.0), row.defense))
         values = [{task.task: task.area for task in row.area.tasks} for row in members if row.area is not None]
         families = {task.task: task.family for row in members if row.area for task in row.area.tasks}
-        told = told_apart(values, families)
+        pairs = differences(values, families)
+        told = significant(pairs)
         leader, number = 0, 1
         for at, row in enumerate(members):
             if at and told[leader, at]:
                 leader, number = at, number + 1
             alike = [other.defense for n, other in enumerate(members) if n != at and not told[min(n, at), max(n, at)]]
             done[row.defense] = dataclasses.replace(row, rank=number, not_apart=tuple(alike))
-        for one, two in told:
-            found = difference(values[one], values[two], families)
-            if found is not None:
-                widths.append(found.power_80)
+        widths += [paired.power_80 for paired in pairs.values() if paired is not None]
     ranked = tuple(done.get(row.defense, row) for row in rows)
     return Ranked(ranked, median(widths) if widths else None, _rule(ranked, seeds, deviation))
 

@@ -1,7 +1,8 @@
 """Intervals of a mean over families of the mean over tasks: stratified Student's t, without clipping.
 
 Tasks are the sampling units. The variance between tasks already includes the noise of pictures, prompts and seeds,
-which is independent between tasks. It does not include errors common to all tasks; the only such source is the judge.
+which is independent between tasks. It does not include what tasks share: the judge, the base, and within a family the
+choice of the strongest attack, whose effect `docs/coverage.md` has by simulation.
 """
 
 from __future__ import annotations
@@ -83,8 +84,33 @@ def difference(one: Mapping[str, float], other: Mapping[str, float], families: M
     return estimate({task: one[task] - other[task] for task in shared}, families)
 
 
+def differences(
+    rows: Sequence[Mapping[str, float]], families: Mapping[str, str]
+) -> dict[tuple[int, int], Estimate | None]:
+    """Estimate the difference of each pair of rows i < j, paired by task; see `difference`."""
+    return {(i, j): difference(rows[i], rows[j], families) for i in range(len(rows)) for j in range(i + 1, len(rows))}
+
+
+def significant(found: Mapping[tuple[int, int], Estimate | None]) -> dict[tuple[int, int], bool]:
+    """Test all pairs together, with Holm's correction (1979).
+
+    Returns
+    -------
+    dict of (int, int) to bool
+        For each pair whether the difference is significant, with the family-wise error rate over all pairs at most
+        1 - `scoring.CONFIDENCE`. Rows with too few tasks in common do not differ significantly.
+    """
+    p_values = {pair: 1.0 if paired is None else paired.p_value for pair, paired in found.items()}
+    told: dict[tuple[int, int], bool] = {}
+    rejected = True
+    for number, (pair, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        rejected = rejected and p <= (1 - scoring.CONFIDENCE) / (len(p_values) - number)
+        told[pair] = rejected
+    return told
+
+
 def told_apart(rows: Sequence[Mapping[str, float]], families: Mapping[str, str]) -> dict[tuple[int, int], bool]:
-    """Test which pairs of rows differ significantly, paired by task, with Holm's correction for all pairs (1979).
+    """Return for each pair of rows i < j whether they differ significantly, all pairs tested together.
 
     Parameters
     ----------
@@ -92,21 +118,5 @@ def told_apart(rows: Sequence[Mapping[str, float]], families: Mapping[str, str])
         One value per task for each row.
     families
         Family of each task.
-
-    Returns
-    -------
-    dict of (int, int) to bool
-        For each pair i < j whether the difference is significant, with the family-wise error rate over all pairs at
-        most 1 - `scoring.CONFIDENCE`. Rows with too few tasks in common do not differ significantly.
     """
-    found: dict[tuple[int, int], float] = {}
-    for i in range(len(rows)):
-        for j in range(i + 1, len(rows)):
-            paired = difference(rows[i], rows[j], families)
-            found[i, j] = 1.0 if paired is None else paired.p_value
-    told: dict[tuple[int, int], bool] = {}
-    rejected = True
-    for number, (pair, p) in enumerate(sorted(found.items(), key=lambda item: item[1])):
-        rejected = rejected and p <= (1 - scoring.CONFIDENCE) / (len(found) - number)
-        told[pair] = rejected
-    return told
+    return significant(differences(rows, families))
