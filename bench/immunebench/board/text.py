@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Iterable
 
 LONG = 160
 """Maximum number of characters that are shown of a text."""
@@ -96,3 +97,9 @@ def number(value: float | None, digits: int = 2) -> str:
 def interval_text(interval: tuple[float, float] | None) -> str:
     """Return both ends of an interval; a dash for None."""
     return "-" if interval is None else f"{number(interval[0])} to {number(interval[1])}"
+
+
+def attacks_text(names: Iterable[str]) -> str:
+    """Return the name that all of some attacks have, else how many different ones they are; a dash for none."""
+    different = sorted(set(names))
+    return different[0] if len(different) == 1 else f"{len(different)} attacks" if different else "-"

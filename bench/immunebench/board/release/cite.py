@@ -12,7 +12,7 @@ from immunebench.board.release.provenance import Provenance, cite_rows
 from immunebench.board.release.snapshot import Snapshot, Standing
 from immunebench.board.scores.model import BoardError
 from immunebench.board.tables.latex_table import figure, tabular
-from immunebench.board.text import latex_escape
+from immunebench.board.text import attacks_text, latex_escape
 
 if TYPE_CHECKING:
     from immunebench.catalog.catalog import Catalog
@@ -127,8 +127,7 @@ def _names(rows: Sequence[Standing], table: TableName) -> list[str]:
 
 def _values(row: Standing, table: TableName, rows: Sequence[Standing]) -> list[str]:
     if table == "main":
-        worst = sorted(set(row.worst.values()))
-        named = latex_escape(worst[0]) if len(worst) == 1 else f"{len(worst)} attacks" if worst else "--"
+        named = latex_escape(attacks_text(row.worst.values())) if row.worst else "--"
         work = [latex_escape(row.work)] if measure(rows) == "A" else []
         return [figure(row.headline, row.interval), *work, figure(row.u), named]
     values = _parts(row, table)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from immunebench.board.scores.beside import HEADS
 from immunebench.board.scores.model import Board, Row
 from immunebench.board.tables.columns import columns, work_text
-from immunebench.board.text import interval_text, number
+from immunebench.board.text import attacks_text, interval_text, number
 from immunebench.declared import scoring
 
 if TYPE_CHECKING:
@@ -187,7 +187,6 @@ def write_markdown(board: Board, title: str, path: Path) -> None:
 
 
 def _cells(row: Row) -> list[str]:
-    strongest = sorted(set(row.strongest.values()))
     at = {} if row.area is None else row.area.p
     return [
         "-" if row.rank is None else str(row.rank),
@@ -199,7 +198,7 @@ def _cells(row: Row) -> list[str]:
         number(at.get(1.0)),
         number(at.get(2.0)),
         *map(number, (row.u, row.u_gen, row.u_ben, row.fidelity, row.sgr)),
-        strongest[0] if len(strongest) == 1 else f"{len(strongest)} attacks" if strongest else "-",
+        attacks_text(row.strongest.values()),
         number(row.seconds, 1),
         "; ".join(["incomplete"] * bool(row.incomplete) + [*row.badges, *row.flags]),
     ]

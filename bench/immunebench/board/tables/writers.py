@@ -12,7 +12,7 @@ from immunebench.board.scores.model import Board, Row
 from immunebench.board.tables.columns import Column, chains, columns, families, remarks, strongest_chains
 from immunebench.board.tables.json_document import document
 from immunebench.board.tables.latex_table import figure, tabular
-from immunebench.board.text import latex, visible
+from immunebench.board.text import attacks_text, latex, visible
 from immunebench.declared import scoring
 
 FORMATS = ("csv", "json", "tex")
@@ -121,15 +121,13 @@ def _groups(board: Board) -> list[list[Row]]:
 
 
 def _latex_cells(row: Row, shown: list[Column], first: bool) -> list[str]:
-    strongest = strongest_chains(row)
     name = rf"\texttt{{{latex(row.defense, 64)}}}"
     # As on the board, an entry below the utility gate is shown with its scores and without a rank.
     cells = [rf"\textbf{{{name}}}" if first else name]
     for column in shown:
         bold = first and column.key == "a"
         cells.append(figure(column.value(row), column.interval(row), digits=column.digits, bold=bold))
-    several = f"{len(strongest)} attacks" if strongest else "--"
-    return [*cells, latex(strongest[0][0], 40) if len(strongest) == 1 else several]
+    return [*cells, latex(attacks_text(row.strongest.values()), 40) if row.strongest else "--"]
 
 
 def _caption(board: Board, name: str) -> str:
