@@ -52,10 +52,11 @@ _SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 @dataclass(frozen=True)
 class Tensors:
-    """The content of a safetensors file according to its header: number of values and their formats."""
+    """The content of a safetensors file by its header: number of values, their formats, shapes of tensors by name."""
 
     count: int
     formats: frozenset[str]
+    shapes: Mapping[str, tuple[int, ...]]
 
 
 def find(name: str, spec: BaseModelSpec, models: Path) -> Path:
@@ -364,7 +365,8 @@ def header(file: Path) -> Tensors:
         end = max(last for _, last in spans)
         if file.stat().st_size < 8 + length + end:
             raise ValueError("it is truncated")
-        count = sum(math.prod(tensor["shape"]) for tensor in tensors.values())
-        return Tensors(count, frozenset(tensor["dtype"] for tensor in tensors.values()))
+        shapes = {name: tuple(tensor["shape"]) for name, tensor in tensors.items()}
+        formats = frozenset(tensor["dtype"] for tensor in tensors.values())
+        return Tensors(sum(map(math.prod, shapes.values())), formats, shapes)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise UsageError(f"is not a safetensors file: {error}", file=file) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import struct
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,7 +24,6 @@ _PARTS = {
 }
 _INPUT, _TEXT = "model.diffusion_model.input_blocks.0.0.weight", ".attn2.to_k.weight"
 _LATENTS = 4
-_LARGEST_HEADER = 100 << 20
 
 
 def digest(path: Path) -> str:
@@ -67,7 +65,7 @@ def check(path: Path, like: str, shape: str | None, like_folder: Path | None) ->
         why = f"is a single file, which the base {like} has no form for; a diffusers folder is needed, not"
         raise UsageError(why, file=path, value=path.name)
     if path.suffix == ".safetensors":
-        _check_tensors(path, _table(path), like, shape)
+        _check_tensors(path, base_folder.header(path).shapes, like, shape)
 
 
 def add(name: str, path: Path, shape: str | None, log: Callable[[str], None]) -> None:
@@ -124,16 +122,7 @@ def add_again(name: str, spec: BaseModelSpec, path: Path, log: Callable[[str], N
     add(name, path, spec.shape, log)
 
 
-def _table(file: Path) -> dict[str, list[int]]:
-    """Return the shapes of a safetensors file's tensors by name."""
-    base_folder.header(file)
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        table: dict[str, Any] = json.loads(stream.read(length))
-    return {name: tensor["shape"] for name, tensor in table.items() if name != "__metadata__"}
-
-
-def _check_tensors(file: Path, table: Mapping[str, list[int]], like: str, shape: str) -> None:
+def _check_tensors(file: Path, table: Mapping[str, tuple[int, ...]], like: str, shape: str) -> None:
     if any(name.startswith("lora_") or ".lora" in name for name in table):
         raise UsageError("is a low-rank adapter, not a whole model; merge it into its base first", file=file)
     missing = [part for part, starts in _PARTS.items() if not any(name.startswith(starts) for name in table)]
@@ -141,8 +130,8 @@ def _check_tensors(file: Path, table: Mapping[str, list[int]], like: str, shape:
         first = next(iter(table), "")
         why = f"has no {' and no '.join(missing)} in the layout of Stable Diffusion's checkpoints; its first tensor is"
         raise UsageError(why, file=file, value=first)
-    channels = table.get(_INPUT, [0, 0])[1:2]
-    if channels != [_LATENTS]:
+    channels = table.get(_INPUT, (0, 0))[1:2]
+    if channels != (_LATENTS,):
         why = f"must take {_LATENTS} channels: models for inpainting or editing take more, such as"
         raise UsageError(why, file=file, field=_INPUT, value=channels[0] if channels else None)
     widths = {size[1] for name, size in table.items() if name.startswith(_PARTS["UNet"]) and name.endswith(_TEXT)}
