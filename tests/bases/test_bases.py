@@ -22,7 +22,6 @@ from catalogs import use_catalog
 from immunebench import api
 from immunebench.authoring.new import TaskRequest, new_task
 from immunebench.bases import base_folder, intake
-from immunebench.bases.skeleton import write_settings
 from immunebench.catalog.catalog import Catalog
 from immunebench.catalog.entry import sha256
 from immunebench.catalog.loading import load_catalog
@@ -37,11 +36,11 @@ from immunebench.execution import grading as judging
 from immunebench.execution import inputs
 from immunebench.hardware.doctor import Gpu
 from immunebench.model.diffusion import LatentDiffusion
-from immunebench.model.shapes import build
 from immunebench.pictures import dataset_fetch
 from immunebench.plan.builder import Builder
 from immunebench.plan.planning import make_plan
 from photos import photo
+from tiny import narrow_folder
 
 NAME = "sd14"
 REVISION = "133a221b8aa7292a167afc5127cb63fb5005638b"
@@ -50,12 +49,7 @@ REVISION = "133a221b8aa7292a167afc5127cb63fb5005638b"
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as the hub's: settings, and every network in half precision under the name of the variant."""
-    folder = tmp_path_factory.mktemp("hub") / "sd14"
-    write_settings("sd14-narrow", folder)
-    model = build(SHAPES["sd14-narrow"], Numerics())
-    for part, network in (("unet", model.unet), ("vae", model.vae), ("text_encoder", model.text.encoder)):
-        network.half().save_pretrained(folder / part, variant="fp16")
-    return folder
+    return narrow_folder(tmp_path_factory.mktemp("hub") / "sd14", half=True)
 
 
 @pytest.fixture

@@ -17,17 +17,15 @@ from catalogs import use_catalog
 from immunebench import api
 from immunebench.authoring.new_base import BaseRequest, new_base
 from immunebench.bases import base_folder, own
-from immunebench.bases.skeleton import write_settings
 from immunebench.catalog.catalog import Catalog
 from immunebench.catalog.entry import sha256
 from immunebench.catalog.loading import load_catalog
 from immunebench.core.errors import UsageError
 from immunebench.core.types import Numerics
-from immunebench.declared.architecture import SHAPES
 from immunebench.execution import grading as judging
 from immunebench.model.diffusion import LatentDiffusion
-from immunebench.model.shapes import build
 from immunebench.plan.planning import make_plan
+from tiny import narrow_folder
 
 PRESETS = {
     "lora": {"steps": 2, "batch": 2, "saves": [2], "lr": 1e-3},
@@ -51,12 +49,7 @@ curve_pictures = 0
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A diffusers folder in single precision, as trainers save it, of Stable Diffusion's form with few channels."""
-    folder = tmp_path_factory.mktemp("trained") / "my model"
-    write_settings("sd14-narrow", folder)
-    model = build(SHAPES["sd14-narrow"], Numerics())
-    for part, network in (("unet", model.unet), ("vae", model.vae), ("text_encoder", model.text.encoder)):
-        network.save_pretrained(folder / part)
-    return folder
+    return narrow_folder(tmp_path_factory.mktemp("trained") / "my model")
 
 
 @pytest.fixture

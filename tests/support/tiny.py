@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from immunebench.bases.skeleton import write_settings
 from immunebench.core.types import Numerics, Pictures
-from immunebench.declared.architecture import SCHEDULE
+from immunebench.declared.architecture import SCHEDULE, SHAPES
 from immunebench.methods.context import Context
 from immunebench.model.diffusion import LatentDiffusion
+from immunebench.model.shapes import build
 
 
 def tiny_base(folder: Path, *, prediction_type: str = "epsilon") -> Path:
@@ -182,3 +184,18 @@ def tiny_model() -> LatentDiffusion:
 def tiny_context(model: LatentDiffusion, out: Path, seed: int = 0) -> Context:
     """Return a context that reports to nobody."""
     return Context(model.numerics, seed, out, lambda what, done, total: None)
+
+
+def narrow_folder(folder: Path, *, half: bool = False) -> Path:
+    """Write a diffusers folder of Stable Diffusion 1's form with few channels.
+
+    In single precision as trainers save it, or in half precision under the name of the variant as the hub has it.
+    """
+    write_settings("sd14-narrow", folder)
+    model = build(SHAPES["sd14-narrow"], Numerics())
+    for part, network in (("unet", model.unet), ("vae", model.vae), ("text_encoder", model.text.encoder)):
+        if half:
+            network.half().save_pretrained(folder / part, variant="fp16")
+        else:
+            network.save_pretrained(folder / part)
+    return folder
