@@ -74,6 +74,13 @@ def test_the_finding_says_what_holds_before_the_end() -> None:
     )
 
 
+def test_nothing_is_no_less_than_nothing() -> None:
+    """A control that is a hair below 0 takes away 0 %, not -0 %."""
+    noise = cell("noise", tuple(value + 0.001 for value in LEARNED), changes_images=True, linf=8.0, fidelity=0.9)
+    noise = dataclasses.replace(noise, kind="control", changes_model=False)
+    assert "random noise on the pictures takes away 0%" in finding(aggregate([cell("none"), cell("shield"), noise]))
+
+
 def test_the_undefended_curve_is_the_mean_of_its_seeds() -> None:
     low = tuple(value - 0.1 for value in LEARNED)
     high = tuple(value + 0.1 for value in LEARNED)

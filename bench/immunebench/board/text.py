@@ -94,6 +94,12 @@ def number(value: float | None, digits: int = 2) -> str:
     return text.removeprefix("-") if float(text) == 0.0 else text
 
 
+def percent(value: float) -> str:
+    """Return a number in whole percent; no minus sign before zero."""
+    text = f"{value:.0%}"
+    return "0%" if text == "-0%" else text
+
+
 def interval_text(interval: tuple[float, float] | None) -> str:
     """Return both ends of an interval; a dash for None."""
     return "-" if interval is None else f"{number(interval[0])} to {number(interval[1])}"

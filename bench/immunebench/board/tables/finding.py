@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from immunebench.board.scores.model import Board, Row
 from immunebench.board.tables.columns import work_text
+from immunebench.board.text import percent
 from immunebench.declared import scoring
 
 _HARDLY, _LARGELY = 0.1, 0.75
@@ -46,7 +47,7 @@ def _verdict(best: Row, board: Board) -> str:
     attack = f"the {next(iter(chains))} attack" if len(chains) == 1 else "the strongest attack"
     how = "helps" if a < 0 else "hardly stops" if a < _HARDLY else "largely stops" if a >= _LARGELY else "partly stops"
     kept = "with its use unmeasured" if u is None else f"and keeps {u:.0%} of the use"
-    takes = f"adds {-a:.0%} to" if a < 0 else f"takes away {a:.0%} of"
+    takes = f"adds {-a:.0%} to" if a < 0 else f"takes away {percent(a)} of"
     text = f"{best.defense} {how} {attack}: it {takes} what the attack gains{_delay(best)} {kept}"
     if u is not None and "utility gate" in best.flags:
         text += f", too little to be ranked (gate {scoring.UTILITY_GATE:.0%})"
@@ -62,7 +63,7 @@ def _delay(row: Row) -> str:
     """Return text on how much a defense slows attacks down, if they were scored at several steps."""
     if row.area is None or len(row.area.p) < 2:
         return ""
-    text = f" over its whole course ({row.area.p[1.0]:.0%} at the end)" if 1.0 in row.area.p else ""
+    text = f" over its whole course ({percent(row.area.p[1.0])} at the end)" if 1.0 in row.area.p else ""
     work = work_text(row)
     return f"{text}, makes it {work} times as long" if row.area.work is not None and work[0] in "0123456789>" else text
 
@@ -71,7 +72,7 @@ def _elsewhere(board: Board, best: Row) -> list[str]:
     """Return text on the best rows of the groups (track and budget class) other than that of the overall best row."""
     leads = [rows[0] for league, rows in board.leagues.items() if league != best.league]
     return (
-        [f"ranked apart: {', '.join(f'{row.defense} ({row.league}) {row.a or 0.0:.0%}' for row in leads)}"]
+        [f"ranked apart: {', '.join(f'{row.defense} ({row.league}) {percent(row.a or 0.0)}' for row in leads)}"]
         if leads
         else []
     )
@@ -83,7 +84,7 @@ def _sure(board: Board, best: Row) -> str:
     if best.a_interval is None:
         return f"{count}: no interval, no ranks"
     low, high = best.a_interval
-    text = f"{count}: {scoring.CONFIDENCE:.0%} interval {low:.0%} to {high:.0%}"
+    text = f"{count}: {scoring.CONFIDENCE:.0%} interval {percent(low)} to {percent(high)}"
     if ties := len(tied(board, best)) - 1:
         text += f", not told apart from {ties} more"
     return text
@@ -93,7 +94,7 @@ def _controls(board: Board) -> list[str]:
     parts = []
     noise, destroy = board.row("noise"), board.row("destroy")
     if noise is not None and noise.a is not None:
-        parts.append(f"random noise on the pictures takes away {noise.a:.0%}")
+        parts.append(f"random noise on the pictures takes away {percent(noise.a)}")
     if destroy is not None and destroy.a is not None and destroy.u is not None:
-        parts.append(f"destroying the model takes away {destroy.a:.0%} and keeps {destroy.u:.0%} of the use")
+        parts.append(f"destroying the model takes away {percent(destroy.a)} and keeps {destroy.u:.0%} of the use")
     return parts
