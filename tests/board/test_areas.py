@@ -16,7 +16,7 @@ from immunebench.board.assembly.scored import score_folder
 from immunebench.board.scores.curves import gains, task_areas
 from immunebench.board.scores.measurement import Beside, Measurement
 from immunebench.board.scores.reading import measurement
-from immunebench.board.scores.work import median, reached, work, work_of
+from immunebench.board.scores.work import bounds, median, reached, work, work_of
 from immunebench.board.statistics.stratified import estimate, told_apart
 from immunebench.board.tables.finding import finding
 
@@ -272,6 +272,30 @@ def test_the_median_where_ends_were_not_seen() -> None:
     assert median([(1.0, 1.0), (4.0, 4.0)]) == pytest.approx((2.0, 2.0)), "between two, in the logarithm"
     assert median([(0.0, 0.5), (0.0, 0.5), (2.0, 2.0)]) == (0.0, 0.5)
     assert median([(5.0, math.inf), (5.0, math.inf), (1.0, 1.0)]) == (5.0, math.inf)
+
+
+def test_the_interval_of_the_median_is_that_of_the_sign_test() -> None:
+    """Of 8 numbers all: to leave out the first and the last has 2 P(B < 2) = 2 (1 + 8) / 256 = 0.07."""
+    eight = [(float(n), float(n)) for n in range(1, 9)]
+    assert bounds(eight) == (1.0, 8.0)
+    sixteen = [(float(n), float(n)) for n in range(1, 17)]
+    assert bounds(sixteen) == (4.0, 13.0), "2 (1 + 16 + 120 + 560) / 65536 = 0.021; with one more term 0.077"
+    censored = [*sixteen[:12], *[(13.0, math.inf)] * 4]
+    assert bounds(censored) == (4.0, math.inf)
+    assert bounds([(0.0, 1.0), *sixteen[1:]]) == (4.0, 13.0)
+    assert bounds(eight[:5]) is None, "2 / 32 is more than 0.05"
+
+
+def test_the_interval_of_the_median_covers_it() -> None:
+    """Log-normal W of 16 tasks, of which what lies above 4 is not seen."""
+    rng = np.random.default_rng(3)
+    held = 0
+    for _ in range(500):
+        values = np.exp(rng.normal(0.5, 0.8, 16))
+        found = bounds([(v, v) if v <= 4 else (4.0, math.inf) for v in values])
+        assert found is not None
+        held += found[0] <= math.exp(0.5) <= found[1]
+    assert held / 500 >= 0.94
 
 
 def test_one_family_is_students_t() -> None:

@@ -89,6 +89,19 @@ def test_curves_are_means_of_anchored_similarity() -> None:
     assert (panel.floor, panel.undefended[120]) == (pytest.approx(0.1), pytest.approx(0.9))
 
 
+def test_the_curves_cross_half_of_the_gain_where_work_is_counted() -> None:
+    """Undefended, 0.5 is crossed 1.5 octaves after the first save, defended 3; the axis begins one before it."""
+    undefended, slow = (
+        {16: 0.0, 32: 0.25, 64: 0.75, 128: 1.0, 256: 1.0},
+        {16: 0.0, 32: 0.0, 64: 0.0, 128: 0.5, 256: 0.6},
+    )
+    figure = curves.similarity_over_steps([curves.Panel("lora", 0.0, undefended, {"wall": slow}, 128)])
+    assert figure is not None
+    marks = [(*line.get_xdata(), *line.get_ydata()) for line in figure.axes[0].lines if line.get_marker() == "|"]
+    assert sum(marks, ()) == pytest.approx((2.5, 0.5, 4.0, 0.5))
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["0", "16", "32", "64", "128", "256"]
+
+
 def test_a_board_of_none_shows_what_the_attack_learns_and_no_more(tmp_path: Path) -> None:
     made = [made_up.record("none", task, "lora") for task in made_up.TASKS]
     assert [plot.name for plot in write_plots(made_up.board(made), map(measurement, made), tmp_path)] == ["power"]

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ def area(a: float = 0.4249, **changes: Any) -> AreaScore:
         family={"object": 0.3, "style": 0.55},
         chain={"dreambooth": 0.42, "lora": 0.8},
         p={1.0: 0.37, 2.0: 0.22},
-        work=Work((1.5, 1.5), 8.0, 3),
+        work=Work((1.5, 1.5), 8.0, 3, (0.5, math.inf)),
+        work_80=Work((4.0, math.inf), 4.0, 3),
         tasks=tasks,
         family_interval={"style": (0.45, 0.65)},
         matched=0.8,
@@ -96,6 +98,12 @@ def test_one_number_reads_the_same_in_every_format() -> None:
         assert (in_json[name]["a"], in_json[name]["u"]) == (a, u)
     assert float(in_csv["shield"]["a.low"]) == in_json["shield"]["a_interval"][0] == 0.351
     assert float(in_csv["shield"]["work"]) == in_json["shield"]["area"]["work"]["low"] == 1.5
+    assert in_json["shield"]["area"]["work"]["interval"] == [0.5, None], "an end that was not seen"
+    assert (in_csv["shield"]["work.low"], in_csv["shield"]["work.high"]) == ("0.5", "inf")
+    assert in_csv["shield"]["work_80"] == "", "only a bound is known"
+    assert in_json["shield"]["area"]["work_80"]["low"] == 4.0
+    page = markdown(shown, "toy")
+    assert "1.50 [0.50, inf]" in page and ">4.00" in page
     assert float(in_csv["shield"]["p_at.2"]) == in_json["shield"]["area"]["p"]["2"] == 0.22
     assert (
         float(in_csv["shield"]["a_family.style.high"])

@@ -123,6 +123,7 @@ def _score(known: Sequence[Gains], areas: Sequence[TaskArea], *, erasure: bool) 
     values = _values(areas)
     found = estimate(values, families)
     strongest = {(area.task, area.strongest_defended) for area in areas}
+    met = [] if erasure else [gain for gain in known if (gain.task, gain.chain) in strongest]
     by_family = {
         name: {t: v for t, v in values.items() if families[t] == name} for name in sorted({*families.values()})
     }
@@ -139,7 +140,8 @@ def _score(known: Sequence[Gains], areas: Sequence[TaskArea], *, erasure: bool) 
             part: mean_difference({a.task: a.p[part] for a in areas if part in a.p}, families)
             for part in sorted({part for area in areas for part in area.p})
         },
-        work=None if erasure else work(gain for gain in known if (gain.task, gain.chain) in strongest),
+        work=work(met),
+        work_80=work(met, 0.8),
         tasks=tuple(areas),
         family_interval=_intervals(by_family, families, scoring.FAMILY_TASKS),
         chain_interval=_intervals(by_chain, families, scoring.INTERVAL_TASKS),

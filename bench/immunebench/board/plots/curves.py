@@ -1,7 +1,11 @@
-"""Plot of similarity over the steps of the attack: floor, no defense, and each defense."""
+"""Plot of similarity over the steps of the attack: floor, no defense, and each defense.
+
+A line at half of the undefended gain shows W: how far apart the curves cross it.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +18,7 @@ from immunebench.board.plots.style import CYCLE, INK, PALE, ROOMY, grid, label, 
 from immunebench.board.scores import scale as scores
 from immunebench.board.scores.measurement import Measurement
 from immunebench.board.scores.model import Board
+from immunebench.board.scores.work import reached
 
 MOST_LINES = len(CYCLE)
 _COLUMNS = 3
@@ -38,12 +43,21 @@ class Panel:
         The same attack without a defense.
     lines
         One curve per defense, in the order of colours.
+    final
+        The preset's number of steps, at which W takes the undefended gain; 0 if unknown.
     """
 
     title: str
     floor: float
     undefended: Curve
     lines: Mapping[str, Curve] = field(default_factory=dict)
+    final: int = 0
+
+    @property
+    def half(self) -> float | None:
+        """Similarity at half of the undefended gain; None if nothing is gained."""
+        top = self.undefended.get(self.final)
+        return None if top is None or top <= self.floor else (self.floor + top) / 2
 
 
 def panels(
@@ -56,7 +70,9 @@ def panels(
     gates = [gate for gate in board.power if gate.informative and task in (None, gate.task)]
     chosen = [row.defense for row in board.rows if defense in (None, row.defense) and row.defense not in _SAME]
     curves: dict[tuple[str, str, str], list[Curve]] = defaultdict(list)
+    finals: dict[str, int] = {}
     for cell in measurements:
+        finals.setdefault(cell.chain, cell.final or max(cell.curve, default=0))
         if cell.measured and cell.anchored and cell.m_same > cell.m_other and cell.curve:
             curves[cell.defense, cell.task, cell.chain].append(_anchored(cell))
     found = []
@@ -70,7 +86,9 @@ def panels(
                 lines[name] = mean
         none = [gate.curve for gate in here if gate.curve]
         if none and (undefended := _mean(none)):
-            found.append(Panel(chain, scores.mean([gate.floor for gate in here]), undefended, lines))
+            found.append(
+                Panel(chain, scores.mean([gate.floor for gate in here]), undefended, lines, finals.get(chain, 0))
+            )
     return found
 
 
@@ -111,7 +129,9 @@ def similarity_over_steps(drawn: Sequence[Panel]) -> Figure | None:
 
 def _panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
     axes.axhline(panel.floor, color=PALE, linewidth=1.2, linestyle=(0, (1, 2)), zorder=1)
-    last = max([*panel.undefended, *(step for curve in panel.lines.values() for step in curve)])
+    saved = sorted({*panel.undefended, *(step for curve in panel.lines.values() for step in curve)} - {0})
+    at = {0: 0.0, **{step: 1 + math.log2(step / saved[0]) for step in saved}}
+    last = at[saved[-1]]
     ends: list[tuple[str, float, str]] = [("floor", panel.floor, PALE)]
     drawn: list[tuple[str, Curve, str, str, Any]] = [
         ("no defense", {0: panel.floor, **panel.undefended}, INK, "o", (0, (5, 2)))
@@ -124,7 +144,7 @@ def _panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
         line = [points[step] for step in steps]
         face = "white" if name == "no defense" else colour
         axes.plot(
-            steps,
+            [at[step] for step in steps],
             line,
             color=colour,
             marker=marker,
@@ -135,17 +155,27 @@ def _panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
             zorder=3,
         )
         ends.append((name, line[-1], colour))
+        half = panel.half
+        crossing = None if half is None else reached({n: v for n, v in points.items() if n > 0}, half)
+        if half is not None and crossing is not None and crossing[0] == crossing[1]:
+            place = 1 + math.log2(crossing[0] / saved[0])
+            axes.plot([place], [half], marker="|", markersize=11, markeredgewidth=2, color=colour, zorder=4)
+    if panel.half is not None:
+        axes.axhline(panel.half, color=PALE, linewidth=0.9, zorder=1)
+        ends.append(("half of the gain", panel.half, PALE))
     # With a fixed position matplotlib need not measure all ticks at every draw to keep the title clear of them.
     axes.set_title(label(panel.title, 30), y=1.0)
-    axes.set_xlim(0, last * 1.06)
-    axes.set_xticks(sorted({0, *panel.undefended}))
+    axes.set_xlim(0, last + 0.25)
+    # Saves double from one to the next, so the axis is logarithmic from the first on.
+    axes.set_xticks([at[step] for step in (0, *saved)], [str(step) for step in (0, *saved)])
+    axes.tick_params(axis="x", labelsize=8)
     grid(axes, "y")
     low, high = axes.get_ylim()
     places = spread(
         [value for _, value, _ in ends], (high - low) * 0.078, low + 0.02 * (high - low), high - 0.1 * (high - low)
     )
     for (name, _, colour), place in zip(ends, places, strict=True):
-        axes.text(last * 1.09, place, name, va="center", fontsize=8.5, color=colour)
+        axes.text(last + 0.4, place, name, va="center", fontsize=8.5, color=colour)
 
 
 def _anchored(cell: Measurement) -> Curve:

@@ -99,8 +99,9 @@ class AreaScore:
     p
         P by multiple of the preset's number of steps, under the strongest attacks: 1 is what papers report, 2 is the
         end of training.
-    work
-        Steps that the strongest attack needs for half of the undefended gain, with the defense divided by without.
+    work, work_80
+        Steps that the strongest attack needs for half, and for 80 %, of the undefended gain, with the defense divided
+        by without.
     tasks
         A of each task.
     """
@@ -118,6 +119,7 @@ class AreaScore:
     matched: float | None = None
     best_response: float | None = None
     public_base: float | None = None
+    work_80: Work | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from immunebench.board.scores.curves import Gains
+from immunebench.declared import scoring
 
 #: Lower and upper end, in steps or as a ratio; an end that was not observed is 0 or infinite.
 Span = tuple[float, float]
@@ -29,11 +30,14 @@ class Work:
         undefended steps.
     tasks
         Number of tasks.
+    interval
+        Confidence interval of the median; an end that was not observed is 0 or infinite. None with too few tasks.
     """
 
     median: Span
     seen: float
     tasks: int
+    interval: Span | None = None
 
 
 def reached(curve: Mapping[int, float], level: float) -> Span:
@@ -98,6 +102,22 @@ def median(spans: Sequence[Span]) -> Span:
     return low, high
 
 
+def bounds(spans: Sequence[Span], level: float = scoring.CONFIDENCE) -> Span | None:
+    """Return a confidence interval of the median of interval-censored numbers; None if they are too few.
+
+    It inverts the sign test, which assumes no distribution: the k-th smallest and the k-th largest of n numbers hold
+    the median with probability 1 - 2 P(B < k), B binomial with n and 1/2; k is the largest that keeps the level. Of a
+    censored number the lower end of its interval counts below and the upper end above, so that coverage is at least the
+    level (Conover, Practical Nonparametric Statistics, sec. 3.2).
+    """
+    from scipy.stats import binom
+
+    k = int(binom.ppf((1 - level) / 2, len(spans), 0.5))
+    if k < 1:
+        return None
+    return sorted(low for low, _ in spans)[k - 1], sorted(high for _, high in spans)[-k]
+
+
 def _innermost(spans: Sequence[Span]) -> list[Span]:
     """Return Turnbull's innermost intervals: a lower end directly followed by an upper end in the order of all ends."""
     ends = sorted([(low, 0) for low, _ in spans] + [(high, 1) for _, high in spans])
@@ -113,4 +133,4 @@ def work(found: Iterable[Gains], part: float = 0.5) -> Work | None:
     longest = [
         max(gains.defended) / max(reached(gains.none, part * gains.none[gains.final])[1], 1.0) for gains in known
     ]
-    return Work(median(spans), float(np.median(longest)), len(spans))
+    return Work(median(spans), float(np.median(longest)), len(spans), bounds(spans))

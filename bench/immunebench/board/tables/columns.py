@@ -10,6 +10,7 @@ from typing import Any
 
 from immunebench.board.scores.beside import HEADS
 from immunebench.board.scores.model import Board, Row
+from immunebench.board.scores.work import Work
 from immunebench.board.text import number
 
 Interval = tuple[float, float]
@@ -58,8 +59,11 @@ class Column:
 
 
 def interval_text(interval: Interval | None, digits: int = 2) -> str:
-    """Return an interval as ``[0.35, 0.49]``, an empty string for None."""
-    return "" if interval is None else f"[{number(interval[0], digits)}, {number(interval[1], digits)}]"
+    """Return an interval as ``[0.35, 0.49]``, with an end at infinity as ``[4.00, inf]``; an empty string for None."""
+    if interval is None:
+        return ""
+    low, high = ("inf" if math.isinf(end) else number(end, digits) for end in interval)
+    return f"[{low}, {high}]"
 
 
 def families(board: Board) -> list[str]:
@@ -94,12 +98,22 @@ def columns(board: Board) -> list[Column]:
             "work",
             "W",
             "headline",
-            _work,
-            words=work_text,
+            lambda r: _observed(_work(r)),
+            lambda r: None if (work := _work(r)) is None else work.interval,
+            words=lambda r: span_text(_work(r)),
             help="Times the undefended steps to half of the undefended gain, median over tasks.",
         ),
         Column("u", "U", "headline", lambda r: r.u, lambda r: r.u_interval, help="Part of the use that is left."),
         *(_part(part) for part in sorted({part for row in board.rows if row.area for part in row.area.p})),
+        Column(
+            "work_80",
+            "W(80 %)",
+            "curve",
+            lambda r: _observed(_work_80(r)),
+            lambda r: None if (work := _work_80(r)) is None else work.interval,
+            words=lambda r: span_text(_work_80(r)),
+            help="The same to 80 % of the undefended gain.",
+        ),
         Column("u_gen", "U gen", "utility", lambda r: r.u_gen, help="Unrelated prompts still drawn right."),
         Column("u_ben", "U ben", "utility", lambda r: r.u_ben, help="A harmless concept can still be learnt."),
         Column("fidelity", "fidelity", "utility", lambda r: r.fidelity, help="Protected against published pictures."),
@@ -127,19 +141,29 @@ def _of(mapping: str, name: str) -> Callable[[Row], Any]:
     return lambda row: None if row.area is None else getattr(row.area, mapping).get(name)
 
 
-def _work(row: Row) -> float | None:
+def _work(row: Row) -> Work | None:
+    return None if row.area is None else row.area.work
+
+
+def _work_80(row: Row) -> Work | None:
+    return None if row.area is None else row.area.work_80
+
+
+def _observed(work: Work | None) -> float | None:
     """Return W if it was observed, None if there are only bounds."""
-    if row.area is None or row.area.work is None:
-        return None
-    low, high = row.area.work.median
-    return low if low == high else None
+    return None if work is None or work.median[0] != work.median[1] else work.median[0]
 
 
 def work_text(row: Row) -> str:
+    """Return W of a row as text; see `span_text`."""
+    return span_text(_work(row))
+
+
+def span_text(work: Work | None) -> str:
     """Return W as text, or the bounds that the observations give: ``>4.0``, ``<0.5``, ``0.5 to 4.0``."""
-    if row.area is None or row.area.work is None:
+    if work is None:
         return number(None)
-    low, high = row.area.work.median
+    low, high = work.median
     if low == high:
         return number(low)
     if math.isinf(high):

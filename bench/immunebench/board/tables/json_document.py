@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from immunebench.board.scores.model import AreaScore, Board, SettingScore
+from immunebench.board.scores.work import Span, Work
 from immunebench.board.tables.finding import finding
 
 SCHEMA_VERSION = 2
@@ -66,10 +67,11 @@ class MetricPart(_Part):
 
 
 class WorkPart(_Part):
-    """Steps to half of the undefended gain, with the defense over without; an end that was not seen is null."""
+    """Steps to a part of the undefended gain, with the defense over without; an end that was not seen is null."""
 
     low: float | None
     high: float | None
+    interval: tuple[float | None, float | None] | None = Field(description="Of the median over tasks, at 95 %.")
     seen: float = Field(description="The largest ratio that could have been seen, median over tasks.")
     tasks: int
 
@@ -93,7 +95,8 @@ class AreaPart(_Part):
     family: dict[str, float]
     chain: dict[str, float]
     p: dict[str, float] = Field(description="P at parts of the preset's length.")
-    work: WorkPart | None
+    work: WorkPart | None = Field(description="To half of the undefended gain.")
+    work_80: WorkPart | None = Field(description="To 80 % of the undefended gain.")
     tasks: tuple[TaskAreaPart, ...]
     family_interval: dict[str, Interval]
     chain_interval: dict[str, Interval]
@@ -236,11 +239,20 @@ def _area(area: AreaScore | None) -> dict[str, Any] | None:
     found = dataclasses.asdict(area)
     found["p"] = {f"{part:g}": value for part, value in area.p.items()}
     found["tasks"] = [t | {"p": {f"{part:g}": v for part, v in t["p"].items()}} for t in found["tasks"]]
-    if area.work is not None:
-        low, high = area.work.median
-        ends = {"low": low or None, "high": None if math.isinf(high) else high}
-        found["work"] = ends | {"seen": area.work.seen, "tasks": area.work.tasks}
+    found |= {"work": _work(area.work), "work_80": _work(area.work_80)}
     return found
+
+
+def _work(work: Work | None) -> dict[str, Any] | None:
+    if work is None:
+        return None
+    low, high = _ends(work.median)
+    interval = None if work.interval is None else _ends(work.interval)
+    return {"low": low, "high": high, "interval": interval, "seen": work.seen, "tasks": work.tasks}
+
+
+def _ends(span: Span) -> tuple[float | None, float | None]:
+    return span[0] or None, None if math.isinf(span[1]) else span[1]
 
 
 def _setting(score: SettingScore) -> dict[str, Any]:

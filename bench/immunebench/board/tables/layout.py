@@ -145,7 +145,9 @@ def markdown(board: Board, title: str) -> str:
     parts = [f"# {title}", _table([_cells(row) for row in board.rows], COLUMNS)]
     shown = columns(board)
     for title, groups in (("Over the curve", ("curve",)), ("A by family, by attack, and other readings", _PARTS)):
-        own = [c for c in shown if c.group in groups and any(c.value(row) is not None for row in board.rows)]
+        own = [c for c in shown if c.group in groups and any(c.text(row) != number(None) for row in board.rows)]
+        if "curve" in groups and any(row.area is not None and row.area.work is not None for row in board.rows):
+            own = [*(c for c in shown if c.key == "work"), *own]
         lines = [[row.defense, *(" ".join(filter(None, (c.text(row), c.text_interval(row)))) for c in own)]
                  for row in board.rows]  # fmt: skip
         if own:
