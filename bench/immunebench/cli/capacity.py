@@ -16,6 +16,7 @@ from immunebench.cli.common import AsJson
 
 if TYPE_CHECKING:
     from immunebench.declared.profile import Profile
+    from immunebench.hardware.capacity import Job
     from immunebench.records.demand import Demand
 
 
@@ -32,11 +33,16 @@ def capacity(
     out: Annotated[
         Path | None, typer.Option("--out", help="Markdown file to write, and JSON next to it: leaderboard/capacity.md.")
     ] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="By arithmetic: peak of the live tensors; needs no GPU.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure attacks and defenses on a profile: peak memory, seconds per step, and the profiles that they fit.
 
     Example: immunebench capacity t4-16g --shape-of sd14 --entry imma-dreambooth
+
+    Without a GPU: immunebench capacity t4-16g --estimate --shape-of sd14
     """
     import sys
 
@@ -46,6 +52,13 @@ def capacity(
     from immunebench.hardware.capacity import jobs, measure
 
     catalog = default_catalog()
+    if estimate:
+        if base is not None or out is not None:
+            raise UsageError("is arithmetic on a shape; nothing is measured that could be written:",
+                             field="--estimate", value="--base" if base is not None else "--out")  # fmt: skip
+        _estimate(jobs(catalog, profiles, base=None, shape=shape_of, entries=entry or (), steps=steps, measured=False),
+                  as_json=as_json)  # fmt: skip
+        return
     planned = jobs(catalog, profiles, base=base, shape=shape_of, entries=entry or (), steps=steps)
     if out is not None and not out.parent.is_dir():
         raise UsageError("no such folder", field="--out", value=str(out.parent))
@@ -66,6 +79,33 @@ def capacity(
     print(json.dumps(made.model_dump(mode="json")["rows"], indent=1) if as_json else made.markdown(), end="")
     if any(demand.status in ("error", "killed") for demand in found):
         raise typer.Exit(1)
+
+
+def _estimate(planned: Sequence[Job], *, as_json: bool) -> None:
+    """Print the peak of each job by arithmetic, and the operations of its steps."""
+    import sys
+    from dataclasses import asdict
+
+    from tabulate import tabulate
+
+    from immunebench.hardware.estimate import estimate
+
+    found = []
+    for number, job in enumerate(planned, 1):
+        print(f"[{number}/{len(planned)}] {job.entry} on {job.profile}", file=sys.stderr)
+        found.append(estimate(job))
+    if as_json:
+        print(json.dumps([{**asdict(e), "fits": e.fits} for e in found], indent=1))
+        return
+    rows = [
+        (e.entry, e.profile, f"{e.cap_gib:g}", f"{e.peak_gib:.2f}", f"{e.steps_gib:.2f}",
+         ", ".join(f"{count:,}" for count in dict.fromkeys(e.operations)), "yes" if e.fits else "no")
+        for e in found
+    ]  # fmt: skip
+    heads = ("entry", "profile", "cap GiB", "peak GiB", "of it training", "operations a step", "fits")
+    print(tabulate(rows, heads, tablefmt="github", disable_numparse=True))
+    print(f"\nArithmetic on the {planned[0].model}, not a measurement: the largest sum of live tensors. Fragmentation, "
+          "workspaces and the CUDA context are not in it.")  # fmt: skip
 
 
 def holding(demand: Demand, profiles: Sequence[Profile]) -> list[str]:

@@ -58,9 +58,11 @@ class Job:
 
 def jobs(
     catalog: Catalog, profiles: Sequence[str], *, base: str | None, shape: str | None, entries: Sequence[str],
-    steps: int = 4,
+    steps: int = 4, measured: bool = True,
 ) -> list[Job]:  # fmt: skip
     """Return the measurements, after checking that this machine can run all of them.
+
+    With `measured` False they are only estimated, for which any machine will do.
 
     Raises
     ------
@@ -68,6 +70,8 @@ def jobs(
         An unknown name, an entry that trains no model, a base and a shape or neither, a profile that the machine
         cannot emulate, or a memory cap below the weights alone.
     """
+    if not measured and shape is None:
+        raise UsageError("an estimate needs a shape:", field="--shape-of", choices=SHAPES)
     if (base is None) == (shape is None):
         raise UsageError("exactly one of the two is required", field="--base, --shape-of")
     if steps < 3:
@@ -78,7 +82,8 @@ def jobs(
     found = [catalog.profile(name, field="PROFILE") for name in profiles]
     kinds = [(entry, kind_of(catalog, entry)) for entry in entries or DEFAULT_ENTRIES]
     for profile in found:
-        _check_machine(profile)
+        if measured:
+            _check_machine(profile)
         if shape is not None:
             _check_cap(profile, SHAPES[shape])
         if folder is not None:

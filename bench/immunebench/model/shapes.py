@@ -76,7 +76,7 @@ def build(shape: Shape, numerics: Numerics, seed: int = 0) -> LatentDiffusion:
 
     with torch.device("meta"):
         parts = networks(shape)
-    with torch.random.fork_rng(devices=[0] if numerics.device == "cuda" else []):
+    with torch.random.fork_rng(devices=[0] if numerics.device == "cuda" and torch.cuda.is_available() else []):
         torch.manual_seed(seed)
         for name, network in parts.items():
             torch.nn.Module.to(network, dtype(numerics.vae_dtype if name == "vae" else numerics.frozen_dtype))
