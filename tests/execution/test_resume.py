@@ -39,7 +39,8 @@ DREAMBOOTH = {
     "decay": 0.5,
 }  # fmt: skip
 IMMA = {
-    "tensors": "attention", "inner": True, "inner_reset": "never", "phase": "global", "steps": 4, "batch": 3,
+    "tensors": "attention", "inner": True, "inner_steps": 1, "unroll": 0, "inner_reset": "never",
+    "phase": "global", "steps": 4, "batch": 3,
     "lr_in": 1e-2, "lr_out": 1e-3, "retain": 0.5, "clip": 1.0,
 }  # fmt: skip
 ESD = {
@@ -74,6 +75,7 @@ CASES = {
     "textual-inversion": Case("adapt", "textual-inversion", INVERSION),
     "imma-lora": Case("protect", "imma-lora", IMMA, ("lora",)),
     "imma-lora-reset": Case("protect", "imma-lora", {**IMMA, "inner_reset": "each_cycle"}, ("lora",)),
+    "imma-lora-unrolled": Case("protect", "imma-lora", {**IMMA, "inner_steps": 2, "unroll": 1}, ("lora",)),
     "imma-multi": Case("protect", "imma-lora", {**IMMA, "steps": 6}, ("lora", "dreambooth", "textual-inversion")),
     "esd": Case("protect", "esd", ESD, loop="erasing"),
     "mist": Case("protect", "mist", MIST, loop="perturbing"),
