@@ -47,6 +47,14 @@ ESD = {
     "tensors": "cross-attention", "form": "paper", "steps": 4, "batch": 2, "lr": 1e-3, "lr_style": 1e-3, "eta": 1.0,
     "sampling_steps": 4, "guidance": 2.0,
 }  # fmt: skip
+APDM = {
+    "form": "code", "steps": 3, "inner_steps": 2, "batch": 2, "lr": 1e-3, "lr_in": 0.0, "prior_weight": 1.0,
+    "beta": 1.0,
+}  # fmt: skip
+ABLATION = {
+    "form": "model", "anchors": ["a m"], "anchors_style": ["a s"], "pictures": 3, "steps": 3, "batch": 2, "lr": 1e-3,
+    "lr_style": 1e-3,
+}  # fmt: skip
 MIST = {"semantic": 0.61, "textural": 1.0, "steps": 4, "alpha": 1 / 16}
 ONCE = {"train_steps": 1, "pgd_steps": 1}
 CLOAK = {"trials": 2, "states": 2, "apart": 1, "unroll": 1, "pgd_steps": 1}
@@ -78,6 +86,8 @@ CASES = {
     "imma-lora-unrolled": Case("protect", "imma-lora", {**IMMA, "inner_steps": 2, "unroll": 1}, ("lora",)),
     "imma-multi": Case("protect", "imma-lora", {**IMMA, "steps": 6}, ("lora", "dreambooth", "textual-inversion")),
     "esd": Case("protect", "esd", ESD, loop="erasing"),
+    "apdm-paper": Case("protect", "apdm-paper", APDM, loop="protecting"),
+    "concept-ablation": Case("protect", "concept-ablation", ABLATION, loop="ablating"),
     "mist": Case("protect", "mist", MIST, loop="perturbing"),
     "anti-dreambooth": Case("protect", "anti-dreambooth", PARAMS["anti-dreambooth"] | ONCE, ("dreambooth",), "rounds"),
     "simac": Case("protect", "simac", PARAMS["simac"] | ONCE, ("dreambooth",), "rounds"),

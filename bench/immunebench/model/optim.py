@@ -133,6 +133,28 @@ class AdamW:
         """Clear the moments, as in a new optimiser."""
         self._adamw.state.clear()
 
+    def gradient(self, loss: Tensor) -> list[Tensor]:
+        """Return the gradient of a loss, 0 where the loss does not depend on a parameter; nothing is stored."""
+        found = torch.autograd.grad(self._scaled_loss(loss), self.parameters, allow_unused=True)
+        scale = self._loss_scale()
+        return [torch.zeros_like(p) if g is None else g / scale for p, g in zip(self.parameters, found, strict=True)]
+
+    def descend(self, gradient: Sequence[Tensor], clip: float | None = 1.0) -> None:
+        """Take a step along a gradient such as `gradient` returns; see `step`."""
+        scale = self._loss_scale()
+        for p, g in zip(self.parameters, gradient, strict=True):
+            p.grad = g * scale
+        self.update(clip)
+
+    def _scaled_loss(self, loss: Tensor) -> Tensor:
+        scaled: Tensor = self._scaler.scale(loss)
+        return scaled
+
+    def _loss_scale(self) -> float:
+        # The scaler is set up when it first scales something.
+        self._scaler.scale(torch.zeros((), device=self.parameters[0].device))
+        return float(self._scaler.get_scale())
+
     def moments(self, p: nn.Parameter) -> tuple[int, Tensor, Tensor]:
         """Return the number of a parameter's steps and its first and second moment (no copies).
 
@@ -252,6 +274,12 @@ class ReleasedAdamW(AdamW):
         self.norm = 0.0
         for optimiser in self._each.values():
             optimiser.state.clear()
+
+    def _scaled_loss(self, loss: Tensor) -> Tensor:
+        return loss * self.scale
+
+    def _loss_scale(self) -> float:
+        return self.scale
 
     def _holder(self, p: nn.Parameter) -> torch.optim.Optimizer:
         return self._each[p]
