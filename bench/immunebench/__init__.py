@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from immunebench.methods.perturb import Draws, Perturbation
     from immunebench.methods.restoration import denoised, noised
     from immunebench.methods.surrogate import Surrogate, watched
+    from immunebench.methods.unrolled import unrolled
     from immunebench.model.batch import Batch
     from immunebench.model.diffusion import LatentDiffusion
     from immunebench.model.runtime import training
@@ -55,6 +56,7 @@ __all__ = [
     "run",
     "scores",
     "training",
+    "unrolled",
     "watched",
     "within",
 ]
@@ -84,6 +86,7 @@ _MODULES = {
     "run": "api",
     "scores": "api",
     "training": "model.runtime",
+    "unrolled": "methods.unrolled",
     "watched": "methods.surrogate",
     "within": "methods.bound",
 }

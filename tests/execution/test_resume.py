@@ -39,12 +39,21 @@ DREAMBOOTH = {
     "decay": 0.5,
 }  # fmt: skip
 IMMA = {
-    "tensors": "attention", "inner": True, "inner_reset": "never", "phase": "global", "steps": 4, "batch": 3,
+    "tensors": "attention", "inner": True, "inner_steps": 1, "unroll": 0, "inner_reset": "never",
+    "phase": "global", "steps": 4, "batch": 3,
     "lr_in": 1e-2, "lr_out": 1e-3, "retain": 0.5, "clip": 1.0,
 }  # fmt: skip
 ESD = {
     "tensors": "cross-attention", "form": "paper", "steps": 4, "batch": 2, "lr": 1e-3, "lr_style": 1e-3, "eta": 1.0,
     "sampling_steps": 4, "guidance": 2.0,
+}  # fmt: skip
+APDM = {
+    "form": "code", "steps": 3, "inner_steps": 2, "batch": 2, "lr": 1e-3, "lr_in": 0.0, "prior_weight": 1.0,
+    "beta": 1.0,
+}  # fmt: skip
+ABLATION = {
+    "form": "model", "anchors": ["a m"], "anchors_style": ["a s"], "pictures": 3, "steps": 3, "batch": 2, "lr": 1e-3,
+    "lr_style": 1e-3,
 }  # fmt: skip
 MIST = {"semantic": 0.61, "textural": 1.0, "steps": 4, "alpha": 1 / 16}
 ONCE = {"train_steps": 1, "pgd_steps": 1}
@@ -74,8 +83,11 @@ CASES = {
     "textual-inversion": Case("adapt", "textual-inversion", INVERSION),
     "imma-lora": Case("protect", "imma-lora", IMMA, ("lora",)),
     "imma-lora-reset": Case("protect", "imma-lora", {**IMMA, "inner_reset": "each_cycle"}, ("lora",)),
+    "imma-lora-unrolled": Case("protect", "imma-lora", {**IMMA, "inner_steps": 2, "unroll": 1}, ("lora",)),
     "imma-multi": Case("protect", "imma-lora", {**IMMA, "steps": 6}, ("lora", "dreambooth", "textual-inversion")),
     "esd": Case("protect", "esd", ESD, loop="erasing"),
+    "apdm-paper": Case("protect", "apdm-paper", APDM, loop="protecting"),
+    "concept-ablation": Case("protect", "concept-ablation", ABLATION, loop="ablating"),
     "mist": Case("protect", "mist", MIST, loop="perturbing"),
     "anti-dreambooth": Case("protect", "anti-dreambooth", PARAMS["anti-dreambooth"] | ONCE, ("dreambooth",), "rounds"),
     "simac": Case("protect", "simac", PARAMS["simac"] | ONCE, ("dreambooth",), "rounds"),

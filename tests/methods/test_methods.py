@@ -39,7 +39,8 @@ CONCEPT = {
 }
 LORA = {"rank": 2, "steps": 3, "batch": 4, "lr": 1e-2, "weight_decay": 1e-2, "saves": [1, 3]}
 IMMA = {
-    "tensors": "attention", "inner": True, "inner_reset": "never", "phase": "global", "steps": 4, "batch": 4,
+    "tensors": "attention", "inner": True, "inner_steps": 1, "unroll": 0, "inner_reset": "never",
+    "phase": "global", "steps": 4, "batch": 4,
     "lr_in": 1e-2, "lr_out": 1e-3, "retain": 0.0, "against": ["lora"], "clip": 1.0,
 }  # fmt: skip
 AGAINST = {"lora": {"entry": "lora", "entry_files": {}, "params": LORA}}

@@ -19,7 +19,7 @@ from pydantic import JsonValue
 
 from immunebench.bases import weights
 from immunebench.core.errors import UsageError
-from immunebench.declared.manifest import Artefact, AttackManifest, DefenseManifest
+from immunebench.declared.manifest import Artefact, AttackManifest, DefenseManifest, PublicBase
 from immunebench.declared.schema import Values
 
 Kind = Literal["defense", "attack"]
@@ -112,6 +112,23 @@ class Entry:
     def needs_upscaler(self) -> bool:
         """Whether the entry needs the base's upscaler."""
         return "upscaler" in self.manifest.needs
+
+    @property
+    def needs_prior(self) -> bool:
+        """Whether a defense needs class pictures."""
+        return "prior" in self.manifest.needs
+
+    @property
+    def pictures(self) -> int | None:
+        """Return the number of an attacker's pictures, None if it is the task's."""
+        own: int | None = self._own("pictures")
+        return own if own is not None else getattr(self.manifest, "pictures", None)
+
+    @property
+    def public_base(self) -> PublicBase | None:
+        """Return how an attacker uses the public base, None if it does not have it."""
+        own: PublicBase | None = self._own("public_base")
+        return own if own is not None else getattr(self.manifest, "public_base", None)
 
     @property
     def artefact(self) -> Artefact | None:

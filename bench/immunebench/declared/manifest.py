@@ -34,6 +34,10 @@ Seconds = dict[Id, Annotated[float, Field(gt=0)]]
 PerceptualBudget = Annotated[float, Field(gt=0, le=1)]
 
 
+#: How an attacker uses a base that is public; see `AttackManifest`.
+PublicBase = Literal["merge-back", "restore"]
+
+
 class Variant(Model):
     """A further entry from the same code: the fields that it overrides; the others are inherited from its parent."""
 
@@ -49,6 +53,9 @@ class Variant(Model):
     presets: dict[Id, Values] = {}
     scale: dict[str, Annotated[float, Field(gt=0)]] = {}
     seconds: Seconds = {}
+    #: Of an attack; see `AttackManifest`.
+    pictures: Annotated[int, Field(ge=1, le=256)] | None = None
+    public_base: PublicBase | None = None
 
 
 class Limit(Model):
@@ -90,7 +97,7 @@ class EntryManifest(Model):
     variants: dict[Id, Variant] = {}
     limits: dict[str, Limit] = {}
     seconds: Seconds = {}
-    needs: tuple[Literal["perceptual", "upscaler"], ...] = ()
+    needs: tuple[Literal["perceptual", "upscaler", "prior"], ...] = ()
     #: The prediction types of the bases that the entry supports.
     predictions: tuple[Literal["epsilon", "v_prediction"], ...] = ("epsilon", "v_prediction")
 
@@ -190,6 +197,14 @@ class DefenseManifest(EntryManifest):
     artefact: Artefact | None = None
 
     @model_validator(mode="after")
+    def _variants_are_no_attacks(self) -> DefenseManifest:
+        for name, variant in self.variants.items():
+            for field in ("pictures", "public_base"):
+                if getattr(variant, field) is not None:
+                    raise ValueError(f"variants.{name}.{field} applies to attacks only")
+        return self
+
+    @model_validator(mode="after")
     def _pictures_have_a_budget(self) -> DefenseManifest:
         if "protect_images" in self.hooks and self.budget is None and self.perceptual_budget is None:
             raise ValueError(
@@ -217,10 +232,29 @@ class DefenseManifest(EntryManifest):
 
 
 class AttackManifest(EntryManifest):
-    """``attacks/<id>/attack.toml``: presets of an ``adapt`` attack must set steps, lr, batch and saves."""
+    """``attacks/<id>/attack.toml``: presets of an ``adapt`` attack must set steps, lr, batch and saves.
+
+    Attributes
+    ----------
+    pictures
+        Number of the attacker's pictures, if not the task's.
+    public_base
+        The attacker has the untouched base: ``merge-back`` trains an adapter on it and installs that in the released
+        model, ``restore`` puts the released model's attentions back to the base's before training.
+    """
 
     hooks: tuple[Literal["adapt", "purify", "clean_samples"], ...] = Field(min_length=1, max_length=2)
     status: Text = "reimplementation"
+    pictures: Annotated[int, Field(ge=1, le=256)] | None = None
+    public_base: PublicBase | None = None
+
+    @model_validator(mode="after")
+    def _only_what_trains_has_pictures_and_a_base(self) -> AttackManifest:
+        tables: tuple[AttackManifest | Variant, ...] = (self, *self.variants.values())
+        for field in ("pictures", "public_base"):
+            if self.hooks != ("adapt",) and any(getattr(table, field) is not None for table in tables):
+                raise ValueError(f"{field} applies to an attack with the hook adapt only")
+        return self
 
     @model_validator(mode="after")
     def _hooks_fit_together(self) -> AttackManifest:

@@ -31,7 +31,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "65df47ad26877992572cfbc15aea671460235fb2791a3222a7aec0512e139d71": ("training",),  # lora
     "59c74a4cecb7556b37587fc46d7dff020ff0effce6499710aaa5ca993048e41b": ("training",),  # dreambooth
     "e06cebe9418c5b7b45042e1ee6bbdc206102e9d273f3b869ccf36f99bf34e802": ("training",),  # textual-inversion
-    "3da2acd6b9c0dab281afcc1916af03f86723e15feb93e5b3173458a309b2f29d": ("training",),  # imma-lora
+    "d793ebc315564b47258b350b6825176ac7703586957d3823152f0f53627bd0e1": ("training",),  # imma-lora
     "24698f95897bf01e0d5a86ff5621b3240e8e2a4c85c979a6e02c887ae5aa960e": ("erasing",),  # esd
     "c1b97527d31ec964eab905c70297ef6b45f7bc152d9fb1c5c31523d7124ff6d8": ("perturbing",),  # mist
     "f87ef995b7b2ec58b26a2837a2d5e496d8b7fe2ea85f54bc85678730e05b6cb4": ("rounds",),  # anti-dreambooth

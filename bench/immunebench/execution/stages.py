@@ -147,6 +147,16 @@ def mix(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta
     return {"pictures": count}
 
 
+def restore(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
+    """Leave tensors out of released weights, so that the base's take their place."""
+    from immunebench.model.tensors import selected
+
+    weights = Weights.load(inputs["weights"] / "weights.safetensors")
+    kept = {name: tensor for name, tensor in weights.tensors.items() if not selected(name, key["tensors"])}
+    Weights(kept).save(out / "weights.safetensors")
+    return {"restored": len(weights.tensors) - len(kept)}
+
+
 def purify(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:
     """Clean the pictures by the attacker's purifier before training."""
     entry = default_catalog().attack(key["entry"])
@@ -210,6 +220,7 @@ STAGES: dict[str, Stage] = {
     "pictures": pictures,
     "protect": protect,
     "mix": mix,
+    "restore": restore,
     "purify": purify,
     "adapt": adapt,
     "generate": generate,

@@ -260,6 +260,19 @@ class Context:
             raise StageError("error", "the stage has no public pictures, which a retain term needs")
         return self._endless(model, self.public, batch)
 
+    @property
+    def class_pictures(self) -> Pictures:
+        """The class pictures, captioned with the prompts that they were drawn from.
+
+        Raises
+        ------
+        StageError
+            If the stage has none.
+        """
+        if self.prior is None:
+            raise StageError("error", 'the manifest lacks needs = ["prior"], for class pictures')
+        return self.prior
+
     def prior_batches(self, model: LatentDiffusion, batch: int) -> Iterator[Batch]:
         """Return an endless iterator of batches of the class pictures.
 

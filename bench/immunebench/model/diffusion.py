@@ -218,6 +218,16 @@ class LatentDiffusion:
         prediction, target = self._prediction_and_target(batch)
         return (prediction - target).square().mean(dim=(1, 2, 3))
 
+    def errors(self, batch: Batch) -> Tensor:
+        """Return the squared error of the denoiser in each element, shape (b, 4, h, w), differentiable."""
+        prediction, target = self._prediction_and_target(batch)
+        return (prediction - target).square()
+
+    def noised(self, batch: Batch) -> Tensor:
+        """Return z_t, the batch's latents with its noise at its time steps; shape (b, 4, h, w)."""
+        z_t: Tensor = self.noise_scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
+        return z_t
+
     def _prediction_and_target(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the denoiser's prediction and its target, epsilon or v."""
         noised = self.noise_scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)

@@ -19,6 +19,8 @@ GROWTH_INTERVAL = 2000
 #: Consecutive steps without a finite gradient after which training fails: the loss scale 2^16 is below 1 by then.
 PATIENCE = 20
 FIRST_SCALE = 65536.0
+#: AdamW's epsilon, torch's default.
+EPSILON = 1e-8
 #: Metadata key of the autograd node that concatenates micro-batches, whose backward passes must run one by one.
 MICRO_BATCHES = "micro-batches"
 
@@ -59,7 +61,7 @@ class AdamW:
         numerics: Numerics,
         log: Log = lambda values: None,
     ) -> None:
-        self.lr = lr
+        self.lr, self.weight_decay = lr, weight_decay
         self.parameters = list(parameters.values())
         self._log = log
         self._counts = dtype(numerics.frozen_dtype) is not torch.float32
@@ -130,6 +132,47 @@ class AdamW:
     def reset_moments(self) -> None:
         """Clear the moments, as in a new optimiser."""
         self._adamw.state.clear()
+
+    def gradient(self, loss: Tensor) -> list[Tensor]:
+        """Return the gradient of a loss, 0 where the loss does not depend on a parameter; nothing is stored."""
+        found = torch.autograd.grad(self._scaled_loss(loss), self.parameters, allow_unused=True)
+        scale = self._loss_scale()
+        return [torch.zeros_like(p) if g is None else g / scale for p, g in zip(self.parameters, found, strict=True)]
+
+    def descend(self, gradient: Sequence[Tensor], clip: float | None = 1.0) -> None:
+        """Take a step along a gradient such as `gradient` returns; see `step`."""
+        scale = self._loss_scale()
+        for p, g in zip(self.parameters, gradient, strict=True):
+            p.grad = g * scale
+        self.update(clip)
+
+    def _scaled_loss(self, loss: Tensor) -> Tensor:
+        scaled: Tensor = self._scaler.scale(loss)
+        return scaled
+
+    def _loss_scale(self) -> float:
+        # The scaler is set up when it first scales something.
+        self._scaler.scale(torch.zeros((), device=self.parameters[0].device))
+        return float(self._scaler.get_scale())
+
+    def moments(self, p: nn.Parameter) -> tuple[int, Tensor, Tensor]:
+        """Return the number of a parameter's steps and its first and second moment (no copies).
+
+        Raises
+        ------
+        StageError
+            If the moments are quantised.
+        """
+        state = self._holder(p).state.get(p, {})
+        if not state:
+            return 0, torch.zeros_like(p), torch.zeros_like(p)
+        if "exp_avg" not in state:
+            raise StageError("error", "profile: optimiser_state: the moments can be read in float32 only")
+        return int(state["step"]), state["exp_avg"], state["exp_avg_sq"]
+
+    def _holder(self, p: nn.Parameter) -> torch.optim.Optimizer:
+        """Return torch's optimiser that updates a parameter."""
+        return self._adamw
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return the parameters; see `methods.loops.Stateful`."""
@@ -231,6 +274,15 @@ class ReleasedAdamW(AdamW):
         self.norm = 0.0
         for optimiser in self._each.values():
             optimiser.state.clear()
+
+    def _scaled_loss(self, loss: Tensor) -> Tensor:
+        return loss * self.scale
+
+    def _loss_scale(self) -> float:
+        return self.scale
+
+    def _holder(self, p: nn.Parameter) -> torch.optim.Optimizer:
+        return self._each[p]
 
     def extra_state(self) -> tuple[dict[str, Tensor], Any]:
         """Return the moments, the learning rate, the norm, the loss scale and the counts."""

@@ -16,22 +16,27 @@ ATTENTION_PROJECTIONS = (".to_q.", ".to_k.", ".to_v.", ".to_out.")
 
 def select(unet: nn.Module, which: str) -> dict[str, nn.Parameter]:
     """Return a UNet's own parameters, adapters excluded; see `LatentDiffusion.unet_tensors`."""
-    if which not in TENSORS:
-        raise StageError("error", f"tensors: unknown {which!r}; one of {', '.join(TENSORS)}")
     own = {
         name.replace(".base_layer.", "."): parameter
         for name, parameter in unet.named_parameters()
         if ".lora_" not in name
     }
+    return {name: p for name, p in own.items() if selected(name, which)}
+
+
+def selected(name: str, which: str) -> bool:
+    """Return whether a selection holds the UNet's parameter of this name; see `LatentDiffusion.unet_tensors`."""
+    if which not in TENSORS:
+        raise StageError("error", f"tensors: unknown {which!r}; one of {', '.join(TENSORS)}")
     if which == "all":
-        return own
+        return True
     if which == "no-cross-attention":
         # ESD-u does not train what depends on the prompt (Gandikota et al. 2023). In Stable Diffusion XL this includes
         # add_embedding, which takes the pooled text embedding; the authors' code also excludes it.
         left = (".attn2.", "conv_out.", "conv_norm_out.", "time_embedding.", "add_embedding.")
-        return {name: p for name, p in own.items() if not any(x in name for x in left)}
+        return not any(x in name for x in left)
     needle = ".attn" if which == "attention" else ".attn2."
-    return {name: p for name, p in own.items() if needle in name and any(x in name for x in ATTENTION_PROJECTIONS)}
+    return needle in name and any(x in name for x in ATTENTION_PROJECTIONS)
 
 
 def check(own: Mapping[str, nn.Parameter], weights: Weights) -> None:

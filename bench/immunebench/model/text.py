@@ -64,7 +64,7 @@ class Text:
         self.live = False
         self._tokenizer = self._plain = tokenizer
         self._table: nn.Embedding = encoder.get_input_embeddings()
-        self._learned: dict[str, tuple[int, nn.Parameter]] = {}
+        self._learned: dict[str, tuple[int, Tensor]] = {}
         self._columns = columns
         self._pristine: list[tuple[nn.Parameter, Tensor]] = []
 
@@ -163,6 +163,10 @@ class Text:
         self.resident.pin()
         self._learned[word] = (first, rows)
         self.live = True
+
+    def replace(self, word: str, rows: Tensor) -> None:
+        """Embed a learned word by other vectors of the same shape, without a copy."""
+        self._learned[word] = (self._learned[word][0], rows)
 
     def use_learned(self, on: bool) -> None:
         """Set `live`: use learned words, or read them as the base's tokenizer does."""
@@ -276,6 +280,11 @@ class PairedText(Text):
         """Return the concatenated embeddings of a word's tokens in both encoders, shape (tokens, a + b)."""
         return torch.cat([super().vectors(word), self.second.vectors(word)], dim=1)
 
+    def replace(self, word: str, rows: Tensor) -> None:
+        """Embed a learned word by other vectors in both encoders."""
+        super().replace(word, rows)
+        self.second.replace(word, rows)
+
     def use_learned(self, on: bool) -> None:
         """Set `live`: use learned words, or read them as the base's tokenizers do."""
         super().use_learned(on)
@@ -315,7 +324,7 @@ class _ExtendedEmbedding(nn.Module):
     `columns` selects the part of a word's rows that belongs to this table.
     """
 
-    def __init__(self, table: nn.Embedding, learned: Mapping[str, tuple[int, nn.Parameter]], columns: slice) -> None:
+    def __init__(self, table: nn.Embedding, learned: Mapping[str, tuple[int, Tensor]], columns: slice) -> None:
         super().__init__()
         self.table = table
         self.learned = learned

@@ -47,6 +47,7 @@ COSTS = {
     "pictures": Cost(0.05, 0.004, 10_000),
     "protect": Cost(1.0, 0.06, 9_000_000),
     "mix": Cost(0.05, 0.004, 10_000),
+    "restore": Cost(0.1, 0.0, 2_000_000),
     "purify": Cost(1.0, 0.1, 10_000),
     "adapt": Cost(0.5, 0.041, 2_000_000),
     "generate": Cost(0.2, 0.027, 10_000),

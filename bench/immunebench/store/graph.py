@@ -19,6 +19,7 @@ STAGE_VERSIONS: Mapping[str, int] = {
     "pictures": 1,
     "protect": 1,
     "mix": 1,
+    "restore": 1,
     "purify": 1,
     "adapt": 1,
     "generate": 1,

@@ -67,6 +67,27 @@ class Adapter(ABC):
             if not stay:
                 self.enable(False)
 
+    @contextmanager
+    def replaced(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+        """Predict inside the block with other tensors in the place of the parameters, differentiably.
+
+        Parameters
+        ----------
+        values : mapping of str to Tensor
+            By the names of `parameters`; those that it lacks stay.
+        """
+        own = {id(p): values[name] for name, p in self.parameters.items() if name in values}
+        networks = (self.model.unet, *self.model.text.networks.values())
+        modules = [module for network in networks for module in network.modules()]
+        held = [(module, name, p) for module in modules for name, p in module._parameters.items() if id(p) in own]
+        for module, name, p in held:
+            module._parameters[name] = own[id(p)]
+        try:
+            yield
+        finally:
+            for module, name, p in held:
+                module._parameters[name] = p
+
     def snapshot(self) -> dict[str, Tensor]:
         """Return a copy of the current values, in CPU memory if the profile offloads."""
         host = torch.device("cpu") if self.model.numerics.offload else None

@@ -95,7 +95,10 @@ class LowRank(Adapter):
         from peft.utils import get_peft_model_state_dict
         from safetensors.torch import save_file
 
-        layers: dict[str, Tensor] = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.model.unet))
+        layers: dict[str, Tensor] = get_peft_model_state_dict(self.model.unet)
+        if set(self.targets) <= set(TARGETS):
+            # diffusers' older names, which exist for attentions only; mixed with peft's, half of a file would be lost.
+            layers = convert_state_dict_to_diffusers(layers)
         save_file(self._finite({f"unet.{name}": t for name, t in layers.items()}), path, metadata={"format": "pt"})
 
     @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -64,6 +66,15 @@ class Words(Adapter):
     def enable(self, on: bool) -> None:
         """Embed the placeholder by the learned vectors, or as the base's tokenizer reads it."""
         self.model.text.use_learned(on)
+
+    @contextmanager
+    def replaced(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+        """Embed the placeholder inside the block by other vectors, differentiably."""
+        self.model.text.replace(self.token, values[self.token])
+        try:
+            yield
+        finally:
+            self.model.text.replace(self.token, self.rows)
 
     def save(self, path: Path) -> None:
         """Write the vectors, readable by `StableDiffusionPipeline.load_textual_inversion` with ``token=<sks>``."""
