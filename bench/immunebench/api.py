@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import tempfile
 import threading
@@ -25,7 +26,7 @@ from immunebench.execution.scheduler import Outcome
 from immunebench.plan.estimate import estimate
 from immunebench.plan.planning import make_plan
 from immunebench.store import bookmark
-from immunebench.store.artifacts import CorruptArtifact, Store
+from immunebench.store.artifacts import CorruptArtifact, Store, open_at
 from immunebench.store.graph import Plan
 
 if TYPE_CHECKING:
@@ -156,8 +157,8 @@ def plan_suite(
 
 
 def open_store(folder: Path | str | None = None) -> Store:
-    """Open the store in a folder; default ``$IMMUNEBENCH_STORE``, else ``~/.cache/immunebench/store``."""
-    return Store(folder or require_cache("IMMUNEBENCH_STORE", "store"))
+    """Open the store in a folder or at a URL; default ``$IMMUNEBENCH_STORE``, else ``~/.cache/immunebench/store``."""
+    return open_at(folder or os.environ.get("IMMUNEBENCH_STORE") or require_cache("IMMUNEBENCH_STORE", "store"))
 
 
 def results_folder(folder: Path | str | None = None) -> Path:
