@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from immunebench.catalog.catalog import Catalog
 from immunebench.catalog.loading import load_catalog
+from immunebench.catalog.outline import Outline
 from immunebench.core.errors import UsageError
 from immunebench.core.home import expanded, require_cache
 from immunebench.execution import executor, scheduler
@@ -24,12 +26,13 @@ from immunebench.execution.scheduler import Outcome
 from immunebench.plan.estimate import estimate
 from immunebench.plan.planning import make_plan
 from immunebench.store import bookmark
-from immunebench.store.artifacts import CorruptArtifact, Store
+from immunebench.store.artifacts import CorruptArtifact, Store, open_at
 from immunebench.store.graph import Plan
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from immunebench.plan.prices import Known
     from immunebench.records.record import Record
 
 
@@ -87,7 +90,9 @@ def run(
 
     with _named_as_arguments():
         check_limits(workers, timeout)
-        plan = plan_suite(suite, task=task, defense=defense, attack=attack, seed=seed, profile=profile)
+        # What is only counted needs no weights.
+        catalog = Outline.of(load_catalog()) if dry_run else load_catalog()
+        plan = plan_suite(suite, catalog=catalog, task=task, defense=defense, attack=attack, seed=seed, profile=profile)
         artifacts = open_store(store)
         if dry_run:
             return pd.DataFrame(planned(plan, artifacts))
@@ -152,13 +157,45 @@ def plan_suite(
 
 
 def open_store(folder: Path | str | None = None) -> Store:
-    """Open the store in a folder; default ``$IMMUNEBENCH_STORE``, else ``~/.cache/immunebench/store``."""
-    return Store(folder or require_cache("IMMUNEBENCH_STORE", "store"))
+    """Open the store in a folder or at a URL; default ``$IMMUNEBENCH_STORE``, else ``~/.cache/immunebench/store``."""
+    return open_at(folder or os.environ.get("IMMUNEBENCH_STORE") or require_cache("IMMUNEBENCH_STORE", "store"))
 
 
 def results_folder(folder: Path | str | None = None) -> Path:
     """Return the folder of results; default ``results`` in the current one."""
     return expanded(folder or "results")
+
+
+def known_costs(plan: Plan, catalog: Catalog, folder: Path) -> Known:
+    """Return what was measured of a plan's stages elsewhere: the suite's records, and ``leaderboard/capacity.json``.
+
+    Parameters
+    ----------
+    plan, catalog
+        What is planned, and where its entries are.
+    folder
+        The suite's records; files and lines that cannot be read say nothing.
+    """
+    from immunebench.board.loading.measured_capacity import read
+    from immunebench.plan.prices import Known
+    from immunebench.records.files import BrokenLine, read_lines
+
+    records: list[Record] = []
+    for file in sorted(folder.glob("*.jsonl")):
+        with suppress(OSError):
+            for line in read_lines(file):
+                with suppress(BrokenLine):
+                    records.append(line.record())
+    profile, facts = plan.cells[0].profile, plan.roots[plan.cells[0].key].facts
+    shape = catalog.models.bases[facts.base].shape
+    capacity = read(Path("leaderboard") / "capacity.json")
+    rows = [row for row in capacity.rows if row.profile == profile] if capacity is not None else []
+    steps = {
+        row.entry: row.seconds / max(row.batch, 1)
+        for row in rows
+        if row.seconds is not None and row.model in (facts.base, f"shape of {shape}")
+    }
+    return Known(records, steps)
 
 
 def planned(plan: Plan, store: Store) -> list[dict[str, object]]:

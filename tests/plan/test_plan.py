@@ -12,8 +12,9 @@ from immunebench.catalog.loading import load_catalog
 from immunebench.core.errors import UsageError
 from immunebench.core.wording import fill
 from immunebench.declared.schema import Values
-from immunebench.plan.estimate import estimate, units
+from immunebench.plan.estimate import estimate
 from immunebench.plan.planning import make_plan
+from immunebench.plan.prices import units
 from immunebench.store.graph import Plan, StageSpec, canonical_json
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import string
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,21 +69,33 @@ def tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
 
     Prompts are padded with the token `pad`.
     """
-    import gzip
-    from importlib.util import find_spec
-
     from transformers import CLIPTokenizer
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    # Only the file is located, as importing the package takes seconds.
-    place = find_spec("open_clip")
-    if place is None or place.origin is None:
-        raise ModuleNotFoundError("No module named 'open_clip'", name="open_clip")
-    packed = (Path(place.origin).parent / "bpe_simple_vocab_16e6.txt.gz").read_bytes()
-    merges = gzip.decompress(packed).decode("utf-8").split("\n")[1 : 49152 - 256 - 2 + 1]
+    merges = _merges()
     letters = list(bytes_to_unicode().values())
     words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(merge.split()) for merge in merges)]
     words += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {word: place for place, word in enumerate(words)}
     pairs = [tuple(merge.split()) for merge in merges]
     return CLIPTokenizer(vocab=vocabulary, merges=pairs, pad_token=pad, model_max_length=77)
+
+
+@cache
+def clip_words() -> frozenset[str]:
+    """Return the words that are single tokens of CLIP's tokenizer, without loading it."""
+    merged = ("".join(merge.split()) for merge in _merges())
+    return frozenset(
+        {*string.ascii_lowercase, *(word.removesuffix("</w>") for word in merged if word.endswith("</w>"))}
+    )
+
+
+@cache
+def _merges() -> tuple[str, ...]:
+    """Return CLIP's byte pair merges in their order."""
+    # Only the file is located, as importing the package takes seconds.
+    place = find_spec("open_clip")
+    if place is None or place.origin is None:
+        raise ModuleNotFoundError("No module named 'open_clip'", name="open_clip")
+    packed = (Path(place.origin).parent / "bpe_simple_vocab_16e6.txt.gz").read_bytes()
+    return tuple(gzip.decompress(packed).decode("utf-8").split("\n")[1 : 49152 - 256 - 2 + 1])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from immunebench.bases import base_folder
-from immunebench.bases.weights import require, require_folder
+from immunebench.bases.weights import FETCHABLE, require, require_folder
 from immunebench.catalog.entry import Entry, digests, inside, sha256
 from immunebench.catalog.layers import Defense, layered
 from immunebench.core.errors import UsageError
@@ -128,6 +128,46 @@ class Catalog:
         folder, spec = self.base_folder(base), self.models.bases[base]
         return digests(folder) if spec.path is not None else base_folder.verified(base, spec, folder, sha256)
 
+    @property
+    def outlined(self) -> bool:
+        """Whether absent weights and pictures are no error; see `immunebench.catalog.outline`."""
+        return False
+
+    def side(self, base: str) -> int | None:
+        """Return the native resolution of a base in pixels, None if its configs do not state it."""
+        return base_folder.side(self.base_folder(base))
+
+    def prediction(self, base: str) -> str:
+        """Return the prediction type of a base's denoiser; see `base_folder.prediction`."""
+        return base_folder.prediction(self.base_folder(base))
+
+    def words(self, base: str) -> frozenset[str]:
+        """Return the words that are single tokens of a base's tokenizer.
+
+        Raises
+        ------
+        UsageError
+            The base is not embedded and has no list of them.
+        """
+        file = self.base_folder(base) / "tokenizer" / "vocab.json"
+        entries = base_folder.settings(file)
+        if not entries and not self.models.bases[base].embedded:
+            raise UsageError("is missing: it says which words the base knows", file=file)
+        return frozenset(word.removesuffix("</w>") for word in entries if word.endswith("</w>"))
+
+    def check_base(self, base: str, profile: Profile) -> None:
+        """Check that a base that is not embedded can be run on a profile; see `base_folder.check` for errors."""
+        if not self.models.bases[base].embedded:
+            base_folder.check(base, self.base_folder(base), profile)
+
+    def is_fetchable(self, name: str) -> bool:
+        """Return whether weights of this name can be downloaded."""
+        return name in FETCHABLE
+
+    def fetched(self, name: str, *, asked_by: str) -> str:
+        """Return the SHA-256 of downloaded weights; see `immunebench.bases.weights.require` for errors."""
+        return sha256(require(name, asked_by=asked_by))
+
     def base_revision(self, base: str) -> str:
         """Return the revision of a base for records; see `base_folder.revision`."""
         return base_folder.revision(base, self.models.bases[base])
@@ -141,7 +181,7 @@ class Catalog:
             There is no such judge in ``models.toml``, or one of its files is missing.
         """
         spec = self.find("judge", self.models.judges, judge, file=self.models_path, field="judge")
-        fetched = {f"weights/{name}": sha256(require(name, asked_by=f"judge {judge}")) for name in spec.weights}
+        fetched = {f"weights/{name}": self.fetched(name, asked_by=f"judge {judge}") for name in spec.weights}
         return self._files(spec.files, f"judges.{judge}.files") | fetched
 
     def split_files(self, source: str, task: Task, concept: str, split: str, count: int) -> dict[str, str] | None:
@@ -172,7 +212,7 @@ class Catalog:
             raise UsageError(f"needs a perceptual distance, which the base {base!r} does not provide", file=asked_by)
         spec = self.find("perceptual distance", self.models.perceptual, name, file=self.models_path)
         files = self._files(spec.files, f"perceptual.{name}.files")
-        files |= {weights: sha256(require(weights, asked_by=f"perceptual.{name}")) for weights in spec.weights}
+        files |= {weights: self.fetched(weights, asked_by=f"perceptual.{name}") for weights in spec.weights}
         return {"id": name, "version": spec.version, "files": dict(files)}
 
     def upscaler(self, base: str, *, asked_by: Path) -> Values:

@@ -21,8 +21,13 @@ _LONGEST = 500
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 StoreDir = Annotated[
-    Path | None,
-    typer.Option("--store", help="Store; default $IMMUNEBENCH_STORE, else ~/.cache/immunebench/store."),
+    # No Path: that would join the two slashes of a URL.
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="FOLDER|URL",
+        help="Store, or s3://bucket/prefix; default $IMMUNEBENCH_STORE, else ~/.cache/immunebench/store.",
+    ),
 ]
 ResultsDir = Annotated[Path, typer.Option("--results", help="Folder of results.")]
 TaskName = Annotated[list[str] | None, typer.Option("--task", help="Only this task; may be repeated.")]

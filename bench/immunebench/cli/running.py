@@ -33,6 +33,7 @@ from immunebench.cli.common import (
     the_catalog,
     unfinished,
 )
+from immunebench.cli.planning import say_absent
 
 #: Exit status of a command that Ctrl-C stopped, as shells have it: 128 and the number of the signal.
 INTERRUPTED = 130
@@ -63,16 +64,18 @@ def run(
     Example: immunebench run mini-smoke --task style-solano --workers 2
     """
     from immunebench import api
+    from immunebench.catalog.outline import Outline
     from immunebench.plan.estimate import estimate
 
     api.check_limits(workers, timeout)
-    plan = api.plan_suite(
-        suite, catalog=the_catalog(), task=task, defense=defense, attack=attack, seed=seed, profile=profile
-    )
+    catalog = Outline.of(the_catalog()) if dry_run else the_catalog()
+    plan = api.plan_suite(suite, catalog=catalog, task=task, defense=defense, attack=attack, seed=seed, profile=profile)
     _say_broken(plan)
     artifacts = api.open_store(store)
-    if dry_run:
-        _dry_run(plan, api.planned(plan, artifacts), estimate(plan, artifacts), workers, as_json)
+    if isinstance(catalog, Outline):
+        say_absent(catalog.absent)
+        known = api.known_costs(plan, catalog, api.results_folder(results) / plan.suite.id)
+        _dry_run(plan, api.planned(plan, artifacts), estimate(plan, artifacts, known), workers, as_json)
         return
     folder = api.results_folder(results) / plan.suite.id
     try:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    pass
 from immunebench.cli.common import AsJson, ResultsDir, StoreDir, all_plans, print_columns, print_json, the_catalog
+from immunebench.core.errors import UsageError
 
 store_app = typer.Typer(
     help="Inspect and clean up the artifact store.\n\nExample: immunebench store size", no_args_is_help=True
@@ -33,6 +32,27 @@ def store_size(store: StoreDir = None, as_json: AsJson = False) -> None:
     total = sum(b for _, b in found.values())
     print_columns([[stage, str(n), size(b)] for stage, (n, b) in found.items()])
     print(f"{size(total)} in {artifacts.root}")
+
+
+@store_app.command("share")
+def store_share(
+    store: StoreDir = None,
+    lease: Annotated[
+        float, typer.Option("--lease", help="Seconds after which a worker that vanished holds nothing any more.")
+    ] = 120.0,
+) -> None:
+    """Let several machines that mount the store's folder run on it at once; none may be running now.
+
+    Example: immunebench store share --store /mnt/shared/immunebench
+    """
+    from immunebench import api
+    from immunebench.store.sharing import is_url, share
+
+    if store is not None and is_url(store):
+        raise UsageError("is shared as it is:", field="--store", value=store)
+    artifacts = api.open_store(store)
+    share(artifacts.root, lease)
+    print(f"shared with leases of {lease:g} s: {artifacts.root}")
 
 
 @store_app.command("gc")

@@ -31,6 +31,19 @@ SECOND_PAD = "!"
 
 
 @dataclass(frozen=True)
+class Work:
+    """Floating-point operations of one picture at a shape's own resolution, in units of 10^12, two a multiplication.
+
+    ``unet``: one pass of the denoiser; ``encode`` and ``decode``: of the autoencoder. Counted from the networks by
+    `torch.utils.flop_counter`.
+    """
+
+    unet: float
+    encode: float
+    decode: float
+
+
+@dataclass(frozen=True)
 class Shape:
     """Configurations of a pipeline's networks, as overrides of the defaults of diffusers and transformers.
 
@@ -44,6 +57,8 @@ class Shape:
         Side of the pictures that the base was trained on, in pixels.
     text_2
         Of the second text encoder, for Stable Diffusion XL.
+    work
+        What a picture costs.
     """
 
     source: str
@@ -52,6 +67,7 @@ class Shape:
     vae: Mapping[str, Any] = field(default_factory=lambda: _VAE)
     resolution: int = 512
     text_2: Mapping[str, Any] | None = None
+    work: Work = Work(0.0, 0.0, 0.0)
 
 
 SHAPES: dict[str, Shape] = {
@@ -62,6 +78,7 @@ SHAPES: dict[str, Shape] = {
             **_WORDS, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
             "hidden_act": "quick_gelu", "projection_dim": 768,
         },
+        work=Work(0.80327, 1.11666, 2.51452),
     ),
     "sd21-base": Shape(
         "stabilityai/stable-diffusion-2-1-base",
@@ -73,6 +90,7 @@ SHAPES: dict[str, Shape] = {
             **_WORDS, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23,
             "num_attention_heads": 16, "hidden_act": "gelu", "projection_dim": 512,
         },
+        work=Work(0.80426, 1.11666, 2.51452),
     ),
     # Every block type of SD 1.x at full depth, 160 attention tensors, with few channels: for tests and laptops.
     "sd14-narrow": Shape(
@@ -87,6 +105,7 @@ SHAPES: dict[str, Shape] = {
         },
         vae={**_VAE, "block_out_channels": (8, 16, 16, 16), "norm_num_groups": 4, "sample_size": 64},
         resolution=64,
+        work=Work(2.711e-5, 4.770e-5, 9.943e-5),
     ),
     "sdxl": Shape(
         "stabilityai/stable-diffusion-xl-base-1.0",
@@ -105,6 +124,7 @@ SHAPES: dict[str, Shape] = {
             **_WORDS, "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32,
             "num_attention_heads": 20, "hidden_act": "gelu", "projection_dim": 1280,
         },
+        work=Work(6.76124, 4.87895, 10.47039),
     ),
     # As `sd14-narrow`. The encoders differ in width, by which diffusers distinguishes them in a single-file checkpoint.
     "sdxl-narrow": Shape(
@@ -127,5 +147,6 @@ SHAPES: dict[str, Shape] = {
             **_WORDS, "hidden_size": 40, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 2,
             "hidden_act": "gelu", "projection_dim": 40,
         },
+        work=Work(8.049e-5, 4.770e-5, 9.943e-5),
     ),
 }  # fmt: skip

@@ -90,7 +90,7 @@ class _Schedule:
 
     def look(self, *, retry_failed: bool) -> None:
         for digest in self.specs:
-            if self.store.get(digest) is not None:
+            if self.store.holds(digest):
                 self.settle(Event("reused", digest))
                 continue
             note = self.store.failure(digest)

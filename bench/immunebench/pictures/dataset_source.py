@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, JsonValue, ValidationError
 
-from immunebench.bases import base_folder
 from immunebench.catalog.entry import sha256
 from immunebench.core.errors import UsageError
 from immunebench.core.home import cache
@@ -192,7 +191,7 @@ def split_files(catalog: Catalog, task: Task, concept: str, split: str, count: i
     if lock is None or not _is_own(task, lock):
         raise UsageError(missing([task]))
     again = f"; start again: immunebench data fetch {task.id}"
-    side = base_folder.side(catalog.base_folder(task.base))
+    side = catalog.side(task.base)
     if side is not None and lock.side != side:
         message = f"holds squares of {lock.side} pixels, the base {task.base} draws {side}{again}"
         raise UsageError(message, file=home(task.id) / LOCK)

@@ -339,7 +339,7 @@ class Builder:
             entry_files=entry.files,
             metric=self.grading.named_metric(task),
             purifiers={purifier.id: self.catalog.params(purifier, task.base) for purifier in chain[:-1]},
-            pictures=pictures_digest(task),
+            pictures=None if self.catalog.outlined else pictures_digest(task),
         )
 
     def closure(self, roots: Iterable[str]) -> tuple[str, ...]:

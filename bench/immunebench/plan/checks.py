@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from immunebench.bases import base_folder
 from immunebench.catalog.catalog import Catalog
 from immunebench.catalog.entry import Entry
 from immunebench.catalog.layers import Defense
@@ -67,10 +66,8 @@ def check_base(catalog: Catalog, base: str, profile: Profile) -> None:
     UsageError
         If its resolution differs from the profile's, or it is not embedded and `base_folder.check` rejects it.
     """
-    folder = catalog.base_folder(base)
-    if not catalog.models.bases[base].embedded:
-        base_folder.check(base, folder, profile)
-    side = base_folder.side(folder)
+    catalog.check_base(base, profile)
+    side = catalog.side(base)
     if side is not None and side != profile.resolution:
         raise UsageError(
             f"has pictures of {profile.resolution} pixels, the base {base} draws {side}:",
@@ -87,7 +84,7 @@ def check_predictions(catalog: Catalog, entries: Iterable[Entry], base: str) -> 
     UsageError
         With the entry's file.
     """
-    predicted = base_folder.prediction(catalog.base_folder(base))
+    predicted = catalog.prediction(base)
     for entry in entries:
         known = entry.manifest.predictions
         if predicted not in known:
@@ -137,12 +134,7 @@ def _check_words(catalog: Catalog, task: Task) -> None:
 
 def _vocabulary(catalog: Catalog, base: str) -> frozenset[str]:
     """Return the words that are single tokens of a base's tokenizer, except its unused placeholders."""
-    file = catalog.base_folder(base) / "tokenizer" / "vocab.json"
-    entries = base_folder.settings(file)
-    if not entries and not catalog.models.bases[base].embedded:
-        raise UsageError("is missing: it says which words the base knows", file=file)
-    words = {word.removesuffix("</w>") for word in entries if word.endswith("</w>")}
-    return frozenset(words) - set(catalog.models.bases[base].placeholders)
+    return catalog.words(base) - set(catalog.models.bases[base].placeholders)
 
 
 def _check_start(catalog: Catalog, task: Task) -> None:

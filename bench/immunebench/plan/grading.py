@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from immunebench.bases.weights import require
-from immunebench.catalog.entry import sha256
 from immunebench.core.errors import UsageError
 from immunebench.core.wording import content
 from immunebench.declared.schema import Values
@@ -21,6 +19,9 @@ class Grading:
 
     def __init__(self, specs: Specs) -> None:
         self.specs = specs
+        # Read once a plan: a suite has thousands of scoring stages, and a judge hundreds of megabytes.
+        self._judges: dict[str, dict[str, str]] = {}
+        self._weights: dict[str, str] = {}
 
     def contents(self, task: Task) -> dict[str, str]:
         """Return the content of each of the suite's prompts without the placeholder, by filled-in prompt.
@@ -57,12 +58,12 @@ class Grading:
         spec = self.specs.catalog.models.judges[judge]
         metrics = list(metrics)
         read = {w: f"metric {metric}" for metric in metrics for w in _metric(metric, self.specs.file).weights}
-        weights = {name: sha256(require(name, asked_by=metric)) for name, metric in read.items()}
+        weights = {name: self._fetched(name, metric) for name, metric in read.items()}
         return {
             "metrics": [{"id": metric, "version": _metric(metric, self.specs.file).version} for metric in metrics],
             "judge": judge,
             "judge_version": spec.version,
-            "judge_files": dict(self.specs.catalog.judge_files(judge)),
+            "judge_files": dict(self._judge_files(judge)),
             "captions": list(captions),
             # Only where a metric needs it, so that tasks share the stages of all other metrics.
             **({"concept": concept} if concept and _asks_concept(metrics) else {}),
@@ -71,6 +72,16 @@ class Grading:
             # Weights of metrics that do not use the judge; most metrics have none.
             **({"metric_weights": dict(weights)} if weights else {}),
         }
+
+    def _judge_files(self, judge: str) -> dict[str, str]:
+        if judge not in self._judges:
+            self._judges[judge] = self.specs.catalog.judge_files(judge)
+        return self._judges[judge]
+
+    def _fetched(self, name: str, metric: str) -> str:
+        if name not in self._weights:
+            self._weights[name] = self.specs.catalog.fetched(name, asked_by=metric)
+        return self._weights[name]
 
     def score(self, task: Task, generated: str, compared: Mapping[str, str]) -> str:
         """Add the family's target metric and the suite's additional metrics that have all their inputs."""

@@ -78,8 +78,9 @@ def make_plan(
         raise UsageError("has no cell of this selection", file=file)
     for name in dict.fromkeys(cell.task for cell in cells):
         check_task(catalog, catalog.task(name))
-    # Reports all missing data sets at once, before the first is read.
-    require(catalog, [catalog.task(name) for name in dict.fromkeys(cell.task for cell in cells)])
+    if not catalog.outlined:
+        # Reports all missing data sets at once, before the first is read.
+        require(catalog, [catalog.task(name) for name in dict.fromkeys(cell.task for cell in cells)])
     for name, entry_id, setting in dict.fromkeys((cell.task, cell.defense, cell.setting) for cell in cells):
         check_defense(catalog, catalog.defense(entry_id), catalog.task(name), file)
         check_setting(catalog, catalog.defense(entry_id), catalog.task(name), setting, file)

@@ -43,6 +43,9 @@ class Specs:
         self.profile = catalog.profile(chosen, file=file if profile is None else None, field=field_name)
         self.stages: dict[str, StageSpec] = {}
         self._bases: dict[str, Values] = {}
+        # Plain data that every stage holds, made once.
+        self._training, self._sampling = (self.profile.numerics(sampling=of) for of in (False, True))
+        self._lent: dict[tuple[str, str], Values] = {}
 
     def add(self, stage: str, key: Values, inputs: Mapping[str, str], seconds: float | None = None) -> str:
         """Add a stage and return its digest; ``seconds`` is its expected duration, if known."""
@@ -108,7 +111,7 @@ class Specs:
             **self.lent(entry, task.base),
             "against": against,
             **self.base(task.base),
-            "numerics": self.profile.numerics(sampling=False),
+            "numerics": self._training,
             "concept": concept,
             "seed": stream(seed, "protect", task.id),
         }
@@ -157,7 +160,7 @@ class Specs:
             **self.code(entry, task.base),
             **self.lent(entry, task.base),
             **self.base(task.base),
-            "numerics": self.profile.numerics(sampling=False),
+            "numerics": self._training,
             "token": task.attacker.token,
             "noun": task.concept.noun,
             "seed": seed,
@@ -181,7 +184,7 @@ class Specs:
             **code,
             "params": {**code["params"], "saves": list(saves)},  # type: ignore[dict-item]
             **self.base(task.base),
-            "numerics": self.profile.numerics(sampling=False),
+            "numerics": self._training,
             "caption": words.caption,
             "token": words.token,
             "noun": noun,
@@ -224,7 +227,7 @@ class Specs:
         """Add generated pictures: ``per_prompt`` for each prompt, or one for each of the first prompts if ``early``."""
         key: Values = {
             **self.base(task.base),
-            "numerics": self.profile.numerics(sampling=True),
+            "numerics": self._sampling,
             "prompts": list(prompts[: self.suite.curve_pictures] if early else prompts),
             "per_prompt": 1 if early else per_prompt or self.suite.pictures,
             "noise_key": list(noise),
@@ -272,9 +275,11 @@ class Specs:
 
     def lent(self, entry: Entry, base: str) -> Values:
         """Return the part of a key that identifies the networks an entry uses in addition to the base, or {}."""
-        lent: Values = {}
-        if entry.needs_perceptual:
-            lent["perceptual"] = self.catalog.perceptual(base, asked_by=entry.path)
-        if entry.needs_upscaler:
-            lent["upscaler"] = self.catalog.upscaler(base, asked_by=entry.path)
-        return lent
+        if (entry.id, base) not in self._lent:
+            lent: Values = {}
+            if entry.needs_perceptual:
+                lent["perceptual"] = self.catalog.perceptual(base, asked_by=entry.path)
+            if entry.needs_upscaler:
+                lent["upscaler"] = self.catalog.upscaler(base, asked_by=entry.path)
+            self._lent[entry.id, base] = lent
+        return self._lent[entry.id, base]

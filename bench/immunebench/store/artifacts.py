@@ -5,6 +5,7 @@ Layout below the root::
     <stage>/<ab>/<digest>/{manifest.json, files}   one artifact; without its manifest it does not exist
     tmp/<digest>.<pid>.<n>/                        drafts of stages that are being made
     locks/<digest>.lock                            one lock per digest, released by the kernel on a crash
+    store.json, leases/<digest>                    of a store of several machines; see `immunebench.store.sharing`
     failures/<digest>.json                         why a stage failed; never read as a result
     runs/<pid>.<n>.json                            what a running process needs, so that collection spares it
     bookmarks/<digest>/<n>/                        checkpoints of interrupted stages; see `immunebench.store.bookmark`
@@ -36,9 +37,11 @@ from immunebench.bases.weights import sha256
 from immunebench.core.errors import UsageError, shortened
 from immunebench.core.home import expanded
 from immunebench.store.files import files_below, fsync, read_json, size_of, unique, write_json
+from immunebench.store.leases import Lease
 from immunebench.store.manifest import MANIFEST, artifact_fault, read_manifest, sealed
+from immunebench.store.sharing import Sharing, cached, is_url
 
-_RESERVED = frozenset({"tmp", "locks", "failures", "runs", "bookmarks", "damaged"})
+_RESERVED = frozenset({"tmp", "locks", "leases", "slurm", "failures", "runs", "bookmarks", "damaged"})
 #: Most characters of an exception's message and of its traceback that a note keeps.
 _MESSAGE, _TRACEBACK = 2_000, 20_000
 _PACKAGES = (
@@ -91,7 +94,9 @@ class Store:
     def __init__(self, root: Path | str) -> None:
         self.root = expanded(root)
         self._verified: set[str] = set()
-        self._locks: dict[str, BaseFileLock] = {}
+        self._locks: dict[str, BaseFileLock | Lease] = {}
+        self.sharing = Sharing.of(self.root)
+        self.remote = None if self.sharing is None else self.sharing.remote
 
     # Reading
 
@@ -105,7 +110,13 @@ class Store:
 
     def has(self, digest: str) -> bool:
         """Return whether an artifact is published; its bytes are not verified."""
-        return self.path(digest) is not None
+        return self.path(digest) is not None or (self.remote is not None and self.remote.has(digest))
+
+    def holds(self, digest: str) -> bool:
+        """Return whether a stage need not be made: verified if it is here, unverified if only object storage has it."""
+        if self.remote is not None and self.path(digest) is None:
+            return self.remote.has(digest)
+        return self.get(digest) is not None
 
     def get(self, digest: str) -> Path | None:
         """Return the folder of an artifact whose bytes equal its manifest, else None.
@@ -114,6 +125,8 @@ class Store:
         warning and set aside, so that the caller computes it again.
         """
         folder = self.path(digest)
+        if folder is None and self.remote is not None:
+            return self._fetched(digest)
         if folder is None or digest in self._verified:
             return folder
         if artifact_fault(folder) is not None:
@@ -132,6 +145,8 @@ class Store:
         Its fields are digest, stage, key, inputs, files, cost, meta, versions and created.
         """
         folder = self.path(digest)
+        if folder is None and self.remote is not None:
+            return self.remote.manifest(digest)
         return None if folder is None else read_manifest(folder)
 
     def resolve(self, prefix: str) -> list[str]:
@@ -151,9 +166,7 @@ class Store:
         filelock.Timeout
             `wait` is false and another process holds it.
         """
-        folder = self.root / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = self._locks.setdefault(digest, FileLock(folder / f"{digest}.lock"))
+        lock = self._locks.get(digest) or self._locks.setdefault(digest, self._lock(digest))
         with lock.acquire(timeout=-1 if wait else 0, poll_interval=0.1):
             yield
 
@@ -203,6 +216,8 @@ class Store:
         os.replace(draft.path, final)
         fsync(final.parent)
         self._verified.add(spec.digest)
+        if self.remote is not None:
+            self.remote.upload(final)
         self.clear_failure(spec.digest)
         self.drop_bookmark(spec.digest)
 
@@ -254,10 +269,13 @@ class Store:
             if not transient:
                 self.drop_bookmark(spec.digest)
             write_json(self._failure_file(spec.digest), note)
+            if self.remote is not None:
+                self.remote.fail(spec.digest, note)
 
     def failure(self, digest: str) -> dict[str, Any] | None:
         """Return the note of a stage's last failure (kind, message, traceback, transient); None where it is damaged."""
-        note = read_json(self._failure_file(digest)) or {}
+        remote = {} if self.remote is None else self.remote.failure(digest) or {}
+        note = remote or read_json(self._failure_file(digest)) or {}
         words = all(isinstance(note.get(name), str) for name in ("stage", "kind", "message", "created"))
         sound = words and note.get("digest") == digest and isinstance(note.get("transient"), bool)
         return note if sound else None
@@ -265,6 +283,8 @@ class Store:
     def clear_failure(self, digest: str) -> None:
         """Remove the note of a stage's failure."""
         self._failure_file(digest).unlink(missing_ok=True)
+        if self.remote is not None:
+            self.remote.fail(digest, None)
 
     def _failure_file(self, digest: str) -> Path:
         return self.root / "failures" / f"{digest}.json"
@@ -295,7 +315,7 @@ class Store:
         """Make `gc` in other processes spare these digests while the block runs."""
         note = self.root / "runs" / f"{os.getpid()}.{uuid.uuid4().hex}.json"
         note.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(note.with_suffix(".lock")):
+        with self._run_lock(note).acquire():
             write_json(note, sorted(digests))
             try:
                 yield
@@ -315,8 +335,11 @@ class Store:
         Raises
         ------
         UsageError
-            The note of a running process is damaged, so that nobody knows what it needs.
+            The note of a running process is damaged, so that nobody knows what it needs; or the store is the cache of
+            object storage, where nobody knows what other machines need.
         """
+        if self.remote is not None:
+            raise UsageError("is not collected here: nobody knows what other machines need", value=self.remote.url)
         kept = self._closure({*keep, *self._live()})
         loose = [folder for _, folder in self.artifacts() if folder.name not in kept]
         marks = [mark for mark in (self.root / "bookmarks").glob("*") if mark.name not in kept or self.has(mark.name)]
@@ -337,7 +360,7 @@ class Store:
         for note in (self.root / "runs").glob("*.json"):
             lock = note.with_suffix(".lock")
             try:
-                with FileLock(lock).acquire(timeout=0):
+                with self._run_lock(note).acquire(timeout=0):
                     note.unlink(missing_ok=True)  # Its process has ended.
                 lock.unlink(missing_ok=True)
             except Timeout:
@@ -369,6 +392,35 @@ class Store:
         os.replace(folder, grave)
         shutil.rmtree(grave, ignore_errors=True)
 
+    def _lock(self, digest: str) -> BaseFileLock | Lease:
+        if self.sharing is not None:
+            return self.sharing.lock(digest)
+        folder = self.root / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / f"{digest}.lock")
+
+    def _run_lock(self, note: Path) -> BaseFileLock | Lease:
+        """Return the lock that a process holds as long as the note of what it needs counts."""
+        if self.sharing is None or self.sharing.remote is not None:  # The notes of a cache are those of one machine.
+            return FileLock(note.with_suffix(".lock"))
+        return self.sharing.lock(f"run-{note.stem}")
+
+    def _fetched(self, digest: str) -> Path | None:
+        """Bring an artifact from object storage into the cache; a damaged one is forgotten there, and None returned."""
+        assert self.remote is not None
+        if not self.remote.has(digest):
+            return None
+        locks = self.root / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with FileLock(locks / f"fetch-{digest}.lock"):  # Of this machine: others have caches of their own.
+            folder = self.path(digest) or self.remote.fetch(digest, self.root)
+        if folder is None:
+            warnings.warn(f"{digest[:12]} is corrupted in {self.remote.url}", CorruptArtifact, stacklevel=3)
+            self.remote.forget(digest)
+            return None
+        self._verified.add(digest)
+        return folder
+
     def _set_aside(self, folder: Path, fault: str) -> None:
         """Move a damaged artifact out of the way and warn; of one digest the last is kept."""
         stage, digest = folder.parent.parent.name, folder.name
@@ -379,6 +431,11 @@ class Store:
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(place, ignore_errors=True)
         os.replace(folder, place)
+
+
+def open_at(location: Path | str) -> Store:
+    """Open the store in a folder, or the local cache of the one at a URL such as ``s3://bucket/prefix``."""
+    return Store(cached(str(location)) if is_url(location) else location)
 
 
 def _noted(note: Path) -> list[str]:

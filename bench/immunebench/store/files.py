@@ -5,16 +5,19 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 _counter = itertools.count()
+#: Process ids of two machines that share a folder may be equal.
+_MACHINE = uuid.uuid4().hex[:8]
 
 
 def unique() -> str:
     """Return a suffix that no other process and no other call of this one uses at the same time."""
-    return f"{os.getpid()}.{next(_counter)}"
+    return f"{os.getpid()}.{next(_counter)}.{_MACHINE}"
 
 
 def write_json(path: Path, value: object) -> None:

@@ -1,0 +1,291 @@
+"""A store that several machines share: leases, two processes on one folder, and object storage."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import Timeout
+
+from immunebench.core.errors import UsageError
+from immunebench.execution.executor import Inline
+from immunebench.execution.scheduler import execute
+from immunebench.store.artifacts import CorruptArtifact, Store, open_at
+from immunebench.store.leases import FolderBoard, Lease
+from immunebench.store.sharing import share
+from toy_stages import Toy, add, graph
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def chain(log: Path, count: int = 6, seconds: float = 0.0) -> dict[str, Toy]:
+    more = {"do": "sleep", "seconds": seconds} if seconds else {}
+    specs = [Toy("pictures", {"value": 1, "log": str(log), **more})]
+    for value in range(2, count + 1):
+        specs.append(Toy("adapt", {"value": value, "log": str(log), **more}, {"x": specs[-1].digest}))
+    side = [Toy("score", {"value": value, "log": str(log), **more}) for value in range(100, 100 + count)]
+    return graph(*specs, *side)
+
+
+def drive(location: str, log: str, cache: str, seconds: float) -> None:
+    os.environ["IMMUNEBENCH_CACHE"] = cache
+    store = open_at(location)
+    execute(chain(Path(log), seconds=seconds), store, Inline(store, add))
+
+
+def made(log: Path) -> list[int]:
+    return sorted(int(line.split()[0]) for line in log.read_text().splitlines())
+
+
+EVERY = sorted([1, 2, 3, 4, 5, 6, *range(100, 106)])
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_lease_is_taken_over_only_after_its_owner_was_silent_for_its_time(tmp_path: Path) -> None:
+    clock, board = Clock(), FolderBoard(tmp_path)
+    gone = Lease(board, "a", 10.0, clock=clock)
+    assert board.create("a", gone._text()), "as a process that was killed leaves it"
+    other = Lease(board, "a", 10.0, clock=clock)
+    for now in (0.0, 9.0):
+        clock.now = now
+        with pytest.raises(Timeout), other.acquire(timeout=0):
+            pass
+    gone.beat()  # It lives after all: the time starts anew.
+    for now in (9.5, 19.0):
+        clock.now = now
+        with pytest.raises(Timeout), other.acquire(timeout=0):
+            pass
+    clock.now = 20.0
+    with other.acquire(timeout=0):
+        assert other.held() and not gone.held()
+        gone.beat()
+        assert other.held(), "the one that lost it does not take it back"
+    assert list(tmp_path.iterdir()) == [], "a lease that ended leaves nothing"
+
+
+def test_a_lease_is_reentrant_and_keeps_beating(tmp_path: Path) -> None:
+    board = FolderBoard(tmp_path)
+    lease, other = Lease(board, "a", 0.2), Lease(board, "a", 0.2)
+    with lease.acquire(), lease.acquire(timeout=0):
+        until = time.monotonic() + 0.8
+        while time.monotonic() < until:
+            with pytest.raises(Timeout), other.acquire(timeout=0):
+                pass
+            time.sleep(0.02)
+    with other.acquire(timeout=0):
+        pass
+
+
+def _hold(folder: str) -> None:
+    with Lease(FolderBoard(Path(folder)), "a", 0.5).acquire():
+        (Path(folder).parent / "held").touch()
+        time.sleep(60)
+
+
+def test_a_killed_owner_holds_nothing_for_longer_than_its_lease(tmp_path: Path) -> None:
+    process = SPAWN.Process(target=_hold, args=(str(tmp_path / "l"),))
+    process.start()
+    while not (tmp_path / "held").exists():
+        time.sleep(0.01)
+    assert process.pid is not None
+    other = Lease(FolderBoard(tmp_path / "l"), "a", 0.5)
+    with pytest.raises(Timeout), other.acquire(timeout=1.5):
+        pass
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    with other.acquire(timeout=20, poll_interval=0.05):
+        assert other.held()
+
+
+def test_what_a_store_says_of_its_sharing_binds_everybody(tmp_path: Path) -> None:
+    share(tmp_path, 30.0)
+    store = Store(tmp_path)
+    with store.lock("ab"):
+        assert (tmp_path / "leases" / "ab").is_file()
+        with pytest.raises(Timeout), Store(tmp_path).lock("ab", wait=False):
+            pass
+    with pytest.raises(UsageError, match=r"store.json: says otherwise"):
+        share(tmp_path, 60.0)
+    (tmp_path / "store.json").write_text('{"lease_seconds": "long"}')
+    with pytest.raises(UsageError, match="lease_seconds: must be seconds"):
+        Store(tmp_path)
+
+
+def test_collection_spares_what_another_machine_uses(tmp_path: Path) -> None:
+    share(tmp_path / "s", 30.0)
+    store = Store(tmp_path / "s")
+    specs = chain(tmp_path / "log", 2)
+    execute(specs, store, Inline(store, add))
+    with Store(store.root).using(specs):
+        assert store.gc([])[0] == 0
+    assert store.gc([])[0] == len(specs)
+
+
+@pytest.mark.parametrize("kind", ["folder", "url"])
+def test_two_drivers_with_caches_of_their_own_make_nothing_twice_and_lose_nothing(tmp_path: Path, kind: str) -> None:
+    location = str(tmp_path / "shared")
+    if kind == "folder":
+        share(tmp_path / "shared", 5.0)
+    else:
+        location = f"file://{location}"
+    drivers = [
+        SPAWN.Process(target=drive, args=(location, str(tmp_path / "log"), str(tmp_path / f"cache{n}"), 0.1))
+        for n in range(2)
+    ]
+    for process in drivers:
+        process.start()
+    for process in drivers:
+        process.join(60)
+    assert [process.exitcode for process in drivers] == [0, 0]
+    assert made(tmp_path / "log") == EVERY
+    if kind == "url":
+        assert not list((tmp_path / "shared" / "leases").glob("*"))
+        assert len(list((tmp_path / "shared" / "manifests").glob("*/*"))) == len(EVERY)
+
+
+@pytest.fixture
+def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An object store in this process."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    monkeypatch.setenv("IMMUNEBENCH_CACHE", str(tmp_path / "cache"))
+    yield f"memory://{tmp_path.name}"
+    MemoryFileSystem.store.clear()
+
+
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remote: str) -> Store:
+    """The same object store, as another machine sees it."""
+    monkeypatch.setenv("IMMUNEBENCH_CACHE", str(tmp_path / "other"))
+    return open_at(remote)
+
+
+def test_what_one_machine_made_another_reads_and_never_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remote: str
+) -> None:
+    here = open_at(remote)
+    specs = chain(tmp_path / "log")
+    assert len(execute(specs, here, Inline(here, add)).made) == len(specs)
+    there = elsewhere(tmp_path, monkeypatch, remote)
+    assert there.root != here.root
+    outcome = execute(specs, there, Inline(there, add))
+    assert outcome.present == set(specs) and not outcome.made
+    assert not list(there.artifacts()), "nothing is downloaded that nobody reads"
+    last = next(reversed(specs))
+    folder = there.get(last)
+    assert folder is not None and json.loads((folder / "value.json").read_text()) == 105
+    assert there.manifest(last) == here.manifest(last)
+
+
+def test_failures_are_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remote: str) -> None:
+    here, broken = open_at(remote), Toy("adapt", {"value": 1, "do": "raise"})
+    execute(graph(broken), here, Inline(here, add))
+    there = elsewhere(tmp_path, monkeypatch, remote)
+    note = there.failure(broken.digest)
+    assert note is not None and note["message"] == "this stage is broken"
+    there.clear_failure(broken.digest)
+    assert there.failure(broken.digest) is None
+
+
+@pytest.mark.parametrize("part", ["blobs", "manifests"])
+def test_damaged_objects_are_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remote: str, part: str
+) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    here, specs = open_at(remote), chain(tmp_path / "log", 2)
+    execute(specs, here, Inline(here, add))
+    for name, file in MemoryFileSystem.store.items():
+        if f"/{part}/" in name:
+            file.seek(0)
+            file.write(b"\x00\x01")
+    there = elsewhere(tmp_path, monkeypatch, remote)
+    (tmp_path / "log").unlink()
+    with pytest.warns(CorruptArtifact):
+        more = Toy("score", {"value": 7}, {"x": list(specs)[1]})
+        outcome = execute({**specs, more.digest: more}, there, Inline(there, add))
+    assert outcome.present == {*specs, more.digest}
+    folder = there.get(more.digest)
+    assert folder is not None and json.loads((folder / "value.json").read_text()) == 10
+
+
+def test_equal_files_are_uploaded_once(remote: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    sent: list[str] = []
+    usual = MemoryFileSystem.put_file
+
+    def put_file(self: Any, local: str, place: str, *rest: Any, **more: Any) -> None:
+        sent.append(place)
+        usual(self, local, place, *rest, **more)
+
+    monkeypatch.setattr(MemoryFileSystem, "put_file", put_file)
+    store = open_at(remote)
+    execute(graph(*(Toy("score", {"value": 5, "of": n}) for n in range(4))), store, Inline(store, add))
+    assert len(sent) == 1
+
+
+def test_a_shared_object_store_is_not_collected(remote: str) -> None:
+    with pytest.raises(UsageError, match="nobody knows what other machines need"):
+        open_at(remote).gc([])
+
+
+def test_a_protocol_without_its_library_is_said() -> None:
+    with pytest.raises(UsageError, match="--store: "):
+        open_at("nosuch://bucket")
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket of an S3 server on this machine."""
+    pytest.importorskip("s3fs", reason="needs s3fs")
+    server = pytest.importorskip("moto.server", reason="needs moto[server]").ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    for name, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("IMMUNEBENCH_CACHE", str(tmp_path / "cache"))
+    import s3fs
+
+    s3fs.S3FileSystem().mkdir("shared")
+    yield "s3://shared/immunebench"
+    server.stop()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_two_drivers_on_s3_make_nothing_twice_and_list_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket: str
+) -> None:
+    import s3fs
+
+    asked: list[str] = []
+    usual = s3fs.S3FileSystem._call_s3
+
+    async def call(self: Any, method: str, *rest: Any, **more: Any) -> Any:
+        asked.append(method)
+        return await usual(self, method, *rest, **more)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", call)
+    log, specs = tmp_path / "log", chain(tmp_path / "log", seconds=0.1)
+    other = SPAWN.Process(target=drive, args=(bucket, str(log), str(tmp_path / "cache1"), 0.1))
+    other.start()
+    store = open_at(bucket)
+    outcome = execute(specs, store, Inline(store, add))
+    other.join(60)
+    assert other.exitcode == 0 and outcome.present == set(specs)
+    assert made(log) == EVERY
+    assert "put_object" in asked and not [method for method in asked if "list" in method]
