@@ -203,6 +203,14 @@ class DefenseManifest(EntryManifest):
         return self
 
     @model_validator(mode="after")
+    def _a_mask_needs_enforcement(self) -> DefenseManifest:
+        if "freeze" in self.hooks and (self.kind not in ("api", "control") or self.hooks != ("freeze",)):
+            raise ValueError("the hook freeze stands alone, in an entry of kind 'api' or 'control'")
+        if self.kind == "api" and self.hooks != ("freeze",):
+            raise ValueError("kind 'api' is what a fine-tuning interface enforces: hooks are ['freeze']")
+        return self
+
+    @model_validator(mode="after")
     def _an_artefact_has_no_code(self) -> DefenseManifest:
         if (self.kind == "artefact") != (self.artefact is not None):
             raise ValueError("kind 'artefact' and the table [artefact] require each other")
@@ -221,6 +229,8 @@ class AttackManifest(EntryManifest):
 
     hooks: tuple[Literal["adapt", "purify", "clean_samples"], ...] = Field(min_length=1, max_length=2)
     status: Text = "reimplementation"
+    #: What an ``adapt`` attack trains: networks, or embeddings of words alone, which no mask of UNet tensors touches.
+    trains: Literal["networks", "words"] = "networks"
 
     @model_validator(mode="after")
     def _hooks_fit_together(self) -> AttackManifest:

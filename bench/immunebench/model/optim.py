@@ -131,6 +131,10 @@ class AdamW:
         """Clear the moments, as in a new optimiser."""
         self._adamw.state.clear()
 
+    def state_bytes(self) -> int:
+        """Return the bytes of the moments."""
+        return sum(tensor.nbytes for tensor in self.extra_state()[0].values())
+
     def state_tensors(self) -> dict[str, Tensor]:
         """Return the parameters; see `methods.loops.Stateful`."""
         return {str(i): parameter for i, parameter in enumerate(self.parameters)}
