@@ -27,7 +27,7 @@ def freeze(model: LatentDiffusion, concepts: tuple[Concept, ...], params: Params
     tensors = list(theta.values())
     pre = [w.detach().clone() for w in tensors]
     user = ctx.adamw(theta, lr=params.lr_user or attack.lr)
-    for step, batch in ctx.steps(params.user_steps, model, data, batch=attack.batch, what="fine-tuning"):
+    for step, batch in ctx.steps(params.user_steps, model, data, batch=attack.batch, what="fine-tuning", resumes=True):
         with training(theta):
             loss = model.loss(batch)
             user.step(loss)
@@ -37,11 +37,12 @@ def freeze(model: LatentDiffusion, concepts: tuple[Concept, ...], params: Params
     kind = torch.bfloat16 if code else tensors[0].dtype
     D = [(before - after.detach()).to(kind) for before, after in zip(pre, tensors, strict=True)]
     x = torch.rand(len(D), generator=ctx.generator) if code else torch.zeros(len(D))
-    x = x.to(kind).to(tensors[0].device)
+    x = ctx.keep("x", x.to(kind).to(tensors[0].device))
+    ctx.keep("D", {str(i): d for i, d in enumerate(D)})
     c = params.penalty * (1 if code else len(D))
     shift(tensors, D, torch.sigmoid(x / T))
     order, epoch = ctx.orders(len(data), params.batch), -(-len(data) // params.batch)
-    for step in ctx.counted(params.steps, "learning the mask"):
+    for step in ctx.counted(params.steps, "learning the mask", resumes=True):
         rows = next(order)
         hostile = torch.as_tensor(rows < len(target), device=tensors[0].device)
         publisher = step % epoch % params.every == 0
@@ -52,7 +53,7 @@ def freeze(model: LatentDiffusion, concepts: tuple[Concept, ...], params: Params
         m = torch.sigmoid(x / T)
         if publisher:
             slope = mask_gradient(D, gradients, m, T)
-            x = x - params.lr_mask * slope - penalty_gradient(m, params.rho, c, T)
+            x.sub_(params.lr_mask * slope + penalty_gradient(m, params.rho, c, T))
             shift(tensors, D, torch.sigmoid(x / T) - m)
         else:
             descend(tensors, D, gradients, m, params.lr_inner)

@@ -46,6 +46,10 @@ ESD = {
     "tensors": "cross-attention", "form": "paper", "steps": 4, "batch": 2, "lr": 1e-3, "lr_style": 1e-3, "eta": 1.0,
     "sampling_steps": 4, "guidance": 2.0,
 }  # fmt: skip
+FREEZE = {
+    "form": "code", "rho": 0.3, "innocents": 4, "user_steps": 2, "lr_user": 0.0, "steps": 4, "every": 2, "batch": 5,
+    "lr_mask": 50.0, "lr_inner": 0.1, "penalty": 3.0, "temperature": 0.2,
+}  # fmt: skip
 MIST = {"semantic": 0.61, "textural": 1.0, "steps": 4, "alpha": 1 / 16}
 ONCE = {"train_steps": 1, "pgd_steps": 1}
 CLOAK = {"trials": 2, "states": 2, "apart": 1, "unroll": 1, "pgd_steps": 1}
@@ -76,6 +80,7 @@ CASES = {
     "imma-lora-reset": Case("protect", "imma-lora", {**IMMA, "inner_reset": "each_cycle"}, ("lora",)),
     "imma-multi": Case("protect", "imma-lora", {**IMMA, "steps": 6}, ("lora", "dreambooth", "textual-inversion")),
     "esd": Case("protect", "esd", ESD, loop="erasing"),
+    "freeze-as-guard": Case("protect", "freeze-as-guard", FREEZE, ("dreambooth",), loop="learning the mask"),
     "mist": Case("protect", "mist", MIST, loop="perturbing"),
     "anti-dreambooth": Case("protect", "anti-dreambooth", PARAMS["anti-dreambooth"] | ONCE, ("dreambooth",), "rounds"),
     "simac": Case("protect", "simac", PARAMS["simac"] | ONCE, ("dreambooth",), "rounds"),
