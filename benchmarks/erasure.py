@@ -145,7 +145,7 @@ def plan(builder: Builder, task: Task, erasure: Entry, seed: int, others: Sequen
     erased = builder.released(erasure, task, seed, {})
     images = builder.published(task)
     noun, own = task.concept.noun, stream(seed, "adapt", task.id)
-    adapter = builder.specs.adapt(attack, task, task.attacker, noun, images, erased, own, steps)
+    adapter = builder.specs.adapt(attack, task, task.attacker, noun, images, erased, own, steps, {})
     noise: list[str | int] = [task.id, seed]
 
     def drawn_others(model: dict[str, str]) -> str:

@@ -14,6 +14,7 @@ from immunebench.core.version import __version__
 
 if TYPE_CHECKING:
     from immunebench.api import run, scores
+    from immunebench.core.mask import Mask
     from immunebench.core.types import Concept, Params, Pictures, StageError, Weights
     from immunebench.core.wording import recaption
     from immunebench.methods.adapters import Adapter, Dense, LowRank, Words
@@ -38,6 +39,7 @@ __all__ = [
     "Draws",
     "LatentDiffusion",
     "LowRank",
+    "Mask",
     "Params",
     "Perturbation",
     "Pictures",
@@ -70,6 +72,7 @@ _MODULES = {
     "Draws": "methods.perturb",
     "LatentDiffusion": "model.diffusion",
     "LowRank": "methods.adapters",
+    "Mask": "core.mask",
     "Params": "core.types",
     "Perturbation": "methods.perturb",
     "Pictures": "core.types",

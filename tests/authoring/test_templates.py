@@ -26,6 +26,7 @@ from tiny import tiny_context, tiny_model, tiny_pictures
 HOOKS = [
     (new_defense, "defense", "protect_model"),
     (new_defense, "defense", "protect_images"),
+    (new_defense, "defense", "freeze"),
     (new_attack, "attack", "adapt"),
     (new_attack, "attack", "purify"),
 ]
@@ -80,8 +81,18 @@ def test_the_picture_defense_uses_its_whole_budget_and_no_more(tmp_path: Path) -
     assert np.abs(protected.pixels.astype(int) - published.pixels).max() == 8
 
 
-def test_the_attack_learns_and_saves_every_step_it_names(tmp_path: Path) -> None:
+def test_the_mask_freezes_the_share_that_it_is_told(tmp_path: Path) -> None:
     made = created(*HOOKS[2])
+    model = tiny_model()
+    count = len(model.unet_tensors("all"))
+    concept = Concept("object-mug", "object", "mug", "oqx", "a oqx mug", tiny_pictures(2, seed=1))
+    for rho, frozen in ((0.5, (count - 1) // 2), (1.0, count - 1)):
+        mask = made.function("freeze")(model, (concept,), Params({"rho": rho}), tiny_context(model, tmp_path))
+        assert len(mask.names) == frozen and len(mask.frozen) == count
+
+
+def test_the_attack_learns_and_saves_every_step_it_names(tmp_path: Path) -> None:
+    made = created(*HOOKS[3])
     model = tiny_model()
     params = Params({**made.params("mini"), "steps": 4, "saves": [2, 4]})
     ctx = tiny_context(model, tmp_path)
@@ -93,7 +104,7 @@ def test_the_attack_learns_and_saves_every_step_it_names(tmp_path: Path) -> None
 
 
 def test_the_purifier_takes_out_a_speck(tmp_path: Path) -> None:
-    made = created(*HOOKS[3])
+    made = created(*HOOKS[4])
     model = tiny_model()
     flat = np.full((1, 32, 32, 3), 90, np.uint8)
     speck = flat.copy()

@@ -55,6 +55,10 @@ ABLATION = {
     "form": "model", "anchors": ["a m"], "anchors_style": ["a s"], "pictures": 3, "steps": 3, "batch": 2, "lr": 1e-3,
     "lr_style": 1e-3,
 }  # fmt: skip
+FREEZE = {
+    "form": "code", "rho": 0.3, "innocents": 4, "user_steps": 2, "lr_user": 0.0, "steps": 4, "every": 2, "batch": 5,
+    "lr_mask": 50.0, "lr_inner": 0.1, "penalty": 3.0, "temperature": 0.2,
+}  # fmt: skip
 MIST = {"semantic": 0.61, "textural": 1.0, "steps": 4, "alpha": 1 / 16}
 ONCE = {"train_steps": 1, "pgd_steps": 1}
 CLOAK = {"trials": 2, "states": 2, "apart": 1, "unroll": 1, "pgd_steps": 1}
@@ -88,6 +92,7 @@ CASES = {
     "esd": Case("protect", "esd", ESD, loop="erasing"),
     "apdm-paper": Case("protect", "apdm-paper", APDM, loop="protecting"),
     "concept-ablation": Case("protect", "concept-ablation", ABLATION, loop="ablating"),
+    "freeze-as-guard": Case("protect", "freeze-as-guard", FREEZE, ("dreambooth",), loop="learning the mask"),
     "mist": Case("protect", "mist", MIST, loop="perturbing"),
     "anti-dreambooth": Case("protect", "anti-dreambooth", PARAMS["anti-dreambooth"] | ONCE, ("dreambooth",), "rounds"),
     "simac": Case("protect", "simac", PARAMS["simac"] | ONCE, ("dreambooth",), "rounds"),

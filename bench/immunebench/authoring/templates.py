@@ -61,6 +61,22 @@ def protect_images(
     return Pictures(np.rint(pixels).astype(np.uint8), published.captions)
 '''
 
+FREEZE = '''\
+"""{title}: {docstring}"""
+
+from __future__ import annotations
+
+from immunebench import Concept, Context, LatentDiffusion, Mask, Params
+
+
+def freeze(model: LatentDiffusion, concepts: tuple[Concept, ...], params: Params, ctx: Context) -> Mask:
+    """Replace this by your method: it freezes a share of the UNet's tensors, drawn at random."""
+    # The publisher's interface neither updates nor adapts a frozen tensor. At least one must stay free.
+    names = list(model.unet_tensors("all"))
+    chosen = ctx.rng.permutation(len(names))[: int(params.rho * (len(names) - 1))]
+    return Mask.of(names, [names[i] for i in chosen])
+'''
+
 ADAPT = '''\
 """{title}: {docstring}"""
 
@@ -116,10 +132,11 @@ CITE = f"""\
 }}}}
 """
 
-Hook = Literal["protect_model", "protect_images", "adapt", "purify"]
+Hook = Literal["protect_model", "protect_images", "freeze", "adapt", "purify"]
 CODE: Mapping[str, str] = {
     "protect_model": PROTECT_MODEL,
     "protect_images": PROTECT_IMAGES,
+    "freeze": FREEZE,
     "adapt": ADAPT,
     "purify": PURIFY,
 }
@@ -136,13 +153,19 @@ MANIFEST: Mapping[str, Table] = {
         "threat_model": placeholders.THREAT_MODELS["protect_images"],
         "params": {"strength": 1.0},
     },
+    "freeze": {
+        "kind": "api",
+        "threat_model": placeholders.THREAT_MODELS["freeze"],
+        "params": {"rho": 0.2},
+        "limits": {"rho": {"least": 0, "most": 1}},
+    },
     "adapt": {
         "params": {"rank": 4, "steps": 1000, "batch": 1, "lr": 1e-4, "saves": [125, 250, 500, 1000, 2000]},
         "presets": {"mini": {"steps": 128, "batch": 4, "lr": 4e-3, "saves": [16, 32, 64, 128, 256]}},
     },
     "purify": {"params": {"window": 3}},
 }
-DEFENSE_HOOKS, ATTACK_HOOKS = ("protect_model", "protect_images"), ("adapt", "purify")
+DEFENSE_HOOKS, ATTACK_HOOKS = ("protect_model", "protect_images", "freeze"), ("adapt", "purify")
 #: Tasks for calibration: a method in development must not be tuned on the scored ones.
 DEV_SUITE = "mini-dev"
 
@@ -157,7 +180,7 @@ def new_defense(name: str, hook: str, catalog: Catalog, out: Path | None = None)
     """
     hooks = _checked(name, hook, DEFENSE_HOOKS, catalog)
     # Wrecked pictures are no control of the judge; random noise of the same budget is what a perturbation must beat.
-    control = "destroy" if hooks == "protect_model" else "noise"
+    control = {"protect_model": "destroy", "protect_images": "noise", "freeze": "random-freeze"}[hooks]
     defenses = [entry for entry in ("none", control, name) if entry == name or entry in catalog.defenses]
     return _entry("defense", name, hooks, catalog, out, defenses, ["lora"])
 

@@ -104,6 +104,16 @@ class Entry:
         return own if own is not None else getattr(self.manifest, "perceptual_budget", None)
 
     @property
+    def freezes(self) -> bool:
+        """Whether this defense says what may be trained, instead of releasing weights or pictures."""
+        return "freeze" in self.hooks
+
+    @property
+    def trains_words(self) -> bool:
+        """Whether this attack trains embeddings of words alone."""
+        return getattr(self.manifest, "trains", "networks") == "words"
+
+    @property
     def needs_perceptual(self) -> bool:
         """Whether the stage needs the base's perceptual distance: for the entry's bound or for its own computation."""
         return self.perceptual_budget is not None or "perceptual" in self.manifest.needs

@@ -105,6 +105,9 @@ def layered(entries: tuple[Entry, ...], *, name: str, file: Path | None = None, 
     for entry in entries:
         if not entry.hooks or entry.kind_of == "control":
             raise refuse(f"{entry.id} is a control and cannot be a layer:")
+    for entry in entries:
+        if entry.freezes:
+            raise refuse(f"{entry.id} says what may be trained and cannot be a layer:")
     if any(entry.kind_of == "erasure" for entry in entries[1:]):
         raise refuse("an erasure starts from the base, so it must be the first layer of")
     pictures = ["protect_images" in entry.hooks for entry in entries]

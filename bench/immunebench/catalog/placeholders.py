@@ -12,6 +12,7 @@ DESCRIPTION = "What it does, in one sentence."
 THREAT_MODELS = {
     "protect_model": "What the defender knows of the attacker, and what the attacker can reach.",
     "protect_images": "What the defender knows of the attacker; whether the attacker has clean pictures.",
+    "freeze": "What the defender knows of the attacker; why the attacker fine-tunes through the publisher's interface.",
 }
 DOCSTRING = "describe what it does, the paper (section) that it follows, and where this version departs from it."
 PAPER_TITLE, PAPER_AUTHOR = "Title of the paper", "Family, Given"

@@ -52,7 +52,7 @@ def new_task(
 @new_app.command("defense")
 def new_defense(
     name: Annotated[str, typer.Argument(metavar="ID", help="Lower case with hyphens; the folder's name.")],
-    hook: Annotated[str, typer.Option("--hook", help="protect_model or protect_images.")] = "protect_model",
+    hook: Annotated[str, typer.Option("--hook", help="protect_model, protect_images or freeze.")] = "protect_model",
     out: Out = None,
 ) -> None:
     """Create a working defense: manifest, one short code file, citation, and a suite of the dev tasks.

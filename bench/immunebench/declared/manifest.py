@@ -218,6 +218,14 @@ class DefenseManifest(EntryManifest):
         return self
 
     @model_validator(mode="after")
+    def _a_mask_needs_enforcement(self) -> DefenseManifest:
+        if "freeze" in self.hooks and (self.kind not in ("api", "control") or self.hooks != ("freeze",)):
+            raise ValueError("the hook freeze stands alone, in an entry of kind 'api' or 'control'")
+        if self.kind == "api" and self.hooks != ("freeze",):
+            raise ValueError("kind 'api' is what a fine-tuning interface enforces: hooks are ['freeze']")
+        return self
+
+    @model_validator(mode="after")
     def _an_artefact_has_no_code(self) -> DefenseManifest:
         if (self.kind == "artefact") != (self.artefact is not None):
             raise ValueError("kind 'artefact' and the table [artefact] require each other")
@@ -247,6 +255,8 @@ class AttackManifest(EntryManifest):
     status: Text = "reimplementation"
     pictures: Annotated[int, Field(ge=1, le=256)] | None = None
     public_base: PublicBase | None = None
+    #: What an ``adapt`` attack trains: networks, or embeddings of words alone, which no mask of UNet tensors touches.
+    trains: Literal["networks", "words"] = "networks"
 
     @model_validator(mode="after")
     def _only_what_trains_has_pictures_and_a_base(self) -> AttackManifest:

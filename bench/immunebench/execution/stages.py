@@ -15,7 +15,7 @@ from immunebench.catalog.loading import default_catalog
 from immunebench.core import machine
 from immunebench.core.errors import UsageError
 from immunebench.core.types import Numerics, Params, Pictures, StageError, Weights
-from immunebench.execution import resume
+from immunebench.execution import masks, resume
 from immunebench.execution.grading import run_anchor, run_score
 from immunebench.model import runtime
 from immunebench.store.graph import runs_entries
@@ -124,6 +124,11 @@ def protect(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> 
             raise StageError("error", f"{entry.id}: {hook} returned {type(weights).__name__}, not Weights")
         named(entry, lambda: model.check(weights))
         weights.save(out / "weights.safetensors")
+    elif hook == "freeze":
+        mask = call_hook(entry, hook, model, (concept,), params, ctx)
+        ratio = masks.admit(entry, mask, model, out)
+        ctx.write_log()
+        return {**ratio}
     else:
         published = Pictures.load(inputs["published"])
         protected = call_hook(entry, hook, model, concept, published, params, ctx)
@@ -175,6 +180,8 @@ def adapt(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Me
     entry = default_catalog().attack(key["entry"])
     check_unchanged(entry, key)
     model = released(key, inputs)
+    if "mask" in inputs:
+        masks.enforce(model, inputs["mask"])
     ctx = make_context(key, inputs, out, report, model, resumes=True)
     images = recaption(Pictures.load(inputs["images"]), key["caption"], token=key["token"], noun=key["noun"])
     params = Params(key["params"])
@@ -182,8 +189,9 @@ def adapt(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Me
     missing = sorted(set(params.saves) - set(ctx.saved))
     if missing:
         raise StageError("error", f"{entry.id}: no adapter was saved at step {missing[0]}")
+    masks.check_adapters(entry, model, out, ctx.saved)
     ctx.write_log()
-    return {"steps": params.steps}
+    return {"steps": params.steps, "optimiser_bytes": ctx.optimiser_bytes, **masks.trained(out, params.steps)}
 
 
 def generate(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> Meta:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,6 +134,8 @@ class Context:
     rows: list[dict[str, Any]] = field(init=False, default_factory=list)
     saved: list[int] = field(init=False, default_factory=list)
     optimiser_values: dict[str, Any] = field(init=False, default_factory=dict)
+    optimiser_bytes: int = field(init=False, default=0)
+    _optimisers: list[weakref.ref[AdamW]] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed_of("rng"))
@@ -167,6 +170,7 @@ class Context:
         """Return an AdamW optimiser with the profile's precision policy."""
         made = adamw(parameters, lr, weight_decay, self.numerics, self.optimiser_values.update)
         self.loops.register("adamw", made)
+        self._optimisers.append(weakref.ref(made))
         return made
 
     def keep(self, name: str, state: State) -> State:
@@ -376,8 +380,10 @@ class Context:
                     raise StageError("error", f"{name} is {value} at step {row['step']}")
 
     def checkpoint(self, step: int, adapter: Adapter) -> None:
-        """Save the adapter as it is after `step` updates."""
+        """Save the adapter as it is after `step` updates, and note the memory of the optimisers in use."""
         self.check()
+        held = [made.state_bytes() for of in self._optimisers if (made := of()) is not None]
+        self.optimiser_bytes = max(self.optimiser_bytes, sum(held))
         adapter.save(self.out / saved_file(step))
         (self.out / DESCRIPTION).write_text(
             json.dumps({**adapter.describe(), "steps": [*self.saved, step]}, indent=1) + "\n"

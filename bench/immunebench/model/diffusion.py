@@ -42,6 +42,12 @@ class LatentDiffusion:
     text_encoder_2, tokenizer_2 : optional
         Those of Stable Diffusion XL; see `immunebench.model.text.PairedText`.
 
+    Attributes
+    ----------
+    frozen : frozenset of str
+        UNet tensors that the publisher's fine-tuning interface keeps as they are; empty where there is no mask.
+        Adapters leave them out; `restore` forgets them.
+
     Notes
     -----
     All weights are frozen at first; methods enable gradients for what they train with `training`.
@@ -81,6 +87,7 @@ class LatentDiffusion:
         self.unet.set_attn_processor(processors[numerics.attention]())
         if numerics.checkpointing:
             self.unet.enable_gradient_checkpointing()
+        self.frozen: frozenset[str] = frozenset()
         self._pristine = {name: t.detach().cpu().clone() for name, t in self.unet.state_dict().items()}
 
     @classmethod
@@ -409,6 +416,10 @@ class LatentDiffusion:
         """
         return select(self.unet, which)
 
+    def open_tensors(self) -> dict[str, nn.Parameter]:
+        """Return the UNet's parameters by name, without those in `frozen`: what full fine-tuning trains."""
+        return {name: p for name, p in self.unet_tensors("all").items() if name not in self.frozen}
+
     def check(self, weights: Weights) -> None:
         """Check that weights fit the base.
 
@@ -430,6 +441,7 @@ class LatentDiffusion:
     @torch.no_grad()
     def restore(self) -> None:
         """Restore the exact weights of the base in UNet and text encoders, and remove adapters and learned tokens."""
+        self.frozen = frozenset()
         self.autoencoder.release()
         self.text.restore()
         if any(".lora_" in name for name, _ in self.unet.named_parameters()):

@@ -174,6 +174,10 @@ class AdamW:
         """Return torch's optimiser that updates a parameter."""
         return self._adamw
 
+    def state_bytes(self) -> int:
+        """Return the bytes of the moments."""
+        return sum(tensor.nbytes for tensor in self.extra_state()[0].values())
+
     def state_tensors(self) -> dict[str, Tensor]:
         """Return the parameters; see `methods.loops.Stateful`."""
         return {str(i): parameter for i, parameter in enumerate(self.parameters)}

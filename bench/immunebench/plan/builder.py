@@ -18,7 +18,7 @@ from immunebench.declared.suite import Suite
 from immunebench.declared.task import Prompt, Task, Wording
 from immunebench.pictures.dataset_source import pictures_digest
 from immunebench.plan.grading import Grading
-from immunebench.plan.specs import PUBLIC, Model, Specs, on_base, stream
+from immunebench.plan.specs import PUBLIC, Mask, Model, Specs, on_base, stream
 from immunebench.store.graph import Cell, CellGraph, Facts, UtilityGraph
 
 #: Number of pictures unrelated to the concept that a defense may use.
@@ -51,6 +51,7 @@ class Builder:
         published = self.published(task, self.attackers_pictures(attack, cell, task))
         reference = self.specs.pictures(task, task.concept.name, "reference", task.pictures.reference)
         protect, released, images = self.protect(entry, ours, cell.seed, start, published)
+        mask: Mask = {"mask": protect["freeze"]} if "freeze" in protect else {}
         # An erasure replaces the task's own, so what it is made of is its own work even where both are one stage.
         begun = () if entry.erases else self.closure(start.values())
         compared = {"reference": reference}
@@ -64,11 +65,11 @@ class Builder:
                 stages.append(self.specs.purify(purifier, theirs, stages[-1], adapting(again)))
             return tuple(stages)
 
-        def attacked(images: str, model: Model, *, again: bool) -> tuple[dict[int, str], dict[int, str]]:
+        def attacked(images: str, model: Model, mask: Mask, *, again: bool) -> tuple[dict[int, str], dict[int, str]]:
             images, seed = cleaned(images, again=again)[-1], adapting(again)
             trained, model = self.begins(attack, model)
             adapter = self.specs.adapt(
-                attack, theirs, self.words(task), task.concept.noun, images, trained, seed, steps
+                attack, theirs, self.words(task), task.concept.noun, images, trained, seed, steps, mask
             )
             noise: list[str | int] = [task.id, cell.seed]
             drawn = {
@@ -82,8 +83,8 @@ class Builder:
                 s: self.grading.score(task, made, last if s == final else compared) for s, made in drawn.items()
             }
 
-        drawn, curve = attacked(images, released, again=entry.replicate)
-        undefended, ceiling = attacked(published, start, again=False)
+        drawn, curve = attacked(images, released, mask, again=entry.replicate)
+        undefended, ceiling = attacked(published, start, {}, again=False)
         floor_pictures = self.specs.generate(theirs, prompts, start, [task.id, cell.seed])
         given = cleaned(images, again=entry.replicate)
         last = {"attacked": drawn[final], "undefended": undefended[final]}
@@ -108,7 +109,7 @@ class Builder:
             protect=protect,
             start=frozenset(begun),
             # An erasure is held against the untouched base: its start model is its own product.
-            utility=self.utility(task, self.honest, {} if entry.erases else start, released, cell.seed),
+            utility=self.utility(task, self.honest, {} if entry.erases else start, released, mask, cell.seed),
             fidelity=None if images == published else self.grading.fidelity(task, images, published),
             parts={},
             stages=(),
@@ -255,6 +256,8 @@ class Builder:
                     prior |= self.specs.class_pictures(layer, task, start)
                 inputs = {**self.owner(task), "published": published, **start, **prior}
                 protect["protect_images"] = self.specs.hook(layer, "protect_images", task, seed, inputs)
+            elif layer.freezes:
+                protect["freeze"] = self.specs.hook(layer, "freeze", task, seed, {**self.owner(task), **model})
         return protect, model, protect.get("protect_images", published)
 
     def released(self, entry: Defense, task: Task, seed: int, model: Model) -> Model:
@@ -266,8 +269,11 @@ class Builder:
                 model = {"weights": self.specs.hook(layer, "protect_model", task, seed, inputs)}
         return model
 
-    def utility(self, task: Task, attack: Entry, start: Model, released: Model, seed: int) -> UtilityGraph:
-        """Add the stages that measure benign use of the released model and of `start`, which it is held against."""
+    def utility(self, task: Task, attack: Entry, start: Model, released: Model, mask: Mask, seed: int) -> UtilityGraph:
+        """Add the stages that measure benign use of the released model and of `start`, which it is held against.
+
+        A mask binds honest users as well as attackers.
+        """
         unrelated = self.catalog.models.bases[task.base].unrelated_prompts
         benign = task.benign
         prompts = self.prompts(benign.prompts, benign.token, task)
@@ -286,16 +292,16 @@ class Builder:
                 task, unrelated, model, ["unrelated", seed], per_prompt=self.suite.unrelated_pictures
             )
 
-        def personalised(model: Model) -> str:
+        def personalised(model: Model, mask: Mask) -> str:
             words = Wording(caption=benign.caption, token=benign.token)
             own_seed = stream(seed, "adapt", "benign", benign.concept)
-            adapter = self.specs.adapt(attack, task, words, benign.noun, images, model, own_seed, (last,))
+            adapter = self.specs.adapt(attack, task, words, benign.noun, images, model, own_seed, (last,), mask)
             return self.specs.generate(task, prompts, model, noise, adapter, last)
 
         def alike(made: str) -> str:
             return self.specs.add("score", likeness, {"generated": made, **compared})
 
-        before, after = (drawn(released), drawn(start)), (personalised(released), personalised(start))
+        before, after = (drawn(released), drawn(start)), (personalised(released, mask), personalised(start, {}))
         return UtilityGraph(
             g=self.specs.add("score", answers, {"generated": before[0]}),
             g_base=self.specs.add("score", answers, {"generated": before[1]}),
@@ -359,10 +365,12 @@ class Builder:
 
 def _roots(graph: CellGraph) -> dict[str, list[str]]:
     use = graph.utility
+    # A mask is made even where the attack trains nothing that it freezes.
+    mask = [graph.protect["freeze"]] if "freeze" in graph.protect else []
     return {
         # No defense is involved: a failure here makes the rows of all defenses incomplete.
         "baseline": [*graph.ceiling.values(), graph.floor, graph.anchor, use.g_base, use.floor, use.ceiling],
-        "attack": [*graph.curve.values(), graph.defended_floor],
+        "attack": [*graph.curve.values(), graph.defended_floor, *mask],
         "fidelity": [] if graph.fidelity is None else [graph.fidelity],
         "utility": [use.g, use.g_base, use.s, use.floor, use.ceiling],
         # Side measures enter no score: a failure here affects nothing else.

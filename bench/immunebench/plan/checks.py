@@ -44,8 +44,6 @@ def check_defense(catalog: Catalog, entry: Defense, task: Task, file: Path | Non
                     f"has another judge than {task.base!r}, the base of task {task.id!r}:",
                     file=layer.path, field="surrogates", value=name,
                 )  # fmt: skip
-    if "freeze" in entry.hooks:
-        raise UsageError("no stage runs the hook", file=entry.path, field="hooks", value="freeze")
     if "protect_images" in entry.hooks and task.family == "relearn":
         raise UsageError(
             f"protects pictures before they are published; those of task {task.id!r} show what a base drew already:",
@@ -111,6 +109,9 @@ def check_setting(catalog: Catalog, entry: Defense, task: Task, setting: Setting
         if base is None:
             continue
         known = catalog.find("base", catalog.models.bases, base, file=file, field=field)
+        if "freeze" in entry.hooks:
+            why = f"{entry.id!r} makes its mask for the architecture of {task.base!r}, not of"
+            raise UsageError(why, file=file, field=field, value=base)
         if "protect_model" in entry.hooks or task.start_from is not None:
             why = f"the attacker of {task.id!r} against {entry.id!r} begins from weights of {task.base!r}, not of"
             raise UsageError(why, file=file, field=field, value=base)

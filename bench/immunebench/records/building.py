@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from immunebench.records.record import (
     ChainLink,
     Code,
     Cost,
+    Enforcement,
     Erasure,
     Failure,
     Integrity,
@@ -28,6 +30,7 @@ from immunebench.records.record import (
     Score,
     Sheet,
     Status,
+    Training,
     Utility,
 )
 from immunebench.store.graph import Cell, CellGraph
@@ -131,6 +134,7 @@ def build_record(cell: Cell, graph: CellGraph, store: Artifacts, *, sheet: Sheet
         fidelity=reader.metrics(graph.fidelity) or None,
         purified=_purified(graph, reader),
         beside={whose: found for whose, digest in graph.beside.items() if (found := reader.metrics(digest))},
+        enforcement=_enforcement(graph, store),
         cost=_cost(graph, store),
         artefacts=_artefacts(graph, store),
         env=_environment(graph, store),
@@ -219,7 +223,8 @@ def _utility(graph: CellGraph, reader: Reader) -> Utility:
 
 def _integrity(graph: CellGraph, reader: Reader) -> Integrity | None:
     found = {when: reader.metrics(digest) or None for when, digest in graph.utility.integrity.items()}
-    return Integrity(**found) if any(found.values()) else None
+    # Before any fine-tuning a mask changes nothing.
+    return Integrity(**{"before": None, "after_benign": None, **found}) if any(found.values()) else None
 
 
 def _erasure(graph: CellGraph, reader: Reader) -> Erasure | None:
@@ -243,6 +248,35 @@ def _purified(graph: CellGraph, reader: Reader) -> Purified | None:
         seconds_per_picture=round(sum(float(f.get("seconds", 0)) for f in figures) / pictures, 4),
         peak_reserved_gib=max(float(f.get("peak_reserved_gib", 0)) for f in figures),
         peak_process_gib=max(float(f.get("peak_process_gib", 0)) for f in figures),
+    )
+
+
+def _enforcement(graph: CellGraph, store: Artifacts) -> Enforcement | None:
+    made = None if "freeze" not in graph.protect else store.manifest(graph.protect["freeze"])
+    drawn, undefended = (store.manifest(of[graph.final]) for of in (graph.pictures, graph.ceiling_pictures))
+    if made is None or drawn is None or undefended is None:
+        return None
+    own, free = (store.manifest(of["inputs"]["adapter"]) or {} for of in (drawn, undefended))
+    ratio = {name: made["meta"][name] for name in ("tensors", "frozen_tensors", "parameters", "frozen_parameters")}
+    return Enforcement(
+        **ratio,
+        binds="mask" in own.get("inputs", {}),
+        enforced=_training(own),
+        free=_training(free),
+        ignored=graph.ceiling[graph.final],
+    )
+
+
+def _training(made: Mapping[str, Any]) -> Training | None:
+    figures = {**made.get("cost", {}), **made.get("meta", {})}
+    if "trained_parameters" not in figures:
+        return None
+    return Training(
+        parameters=figures["trained_parameters"],
+        optimiser_bytes=figures["optimiser_bytes"],
+        seconds=round(float(figures.get("seconds", 0)), 3),
+        peak_reserved_gib=float(figures.get("peak_reserved_gib", 0)),
+        peak_process_gib=float(figures.get("peak_process_gib", 0)),
     )
 
 

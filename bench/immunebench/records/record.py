@@ -174,6 +174,35 @@ class Cost(Model):
     peak_process_gib: float
 
 
+class Training(Model):
+    """What one fine-tuning took: trained parameters, bytes of the optimiser's state, seconds and peak memory."""
+
+    parameters: int
+    optimiser_bytes: int
+    seconds: float
+    peak_reserved_gib: float
+    peak_process_gib: float
+
+
+class Enforcement(Model):
+    """A mask that the publisher's fine-tuning interface enforces, and what it saves the fine-tuner.
+
+    ``tensors`` and ``parameters`` of the UNet, and the ``frozen`` ones among them. ``binds`` is False where the attack
+    trains no tensor of the UNet: the cell is then that of `none`. ``enforced`` and ``free`` are the attack with and
+    without the mask; None where the store's artifact does not say. ``ignored``: digest of the scores where the
+    interface is passed by, which are those without a defense, as no weight is changed.
+    """
+
+    tensors: int
+    frozen_tensors: int
+    parameters: int
+    frozen_parameters: int
+    binds: bool
+    enforced: Training | None
+    free: Training | None
+    ignored: str
+
+
 class Code(Model):
     """Version of the code that made the record."""
 
@@ -232,6 +261,7 @@ class Record(Model):
     # Omitted if empty, so that the digests of records older than these fields do not change.
     purified: Purified | None = Field(default=None, exclude_if=lambda value: value is None)
     beside: dict[str, dict[str, Measured]] = Field(default_factory=dict, exclude_if=lambda value: not value)
+    enforcement: Enforcement | None = Field(default=None, exclude_if=lambda value: value is None)
     cost: dict[str, Cost] = Field(default_factory=dict)
     artefacts: dict[str, str] = Field(default_factory=dict)
     env: dict[str, str] = Field(default_factory=dict)

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from immunebench.board.scores.by_metric import metrics_of, read
 from immunebench.board.scores.controls import doubts, misbehaving, replicate_noise
 from immunebench.board.scores.data_side import tables
+from immunebench.board.scores.enforcement import enforced
 from immunebench.board.scores.measurement import Measurement
 from immunebench.board.scores.model import Board, BoardError, MetricScore, Power, Row
 from immunebench.board.scores.row import make_row
@@ -93,7 +94,7 @@ def aggregate(
         interval_rule=ranked.rule,
         layers=layer_scores(rows, whole, families),
         settings=setting_scores(every, lambda own: _required(own, None), lost or {}),
-        tables=tables(cells),
+        tables=(*tables(cells), *enforced(cells)),
     )
 
 

@@ -11,6 +11,7 @@ from immunebench.declared.suite import USUAL, Setting
 
 if TYPE_CHECKING:
     from immunebench.declared.schema import Values
+    from immunebench.records.record import Enforcement
 
 
 Means: TypeAlias = Mapping[str, float]
@@ -157,6 +158,8 @@ class Measurement:
     setting
         Deviation from the usual setting (clean pictures mixed in, or different bases for defender and attacker); no
         score combines cells of different settings.
+    enforcement
+        The mask that the publisher's fine-tuning interface enforces; None where nothing is frozen.
     """
 
     task: str
@@ -201,6 +204,7 @@ class Measurement:
     against: tuple[str, ...] = ()
     suite: str = ""
     setting: Setting = USUAL
+    enforcement: Enforcement | None = None
 
     @property
     def where(self) -> tuple[str, str]:

@@ -62,6 +62,7 @@ def measurement(record: Record) -> Measurement:
         against=_against(record),
         suite=f"{record.suite}@{record.suite_version}",
         setting=cell.setting,
+        enforcement=record.enforcement,
     )
 
 

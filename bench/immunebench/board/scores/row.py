@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from immunebench.board.scores import scale as scores
 from immunebench.board.scores.beside import collapsed, overall
+from immunebench.board.scores.enforcement import unbound
 from immunebench.board.scores.measurement import Measurement
 from immunebench.board.scores.model import Power, Row, TaskScore, TaskUtility
 from immunebench.board.scores.task_score import score_task, score_utility
@@ -87,7 +88,7 @@ def _changes(cells: Iterable[Measurement]) -> dict[str, float]:
 
 def _badges(first: Measurement, change: int | str | None) -> tuple[str, ...]:
     badges = []
-    if first.kind == "api":
+    if first.kind == "api" or first.enforcement is not None:
         badges.append("needs enforcement")
     if first.kind == "artefact":
         badges.append("artefact")
@@ -130,6 +131,8 @@ def _flags(cells: Sequence[Measurement], task_scores: Iterable[TaskScore]) -> tu
         flags.append("below floor")
     if collapsed(cells):
         flags.append("collapsed")
+    if free := unbound(cells):
+        flags.append(f"mask does not bind {', '.join(free)}")
     failures = sum(score.status in ("defense failed", "attack failed") for score in task_scores)
     return (*flags, f"{failures} failed") if failures else tuple(flags)
 

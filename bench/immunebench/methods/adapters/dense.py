@@ -16,7 +16,7 @@ from immunebench.model.diffusion import LatentDiffusion
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dense(Adapter):
-    """All parameters of the UNet and optionally of the text encoders; the model's own tensors, no copies.
+    """All parameters of the UNet that no mask freezes and optionally of the text encoders; no copies.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class Dense(Adapter):
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """The UNet's parameters by name, the text encoders' prefixed by ``text_encoder.`` or ``text_encoder_2.``."""
-        return self.model.unet_tensors("all") | (self.model.text.parameters() if self.text else {})
+        return self.model.open_tensors() | (self.model.text.parameters() if self.text else {})
 
     def enable(self, on: bool) -> None:
         """Do nothing, as the networks themselves cannot be disabled."""
@@ -50,7 +50,7 @@ class Dense(Adapter):
         """Write the tensors by their diffusers names, prefixed by ``unet.`` or the text encoder's component name."""
         from safetensors.torch import save_file
 
-        named = {f"unet.{n}": t for n, t in self.model.unet_tensors("all").items()}
+        named = {f"unet.{n}": t for n, t in self.model.open_tensors().items()}
         named |= self.model.text.parameters() if self.text else {}
         save_file(self._finite(named), path, metadata={"format": "pt"})
 

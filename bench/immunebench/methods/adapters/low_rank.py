@@ -20,7 +20,7 @@ TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LowRank(Adapter):
-    """`W + (alpha / r) B A` on every target projection, with alpha = r.
+    """`W + (alpha / r) B A` on every target projection whose W no mask freezes, with alpha = r.
 
     Parameters
     ----------
@@ -52,13 +52,13 @@ class LowRank(Adapter):
         Raises
         ------
         StageError
-            If the model already has a low-rank adapter.
+            If the model already has a low-rank adapter, or a mask freezes every projection.
         """
         from peft import LoraConfig
 
         if _parameters(model.unet):
             raise StageError("error", "the model already has a low-rank adapter")
-        config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(targets))
+        config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=_open(model, targets))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             model.unet.add_adapter(config)
@@ -114,7 +114,9 @@ class LowRank(Adapter):
             As `balance` returned them.
         """
         own = self.parameters
-        sides = {n: ("lora_A", (1, -1)) if n.endswith(".to_out.0") else ("lora_B", (-1, 1)) for n in scales}
+        # Not those that a mask freezes.
+        adapted = {name.partition(".lora_")[0] for name in own} & scales.keys()
+        sides = {n: ("lora_A", (1, -1)) if n.endswith(".to_out.0") else ("lora_B", (-1, 1)) for n in adapted}
         parts = {
             next(name for name in own if name.startswith(f"{n}.{side}.")): scales[n].view(shape)
             for n, (side, shape) in sides.items()
@@ -144,6 +146,23 @@ def merge(model: LatentDiffusion, path: Path) -> None:
     model.unet.fuse_lora()
     model.unet.unload_lora()
     model.unet.requires_grad_(False)
+
+
+def _open(model: LatentDiffusion, targets: Sequence[str]) -> list[str]:
+    """Return the targets as peft takes them: the suffixes, or where there is a mask the projections left open.
+
+    Raises
+    ------
+    StageError
+        If none is left.
+    """
+    if not model.frozen:
+        return list(targets)
+    ends = tuple(f".{target}.weight" for target in targets)
+    found = [name.removesuffix(".weight") for name in model.open_tensors() if name.endswith(ends)]
+    if not found:
+        raise StageError("error", f"the mask freezes every projection of {', '.join(targets)}")
+    return found
 
 
 def _parameters(unet: nn.Module) -> dict[str, nn.Parameter]:
