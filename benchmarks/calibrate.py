@@ -88,7 +88,9 @@ def main() -> None:
     plans: dict[str, Plan] = {}
     for setting in options.set or [""]:
         parameters = tomllib.loads("\n".join(re.split(r",(?![^\[]*\])", setting)))
-        plan = api.plan_suite("mini-dev", task=options.task, defense=options.defense, attack=options.attack)
+        # `none` beside it: A is over the curves of both.
+        both = list(dict.fromkeys(["none", options.defense]))
+        plan = api.plan_suite("mini-dev", task=options.task, defense=both, attack=options.attack)
         plans[setting or "preset"] = vary(plan, options.entry, parameters)
     stages = {digest: spec for plan in plans.values() for digest, spec in plan.stages.items()}
     if options.no_utility:
@@ -107,7 +109,8 @@ def main() -> None:
     for setting, plan in plans.items():
         records = [build_record(cell, plan.roots[cell.key], store) for cell in plan.cells]
         for task in sorted({record.cell.task for record in records}):
-            record = next(r for r in records if r.cell.task == task)
+            record = next(r for r in records if (r.cell.task, r.cell.defense) == (task, options.defense))
+            none = next(r for r in records if (r.cell.task, r.cell.defense) == (task, "none"))
             if record.anchors is None or record.metric not in record.scores:
                 rows.append({"setting": setting, "task": task, "status": record.status, "reason": record.reason})
                 continue
@@ -126,7 +129,8 @@ def main() -> None:
                 "g": record.utility.g, "g_base": record.utility.g_base,
             }  # fmt: skip
             if options.defense != "none":
-                (scored,) = (r for r in aggregate([measurement(record)]).rows if r.defense == record.cell.defense)
+                board = aggregate([measurement(record), measurement(none)])
+                (scored,) = (r for r in board.rows if r.defense == record.cell.defense)
                 row |= {
                     "A": scored.a,
                     "P(1)": scored.area and scored.area.p.get(1.0),
