@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
+import scipy.stats
 
 from immunebench.board.assembly.aggregate import aggregate
 from immunebench.board.scores.beside import collapsed, overall
+from immunebench.board.scores.integrity import Share, integrity_share
 from immunebench.board.scores.measurement import Beside, Measurement
 from immunebench.board.tables.layout import markdown
+from immunebench.records.record import Integrity, Measured
 
 
 def cell(defense: str = "shield", task: str = "style-a", seed: int = 0, **beside: float) -> Measurement:
@@ -29,6 +33,36 @@ def cell(defense: str = "shield", task: str = "style-a", seed: int = 0, **beside
         beside=Beside(**beside),
         **values,
     )
+
+
+def integrity(before: list[float], floor: list[float], ceiling: list[float]) -> Integrity:
+    sides = {"before": before, "floor": floor, "ceiling": ceiling}
+    found = {name: Measured(mean=float(np.mean(v)), values=tuple(v), n=len(v)) for name, v in sides.items()}
+    return Integrity(**{name: {"perceptual@1": measured} for name, measured in found.items()})
+
+
+def test_integrity_is_held_against_what_rounding_and_another_noise_change() -> None:
+    rng = np.random.default_rng(0)
+    f0, f1 = rng.uniform(0, 0.01, 40), rng.uniform(0.4, 0.6, 40)
+    assert integrity_share(integrity([*f0], [*f0], [*f1])) == Share(0.0, 0.0, 0.0)
+    whole = integrity_share(integrity([*f1], [*f0], [*f1]))
+    assert whole is not None and (whole.low, whole.value, whole.high) == pytest.approx((1, 1, 1))
+    # A quarter of the way on average, unevenly over the prompts: scipy's bootstrap of the ratio of means agrees.
+    i = f0 + 0.25 * (f1 - f0) * rng.uniform(0, 2, 40)
+    found = integrity_share(integrity([*i], [*f0], [*f1]))
+    assert found is not None
+    assert found.value == pytest.approx((i - f0).mean() / (f1 - f0).mean())
+    expected = scipy.stats.bootstrap(
+        (i - f0, f1 - f0), lambda a, b, axis: a.mean(axis) / b.mean(axis), paired=True, n_resamples=4000,
+        method="percentile", rng=np.random.default_rng(1),
+    ).confidence_interval  # fmt: skip
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.01)
+
+
+def test_without_a_floor_and_a_ceiling_there_is_no_such_scale() -> None:
+    assert integrity_share(Integrity(before=None, after_benign=None)) is None
+    assert integrity_share(integrity([0.1, 0.2], [0.3, 0.3], [0.3, 0.2])) is None, "another noise changes no more"
+    assert integrity_share(integrity([0.1, 0.2], [0.0], [0.3])) is None
 
 
 def test_a_measure_is_the_mean_over_tasks_of_what_is_known() -> None:
@@ -61,6 +95,6 @@ def test_the_table_stands_on_the_board_where_anything_was_measured() -> None:
     page = markdown(aggregate([cell("none"), measured]), "t")
     (line,) = (line for line in page.partition("## Beside the score")[2].splitlines() if line.startswith("| shield "))
     assert [part.strip() for part in line.strip("|").split("|")] == [
-        "shield", "0.75", "0.12", "0.25", "-", "0.00", "-", "-", "0.50", "-", "-", "-",
+        "shield", "0.75", "0.12", "0.25", "-", "0.00", "-", "-", "0.50", "-", "-", "-", "-", "-", "-",
     ]  # fmt: skip
     assert "Beside the score" not in markdown(aggregate([cell("none"), cell()]), "t")

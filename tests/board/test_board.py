@@ -177,6 +177,20 @@ def test_sgr_is_on_raw_metrics_and_undefined_near_zero() -> None:
     assert row_of(aggregate([none(m_other=-1.0), cell(m=0.6, m_other=-1.0)])).sgr == pytest.approx(1 / 3)
 
 
+def test_sgr_over_the_curve_is_the_mean_of_its_steps_up_to_the_preset_s_last() -> None:
+    # (0.8 - 0.6) / 0.8 = 0.25 and (0.9 - 0.45) / 0.9 = 0.5; step 8 lies behind the preset's 4, step 1 is near zero.
+    none_, own = {1: 0.04, 2: 0.8, 4: 0.9, 8: 0.9}, {1: 0.01, 2: 0.6, 4: 0.45, 8: 0.0, 16: 0.1}
+    assert scores.mean_gap_ratio(none_, own, 4) == pytest.approx(0.375)
+    assert scores.mean_gap_ratio({1: 0.04}, own, 4) is None
+    measured = cell(m=0.45, curve=own, curve_none=none_, final=4)
+    row = row_of(aggregate([none(curve=none_, final=4), measured]))
+    assert (row.sgr, row.sgr_curve) == (pytest.approx(0.5), pytest.approx(0.375))
+    # Over seeds the curves are averaged first, on the steps that both have.
+    two = [dataclasses.replace(measured, seed=1, curve={2: 0.2, 4: 0.45}), measured]
+    row = row_of(aggregate([none(seed=s, curve=none_, final=4) for s in (0, 1)] + two))
+    assert row.sgr_curve == pytest.approx((0.5 + 0.5) / 2)
+
+
 def test_utility_is_the_least_part_and_gates() -> None:
     # U_gen = (0.43 - 0.05) / (0.81 - 0.05) = 0.5; U_ben = (0.7 - 0.1) / 0.8 = 0.75
     row = row_of(aggregate([none(), cell(g=0.43, benign=0.7)]))

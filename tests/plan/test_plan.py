@@ -59,8 +59,9 @@ def test_stages_of_the_undefended_cell_are_those_counted_by_hand(root: Path) -> 
     ("defense", "more"),
     [
         # The owner's pictures, public ones and the protection; then the attack and the benign attack from its weights.
-        # Its pictures are held against the start model's on unrelated prompts and after the benign attack.
-        ("shield", {"pictures": 2, "protect": 1, "adapt": 2, "generate": 5, "score": 7}),
+        # Its pictures are held against the start model's on unrelated prompts and after the benign attack; the start
+        # model's against its own by another kernel and from other noise.
+        ("shield", {"pictures": 2, "protect": 1, "adapt": 2, "generate": 7, "score": 9}),
         # Only the published pictures change, so utility is the base's; fidelity is one score. Whether mimicry fails is
         # three: of the attacked, the undefended and unseen real pictures.
         ("noise", {"pictures": 2, "protect": 1, "adapt": 1, "generate": 2, "score": 6}),
@@ -75,7 +76,7 @@ def test_a_defense_adds_its_own_stages_and_plans_the_ceiling(root: Path, defense
 
 def test_the_whole_suite_shares_what_is_equal(root: Path) -> None:
     # The owner's pictures and the public ones are asked for by shield and by noise and are one stage each.
-    total = {"pictures": 8, "protect": 2, "adapt": 6, "generate": 15, "score": 22, "anchor": 1}
+    total = {"pictures": 8, "protect": 2, "adapt": 6, "generate": 17, "score": 24, "anchor": 1}
     assert counts(plan(root)) == total
 
 
@@ -106,14 +107,32 @@ def test_integrity_compares_the_same_prompts_and_noise_before_and_after_a_benign
     assert made.roots["style-a/none/lora/cpu/0"].utility.integrity == {}
     assert made.roots["style-a/noise/lora/cpu/0"].utility.integrity == {}, "it releases no weights"
     graph = made.roots["style-a/shield/lora/cpu/0"]
-    assert list(graph.utility.integrity) == ["before", "after_benign"]
-    for when, digest in graph.utility.integrity.items():
+    assert list(graph.utility.integrity) == ["before", "after_benign", "floor", "ceiling"]
+    for when, digest in list(graph.utility.integrity.items())[:2]:
         assert metrics(made.stages[digest]) == ["perceptual"]
         own, start = (made.stages[made.stages[digest].inputs[name]] for name in ("generated", "reference"))
         assert own.key == start.key, "prompts, noise, step and sampler are equal"
         assert own.inputs["weights"] == graph.protect["protect_model"]
         assert "weights" not in start.inputs
         assert ("adapter" in own.inputs) == ("adapter" in start.inputs) == (when == "after_benign")
+
+
+def test_integrity_has_a_floor_and_a_ceiling_of_the_start_model_alone(root: Path) -> None:
+    made = plan(root)
+    own = made.roots["style-a/shield/lora/cpu/0"].utility.integrity
+    start = made.stages[own["before"]].inputs["reference"]
+    changed = {}
+    for which in ("floor", "ceiling"):
+        spec = made.stages[own[which]]
+        assert spec.key == made.stages[own["before"]].key and spec.inputs["reference"] == start
+        other = made.stages[spec.inputs["generated"]]
+        assert other.inputs == {}
+        key = made.stages[start].key
+        changed[which] = {name: (value, other.key[name]) for name, value in key.items() if value != other.key[name]}
+    assert changed["ceiling"] == {"noise_key": (["unrelated", 0], ["unrelated", 0, "again"])}
+    before, after = changed["floor"]["numerics"]
+    assert list(changed["floor"]) == ["numerics"]
+    assert {name for name in before if before[name] != after[name]} == {"attention"}  # type: ignore[index, union-attr]
 
 
 def test_prompts_that_all_ask_for_the_same_have_no_prompt_accuracy(root: Path) -> None:

@@ -148,6 +148,8 @@ def test_measures_beside_the_score_are_read_from_their_own_artifacts(made: Plan,
         graph.utility.g_base: scored(collapse=0.0, caption_accuracy=1.0),
         graph.utility.integrity["before"]: scored(perceptual=0.375),
         graph.utility.integrity["after_benign"]: scored(perceptual=0.625),
+        graph.utility.integrity["floor"]: scored(perceptual=0.125),
+        graph.utility.integrity["ceiling"]: scored(perceptual=0.625),
     }
     got = record(made, store)
     assert got.scores["prompt_accuracy@1"].means == {1: 0.5, 2: 0.75}
@@ -163,11 +165,15 @@ def test_measures_beside_the_score_are_read_from_their_own_artifacts(made: Plan,
     assert got.integrity is not None and got.integrity.before is not None and got.integrity.after_benign is not None
     assert got.integrity.before["perceptual@1"].mean == 0.375
     assert got.integrity.after_benign["perceptual@1"].mean == 0.625
-    assert beside(got) == Beside(0.75, 0.5, 0.25, 0.375, 0.125, 0.0625, 0.25, 0.375, 0.625)
+    assert beside(got) == Beside(
+        0.75, 0.5, 0.25, 0.375, 0.125, 0.0625, 0.25, 0.375, 0.625, None, None, 0.125, 0.625, 0.5
+    )
     assert Record.model_validate_json(got.model_dump_json()) == got
     shown = "\n".join(lines(got, Path("results/x.jsonl")))
     for wanted in ("prompt_accuracy@1 0.750", "a guess 0.500", "nearest_training@1 0.375 over 1 real pictures",
-                   "unrelated pictures 0.250, base 0.000", "perceptual@1 0.625 after a benign one"):  # fmt: skip
+                   "unrelated pictures 0.250, base 0.000", "perceptual@1 0.625 after a benign one",
+                   "perceptual@1 0.125 of the same model by another kernel",
+                   "0.50 (0.50 to 0.50) of another noise's"):  # fmt: skip
         assert wanted in shown
 
 

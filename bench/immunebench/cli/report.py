@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from immunebench.board.scores.integrity import integrity_share
 from immunebench.core.errors import UsageError, printable, shortened
 
 if TYPE_CHECKING:
@@ -153,9 +154,18 @@ def _beside(record: Record) -> list[str]:
         pair = {"base": record.erasure.base, "released model": record.erasure.released}
         out += [f"concept      {found.mean:.3f} in the {whose}, unattacked" for whose, found in pair.items() if found]
     if record.integrity is not None:
-        pairs = {"before any adaptation": record.integrity.before, "after a benign one": record.integrity.after_benign}
+        own = record.integrity
+        pairs = {
+            "before any adaptation": own.before, "after a benign one": own.after_benign,
+            "of the same model by another kernel": own.floor, "of the same model from other noise": own.ceiling,
+        }  # fmt: skip
         for when, found in pairs.items():
             out += [f"integrity    {name} {measured.mean:.3f} {when}" for name, measured in (found or {}).items()]
+        share = integrity_share(own)
+        if share is not None:
+            out.append(
+                f"integrity    {share.value:.2f} ({share.low:.2f} to {share.high:.2f}) of another noise's change"
+            )
     return out
 
 

@@ -287,9 +287,10 @@ class Builder:
             task, [self.grading.target(task, benign.family, benign.source)], concept=benign.concept
         )
 
-        def drawn(model: Model) -> str:
+        def drawn(model: Model, *again: str, numerics: Values | None = None) -> str:
+            noise: list[str | int] = ["unrelated", seed, *again]
             return self.specs.generate(
-                task, unrelated, model, ["unrelated", seed], per_prompt=self.suite.unrelated_pictures
+                task, unrelated, model, noise, per_prompt=self.suite.unrelated_pictures, numerics=numerics
             )
 
         def personalised(model: Model, mask: Mask) -> str:
@@ -302,6 +303,14 @@ class Builder:
             return self.specs.add("score", likeness, {"generated": made, **compared})
 
         before, after = (drawn(released), drawn(start)), (personalised(released, mask), personalised(start, {}))
+        pairs = {"before": before, "after_benign": after}
+        if self.suite.integrity and before[0] != before[1]:
+            # What numbers of another kernel change, and what another noise does: the start model against itself.
+            other: Values = {"attention": "eager" if self.specs.profile.attention == "sdpa" else "sdpa"}
+            pairs |= {
+                "floor": (drawn(start, numerics=other), before[1]),
+                "ceiling": (drawn(start, "again"), before[1]),
+            }
         return UtilityGraph(
             g=self.specs.add("score", answers, {"generated": before[0]}),
             g_base=self.specs.add("score", answers, {"generated": before[1]}),
@@ -313,7 +322,7 @@ class Builder:
                 when: self.specs.add(
                     "score", self.grading.judged(task, self.suite.integrity), {"generated": own, "reference": of}
                 )
-                for when, (own, of) in {"before": before, "after_benign": after}.items()
+                for when, (own, of) in pairs.items()
                 if self.suite.integrity and own != of
             },
         )

@@ -231,11 +231,15 @@ class Specs:
         early: bool = False,
         per_prompt: int | None = None,
         cleaning: Values | None = None,
+        numerics: Values | None = None,
     ) -> str:
-        """Add generated pictures: ``per_prompt`` for each prompt, or one for each of the first prompts if ``early``."""
+        """Add generated pictures: ``per_prompt`` for each prompt, or one for each of the first prompts if ``early``.
+
+        ``numerics`` are settings in the place of the profile's.
+        """
         key: Values = {
             **self.base(task.base),
-            "numerics": self._sampling,
+            "numerics": {**self._sampling, **numerics} if numerics else self._sampling,
             "prompts": list(prompts[: self.suite.curve_pictures] if early else prompts),
             "per_prompt": 1 if early else per_prompt or self.suite.pictures,
             "noise_key": list(noise),

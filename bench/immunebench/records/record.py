@@ -143,11 +143,14 @@ class Integrity(Model):
     """Distance between pictures of the released model and of the start model at the same prompt and noise.
 
     By metric: on unrelated prompts ``before`` any fine-tuning, and on a benign concept ``after_benign`` fine-tuning of
-    both models; None where not measured.
+    both models; None where not measured. ``floor`` and ``ceiling`` are the start model against itself on the unrelated
+    prompts: computed by another attention kernel, and from other noise; older records have neither.
     """
 
-    before: dict[str, Measured] | None
-    after_benign: dict[str, Measured] | None
+    before: dict[str, Measured] | None = None
+    after_benign: dict[str, Measured] | None = None
+    floor: dict[str, Measured] | None = Field(default=None, exclude_if=lambda value: value is None)
+    ceiling: dict[str, Measured] | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class Purified(Model):

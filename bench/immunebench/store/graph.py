@@ -86,6 +86,7 @@ class UtilityGraph:
 
     ``integrity`` holds score stages of the released model's pictures against those of the start model at equal
     prompts and noise: ``before`` any adaptation and ``after_benign`` adaptation; empty where it draws the same ones.
+    ``floor`` and ``ceiling`` hold the start model's against its own: by another attention kernel, and from other noise.
     """
 
     g: str

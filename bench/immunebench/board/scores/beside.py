@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from immunebench.board.scores.measurement import Measurement
 from immunebench.board.scores.measurement import Beside, Measurement
 
-#: Headings of the board's table, in the order of the fields.
+#: Headings of the board's table, in their order.
 HEADS: Mapping[str, str] = {
     "prompt_accuracy": "follows prompt",
     "prompt_chance": "a guess",
@@ -25,6 +25,9 @@ HEADS: Mapping[str, str] = {
     "collapse_unrelated": "unrelated collapsed",
     "integrity_before": "integrity, released",
     "integrity_after": "integrity, after benign",
+    "integrity_floor": "same model, other kernel",
+    "integrity_ceiling": "same model, other noise",
+    "integrity_share": "integrity, 0 to 1",
     "concept_base": "concept in the base",
     "concept_released": "concept before the attack",
 }

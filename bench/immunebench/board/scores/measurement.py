@@ -35,6 +35,10 @@ class Beside:
     integrity_before, integrity_after
         Perceptual distance between pictures of the released model and of the start model at the same prompt and noise,
         before any fine-tuning and after benign fine-tuning of both.
+    integrity_floor, integrity_ceiling
+        The same distance of the start model from itself, by another attention kernel and from other noise.
+    integrity_share
+        `integrity_before` on the scale on which they are 0 and 1.
     concept_base, concept_released
         For a concept to relearn: its probability in pictures of the base model, and in those of the released model
         before any attack.
@@ -51,6 +55,9 @@ class Beside:
     integrity_after: float | None = None
     concept_base: float | None = None
     concept_released: float | None = None
+    integrity_floor: float | None = None
+    integrity_ceiling: float | None = None
+    integrity_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -118,8 +125,8 @@ class Measurement:
     final
         The training step at which `m_def` was measured: the last step of the attack's preset; 0 where the record
         has no curve.
-    curve
-        Mean raw target metric per saved step of the attack.
+    curve, curve_none
+        Mean raw target metric per saved step of the attack, defended and undefended.
     base
         Id of the base model that was attacked.
     anchored
@@ -179,6 +186,7 @@ class Measurement:
     m_floor_defended: tuple[float, ...] = ()
     final: int = 0
     curve: Mapping[int, float] = field(default_factory=dict)
+    curve_none: Mapping[int, float] = field(default_factory=dict)
     base: str = ""
     anchored: bool = True
     m_same: float = 1.0

@@ -50,6 +50,7 @@ class TaskScore:
     p: float | None = None
     a: float | None = None
     sgr: float | None = None
+    sgr_curve: float | None = None
     below_floor: bool = False
     reason: str = ""
 
@@ -162,6 +163,7 @@ class Row:
     budget_class: int | str | None = None
     changes: Mapping[str, float] = field(default_factory=dict)
     area: AreaScore | None = None
+    sgr_curve: float | None = None
 
     @property
     def a(self) -> float | None:

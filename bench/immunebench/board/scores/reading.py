@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from immunebench.board.scores.integrity import integrity_share
 from immunebench.board.scores.measurement import Beside, DataSide, Further, Means, Measurement
 from immunebench.declared import scoring
 
@@ -37,6 +38,7 @@ def measurement(record: Record) -> Measurement:
         m_floor_defended=_values(_score(baseline.defended_floor, record.metric)),
         final=record.final_step,
         curve=score.means if score is not None else {},
+        curve_none=_means_by_step(_score(baseline.ceiling, record.metric)),
         base=cell.base,
         anchored=anchors is not None,
         m_same=anchors.m_same if anchors is not None else 0.0,
@@ -80,6 +82,9 @@ def beside(record: Record) -> Beside:
         collapse_unrelated=record.utility.collapse,
         integrity_before=None if integrity is None else _mean(integrity.before or {}, "perceptual"),
         integrity_after=None if integrity is None else _mean(integrity.after_benign or {}, "perceptual"),
+        integrity_floor=None if integrity is None else _mean(integrity.floor or {}, "perceptual"),
+        integrity_ceiling=None if integrity is None else _mean(integrity.ceiling or {}, "perceptual"),
+        integrity_share=None if integrity is None or (share := integrity_share(integrity)) is None else share.value,
         concept_base=None if erasure is None or erasure.base is None else erasure.base.mean,
         concept_released=None if erasure is None or erasure.released is None else erasure.released.mean,
     )
@@ -126,6 +131,10 @@ def _against(record: Record) -> tuple[str, ...]:
 
 def _score(baseline: Baseline | None, metric: str) -> Score | None:
     return None if baseline is None else baseline.scores.get(metric)
+
+
+def _means_by_step(score: Score | None) -> dict[int, float]:
+    return {} if score is None else score.means
 
 
 def _values(score: Score | None) -> tuple[float, ...]:

@@ -61,6 +61,7 @@ def make_row(
         kind=first.kind,
         p=_over_families(counted, min),
         sgr=_mean_or_none(score.sgr for score in counted),
+        sgr_curve=_mean_or_none(score.sgr_curve for score in counted),
         u_gen=_mean_or_none(utility.u_gen for utility in utilities),
         u_ben=_mean_or_none(utility.u_ben for utility in utilities),
         fidelity=_mean_or_none(utility.fidelity for utility in utilities),

@@ -86,19 +86,31 @@ def score_task(
     status = "ok"
     if failed:
         status = "defense failed" if any(cell.failed_part == "defense" for cell in failed) else "attack failed"
-    sgr = None
+    sgr = sgr_curve = None
     if not failed and all(cell.m_none for cell in cells):
         raw_none = scores.mean([scores.mean(cell.m_none) for cell in cells])
         sgr = scores.similarity_gap_ratio(raw_none, scores.mean([scores.mean(cell.m_def) for cell in cells]))
+        sgr_curve = scores.mean_gap_ratio(
+            _over_seeds([cell.curve_none for cell in cells]),
+            _over_seeds([cell.curve for cell in cells]),
+            cells[0].final,
+        )
     return TaskScore(
         *task,
         status=status,
         p_raw=p_raw,
         p=scores.clip(p_raw),
         sgr=sgr,
+        sgr_curve=sgr_curve,
         below_floor=p_raw > scoring.BELOW_FLOOR,
         reason="; ".join(sorted({cell.status for cell in failed})),
     )
+
+
+def _over_seeds(curves: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    """Return the mean over seeds at each step that all of them have."""
+    shared = set.intersection(*map(set, curves))
+    return {n: scores.mean([curve[n] for curve in curves]) for n in sorted(shared)}
 
 
 def score_utility(task: str, cells: Sequence[Measurement]) -> TaskUtility:

@@ -128,6 +128,7 @@ def columns(board: Board) -> list[Column]:
             "p", "P worst", "readings", lambda r: r.p, help="Headline of rules 1: P at the end, worst chain, clipped."
         ),
         Column("sgr", "SGR", "readings", lambda r: r.sgr, help="IMMA's similarity gap ratio, raw metrics."),
+        Column("sgr_curve", "SGR, mean", "readings", lambda r: r.sgr_curve, help="Mean of SGR over the curve."),
         *(_beside(name, title) for name, title in HEADS.items()),
         Column("seconds", "protect s", "cost", lambda r: r.seconds, digits=1, help="Seconds to protect one task."),
     ]

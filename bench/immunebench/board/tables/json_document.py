@@ -45,6 +45,7 @@ class TaskScorePart(_Part):
     p_raw: float | None
     p: float | None
     sgr: float | None
+    sgr_curve: float | None = Field(default=None, description="Mean of SGR over the curve up to the preset's steps.")
     below_floor: bool
     reason: str
 
@@ -125,6 +126,7 @@ class RowPart(_Part):
     u_ben: float | None
     fidelity: float | None
     sgr: float | None
+    sgr_curve: float | None = Field(default=None, description="Mean of SGR over the curve up to the preset's steps.")
     seconds: float | None = Field(description="Wall-clock seconds of `protect`, mean over cells.")
     flags: tuple[str, ...]
     badges: tuple[str, ...]
