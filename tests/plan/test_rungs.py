@@ -94,6 +94,16 @@ def test_without_released_weights_the_public_base_is_the_start_model(root: Path,
     assert cell(made, "shield", chain).ceiling == cell(made, "shield", "lora").ceiling
 
 
+def test_whoever_has_the_public_base_trains_where_no_mask_is_enforced(root: Path) -> None:
+    house.defense(root, "guard", "freeze", "[params]\nrho = 0.2\n", kind="api")
+    suite = root / "suites/tiny.toml"
+    suite.write_text(suite.read_text().replace('"noise"', '"noise", "guard"'))
+    made = plan(root)
+    assert "mask" in drawing(made, cell(made, "guard", "lora"))[0].inputs
+    for chain in ("merge-back", "restore"):
+        assert drawing(made, cell(made, "guard", chain)) == drawing(made, cell(made, "none", "lora"))
+
+
 def test_a_share_of_clean_pictures_does_not_meet_another_number_of_pictures(root: Path) -> None:
     suite = root / "suites/tiny.toml"
     text = suite.read_text()
@@ -145,6 +155,15 @@ def test_the_ladder_s_rungs_are_outside_the_headline_and_the_public_base_apart()
         for entry in map(catalog.attack, roles)
     }
     assert len(settings) == 13
+
+
+def test_concept_ablation_makes_a_start_model_as_any_erasure_does() -> None:
+    catalog = load_catalog()
+    catalog.tasks["relearn-cat"] = catalog.task("relearn-cat").model_copy(update={"start_from": "concept-ablation"})
+    made = make_plan(catalog.suite("mini-dev"), catalog, task="relearn-cat", defense="none", attack="lora")
+    (graph,) = made.roots.values()
+    start = made.stages[drawing(made, graph)[0].inputs["weights"]]
+    assert (start.stage, start.key["entry"], list(start.inputs)) == ("protect", "concept-ablation", ["owner", "public"])
 
 
 def test_a_defense_that_needs_class_pictures_gets_those_that_its_own_start_model_draws(root: Path) -> None:

@@ -68,6 +68,8 @@ class Builder:
         def attacked(images: str, model: Model, mask: Mask, *, again: bool) -> tuple[dict[int, str], dict[int, str]]:
             images, seed = cleaned(images, again=again)[-1], adapting(again)
             trained, model = self.begins(attack, model)
+            # Who has the base trains where nothing is enforced.
+            mask = {} if attack.public_base else mask
             adapter = self.specs.adapt(
                 attack, theirs, self.words(task), task.concept.noun, images, trained, seed, steps, mask
             )
