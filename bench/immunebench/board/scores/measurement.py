@@ -157,6 +157,8 @@ class Measurement:
     setting
         Deviation from the usual setting (clean pictures mixed in, or different bases for defender and attacker); no
         score combines cells of different settings.
+    vouched
+        Whether the record is official or reproduced, and so counts for the rows of others.
     """
 
     task: str
@@ -201,6 +203,7 @@ class Measurement:
     against: tuple[str, ...] = ()
     suite: str = ""
     setting: Setting = USUAL
+    vouched: bool = True
 
     @property
     def where(self) -> tuple[str, str]:

@@ -11,6 +11,9 @@ from immunebench.board.scores.measurement import Beside
 from immunebench.board.scores.work import Work
 from immunebench.declared.suite import Setting
 
+#: Badge of rows that nobody vouches for, on boards where somebody vouches for others.
+SELF_REPORTED = "self-reported"
+
 
 class BoardError(Exception):
     """Raised when records cannot be shown as one board; the message gives the reason in one line."""
@@ -133,7 +136,7 @@ class Row:
     told apart from. `by_metric` has
     all similarity metrics of the records, the target metric among them. `changes` compares protected with published
     pictures, by metric: the maximum for ``linf``, the mean over cells for the others. `badges` are short labels: the
-    kind of the row, and reasons why it may be unranked.
+    kind of the row, and reasons why it may be unranked or ranked apart.
     """
 
     defense: str
@@ -184,9 +187,14 @@ class Row:
 
     @property
     def league(self) -> str:
-        """The group that the row is ranked in: its track, and the budget class if it changes pictures."""
+        """The group that the row is ranked in: track, budget class if it changes pictures, and whether it is apart."""
         own = f"Linf {self.budget_class}" if isinstance(self.budget_class, int) else self.budget_class
-        return self.track if own is None else f"{self.track}, {own}"
+        return ", ".join(part for part in (self.track, own, SELF_REPORTED if self.apart else None) if part is not None)
+
+    @property
+    def apart(self) -> bool:
+        """Whether the row stands apart from vouched ones: it is self-reported, and others of the board are not."""
+        return SELF_REPORTED in self.badges
 
     @property
     def passes(self) -> bool:
@@ -236,6 +244,7 @@ class Board:
     between two ranked rows that this suite finds significant in 80 %, the median over pairs. `keys` are the
     comparability keys of the records. `layers` compares layered defenses with their layers; `settings` has scores in
     unusual settings, which enter no row; `tables` have measures of pictures, which enter no score.
+    `findings` are records that are in no row, as ``file:line`` and what is wrong with them.
     """
 
     rows: tuple[Row, ...]
@@ -250,6 +259,7 @@ class Board:
     layers: tuple[LayerScore, ...] = ()
     settings: tuple[SettingScore, ...] = ()
     tables: tuple[Table, ...] = ()
+    findings: tuple[tuple[str, str], ...] = ()
 
     @property
     def uninformative(self) -> tuple[Power, ...]:

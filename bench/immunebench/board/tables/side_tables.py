@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from immunebench.board.assembly.settings import order
 from immunebench.board.scores.model import Board, LayerScore, SettingScore
 from immunebench.board.text import interval_text, number
+from immunebench.core.errors import shortened
 
+#: Most findings that a board lists.
+_MOST = 12
 USUAL_NAME = "all protected, same base"
 
 
@@ -30,6 +33,15 @@ def side_tables(board: Board, defense: str | None = None) -> Iterator[SideTable]
         yield _layers(layers)
     if settings:
         yield _settings(settings)
+    if board.findings and defense is None:
+        yield _findings(board.findings)
+
+
+def _findings(found: tuple[tuple[str, str], ...]) -> SideTable:
+    shown = tuple((where, shortened(said, 160)) for where, said in found[:_MOST])
+    rest = f" {len(found) - _MOST} more are not shown." if len(found) > _MOST else ""
+    note = "These records contradict others, the catalogue or themselves; they enter no row." + rest
+    return SideTable("Records with findings", ("record", "finding"), shown, note)
 
 
 def _layers(scores: list[LayerScore]) -> SideTable:
