@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from immunebench.board.assembly.aggregate import aggregate
-from immunebench.board.loading.load import FINDINGS, Problem, load_results
-from immunebench.board.loading.marks import file_digest, read_marks
+from immunebench.board.loading.external import External, read_external
+from immunebench.board.loading.load import FINDINGS, Problem, load_results, plain
+from immunebench.board.loading.marks import MARKS, file_digest, read_marks
 from immunebench.board.scores.model import Board, BoardError
 from immunebench.board.scores.reading import measurement
-from immunebench.core.errors import UsageError
+from immunebench.core.errors import UsageError, shortened
 
 if TYPE_CHECKING:
     from immunebench.records.record import Record
@@ -101,7 +102,7 @@ def score_folder(folder: Path, *, sheets: bool = False) -> Scored:
         If its records cannot be shown as one board.
     """
     found = load_suite_results(folder, sheets=sheets)
-    return score_loaded(found.records, found.problems, vouched=found.vouched)
+    return score_loaded(found.records, found.problems, vouched=found.vouched, external=found.external)
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ class Loaded:
     records: tuple[Record, ...]
     problems: tuple[Problem, ...]
     vouched: frozenset[tuple[str, int]]
+    external: tuple[External, ...] = ()
 
 
 def load_suite_results(folder: Path, *, sheets: bool = False) -> Loaded:
@@ -129,13 +131,23 @@ def load_suite_results(folder: Path, *, sheets: bool = False) -> Loaded:
         if (file := folder / f"{defense}@{version}.jsonl").is_file()
         and marks.of(file.name, file_digest(file)) != "self-reported"
     }
-    return Loaded(tuple(records), tuple(problems), frozenset(vouched))
+    outside, broken = read_external(folder.parent)
+    problems += [Problem(MARKS, None, "mark", plain(shortened(str(error), 400))) for error in broken]
+    external = tuple(found for found in outside if found.suite == folder.name)
+    return Loaded(tuple(records), tuple(problems), frozenset(vouched), external)
 
 
 def score_loaded(
-    records: Iterable[Record], problems: Sequence[Problem], *, vouched: Collection[tuple[str, int]] = ()
+    records: Iterable[Record],
+    problems: Sequence[Problem],
+    *,
+    vouched: Collection[tuple[str, int]] = (),
+    external: Sequence[External] = (),
 ) -> Scored:
-    """Score records that have been loaded; see `score_folder`. `vouched` names official and reproduced entries."""
+    """Score records that have been loaded; see `score_folder`.
+
+    `vouched` names official and reproduced entries; of `external` evaluations those of the shown versions are shown.
+    """
     if any(problem.fatal for problem in problems):
         raise NothingToShow(problems)
     current = newest(records)
@@ -153,7 +165,9 @@ def score_loaded(
         measurement(record, vouched=(record.cell.defense, record.cell.defense_version) in vouched) for record in current
     ]
     findings = tuple((problem.where, problem.message) for problem in problems if problem.kind in FINDINGS)
-    return Scored(replace(aggregate(cells, lost=lost), findings=findings), tuple(current), tuple(problems))
+    shown = tuple(found for found in external if versions.get(found.defense) == found.defense_version)
+    board = replace(aggregate(cells, lost=lost), findings=findings, external=shown)
+    return Scored(board, tuple(current), tuple(problems))
 
 
 def newest(records: Iterable[Record]) -> list[Record]:

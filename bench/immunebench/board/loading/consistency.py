@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _TRUST: Mapping[str, int] = {"official": 2, "reproduced": 1, "self-reported": 0}
 #: Where two records name the same of these, the same code on the same machine made the same numbers.
-_MACHINE = ("os", "platform", "processor", "device", "torch", "diffusers", "python", "gpu")
+MACHINE = ("os", "platform", "processor", "device", "torch", "diffusers", "python", "gpu")
 #: Of one machine: the rounding of JSON and of means.
 _EXACT = 1e-6
 
@@ -49,7 +49,7 @@ class _Claim:
 
     @property
     def machine(self) -> tuple[str | None, ...]:
-        return tuple(self.by.record.env.get(name) for name in _MACHINE)
+        return tuple(self.by.record.env.get(name) for name in MACHINE)
 
     def agrees(self, other: _Claim) -> bool:
         same = self.machine == other.machine and any(self.machine) and self.by.record.code == other.by.record.code

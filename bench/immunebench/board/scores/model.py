@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from immunebench.board.loading.external import External
 from immunebench.board.scores.curves import TaskArea
 from immunebench.board.scores.data_side import Table
 from immunebench.board.scores.measurement import Beside
@@ -244,7 +245,8 @@ class Board:
     between two ranked rows that this suite finds significant in 80 %, the median over pairs. `keys` are the
     comparability keys of the records. `layers` compares layered defenses with their layers; `settings` has scores in
     unusual settings, which enter no row; `tables` have measures of pictures, which enter no score.
-    `findings` are records that are in no row, as ``file:line`` and what is wrong with them.
+    `findings` are records that are in no row, as ``file:line`` and what is wrong with them; `external` are attacks on
+    its entries that others ran.
     """
 
     rows: tuple[Row, ...]
@@ -260,6 +262,7 @@ class Board:
     settings: tuple[SettingScore, ...] = ()
     tables: tuple[Table, ...] = ()
     findings: tuple[tuple[str, str], ...] = ()
+    external: tuple[External, ...] = ()
 
     @property
     def uninformative(self) -> tuple[Power, ...]:

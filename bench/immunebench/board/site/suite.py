@@ -152,7 +152,7 @@ def check_sheet(folder: Path, name: str, sha256: str) -> CheckedSheet:
 
 def _score(loaded: Loaded) -> tuple[Board | None, tuple[str, ...]]:
     try:
-        board = score_loaded(loaded.records, loaded.problems, vouched=loaded.vouched).board
+        board = score_loaded(loaded.records, loaded.problems, vouched=loaded.vouched, external=loaded.external).board
     except (BoardError, NothingToShow) as error:
         return None, (str(error),)
     return board, board.refusals
