@@ -24,9 +24,11 @@ from immunebench.plan.planning import make_plan
 from tiny import tiny_context, tiny_model, tiny_pictures
 
 HOOKS = [
-    (new_defense, "defense", "protect_model"),
-    (new_defense, "defense", "protect_images"),
-    (new_defense, "defense", "freeze"),
+    (new_defense, "defense", "model"),
+    (new_defense, "defense", "data"),
+    (new_defense, "defense", "erasure"),
+    (new_defense, "defense", "layered"),
+    (new_defense, "defense", "api-enforced"),
     (new_attack, "attack", "adapt"),
     (new_attack, "attack", "purify"),
 ]
@@ -48,7 +50,9 @@ def created(make: Callable[..., Created], kind: str, hook: str) -> Entry:
 @pytest.mark.parametrize(("make", "kind", "hook"), HOOKS)
 def test_it_is_listed_planned_and_clean(make: Callable[..., Created], kind: str, hook: str, house: Path) -> None:
     made = created(make, kind, hook)
-    assert made.hooks == (hook,)
+    defined = {"model": ("protect_model",), "data": ("protect_images",), "erasure": ("protect_model",)}
+    defined["layered"] = ("protect_model", "protect_images")
+    assert made.hooks == defined.get(hook, (hook,))
     catalog = load_catalog()
     plan = make_plan(catalog.suite("my-own"), catalog)
     assert {catalog.task(cell.task).split for cell in plan.cells} == {"dev"}
@@ -82,7 +86,7 @@ def test_the_picture_defense_uses_its_whole_budget_and_no_more(tmp_path: Path) -
 
 
 def test_the_mask_freezes_the_share_that_it_is_told(tmp_path: Path) -> None:
-    made = created(*HOOKS[2])
+    made = created(*HOOKS[4])
     model = tiny_model()
     count = len(model.unet_tensors("all"))
     concept = Concept("object-mug", "object", "mug", "oqx", "a oqx mug", tiny_pictures(2, seed=1))
@@ -92,7 +96,7 @@ def test_the_mask_freezes_the_share_that_it_is_told(tmp_path: Path) -> None:
 
 
 def test_the_attack_learns_and_saves_every_step_it_names(tmp_path: Path) -> None:
-    made = created(*HOOKS[3])
+    made = created(*HOOKS[5])
     model = tiny_model()
     params = Params({**made.params("mini"), "steps": 4, "saves": [2, 4]})
     ctx = tiny_context(model, tmp_path)
@@ -104,7 +108,7 @@ def test_the_attack_learns_and_saves_every_step_it_names(tmp_path: Path) -> None
 
 
 def test_the_purifier_takes_out_a_speck(tmp_path: Path) -> None:
-    made = created(*HOOKS[4])
+    made = created(*HOOKS[6])
     model = tiny_model()
     flat = np.full((1, 32, 32, 3), 90, np.uint8)
     speck = flat.copy()
@@ -124,7 +128,8 @@ def test_the_purifier_takes_out_a_speck(tmp_path: Path) -> None:
             ["attack", "mine", "--hook", "purifi"],
             "--hook: is not a hook of such an entry: 'purifi' (nearest: 'purify')",
         ),
-        (["defense", "mine", "--hook", "adapt"], "--hook: is not a hook of such an entry: 'adapt'"),
+        (["defense", "mine", "--track", "modle"], "--track: is no track: 'modle' (nearest: 'model')"),
+        (["defense", "mine", "--artefact"], "immunebench new artefact mine --task TASK"),
     ],
 )
 def test_wrong_use_is_one_line_and_writes_nothing(house: Path, arguments: list[str], said: str) -> None:

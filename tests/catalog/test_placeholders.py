@@ -46,7 +46,7 @@ def test_the_entries_of_the_benchmark_are_finished() -> None:
 def test_an_unfinished_entry_is_listed_and_neither_cited_nor_released(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    templates.new_defense("mine", "protect_images", load_catalog(), tmp_path)
+    templates.new_defense("mine", "data", load_catalog(), tmp_path)
     catalog = load_catalog(tmp_path)
     assert catalog.suites["mine"].names("defenses") == ("none", "noise", "mine")
     monkeypatch.setattr(loading, "default_catalog", lambda: catalog)

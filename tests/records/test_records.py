@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from immunebench.catalog.loading import load_catalog
 from immunebench.cli.report import lines
 from immunebench.core.errors import UsageError
 from immunebench.plan.planning import make_plan
+from immunebench.records.attestation import attest
 from immunebench.records.building import build_record
 from immunebench.records.files import json_schema, read_records, write_records
 from immunebench.records.record import Record
@@ -250,3 +252,32 @@ def test_the_schema_describes_every_field() -> None:
     schema = json_schema()
     assert {"cell", "scores", "baseline", "anchors", "utility", "cost", "code"} <= schema["properties"].keys()
     json.dumps(schema, allow_nan=False)
+
+
+def test_a_record_carries_the_hashes_of_what_it_rests_on(tmp_path: Path) -> None:
+    """The digest of a folder is what sha256sum prints of its sums; a stage says itself in which box it ran."""
+    root = tmp_path / "house"
+    house.house(root)
+    catalog = load_catalog(root, models=root / "models.toml")
+    plan = make_plan(catalog.suite("tiny"), catalog, defense="shield")
+    (cell,) = plan.cells
+    graph = plan.roots[cell.key]
+    (protected,) = graph.protect.values()
+
+    class Manifests:
+        def manifest(self, digest: str) -> dict[str, Any] | None:
+            spec = plan.stages[digest]
+            names = {"generate": ["p00-00.png", "p01-00.png", "captions.json"], "score": ["scores.json"]}
+            files = {
+                name: {"sha256": name.encode().hex().ljust(64, "0"), "size": 1} for name in names.get(spec.stage, [])
+            }
+            meta = {"box": "bubblewrap"} if digest == protected else {}
+            return {"stage": spec.stage, "inputs": spec.inputs, "files": files, "meta": meta}
+
+    made = attest(graph, Manifests())
+    assert made is not None and (made.prompts, made.pictures) == (2, 2)
+    sums = [f"{name.encode().hex().ljust(64, '0')}  {name}\n" for name in ("p00-00.png", "p01-00.png")]
+    assert made.files["pictures"] == hashlib.sha256("".join(sums).encode()).hexdigest()
+    assert {"scores", "ceiling_scores", "floor_scores", "anchors", "protect_model", "adapter"} <= made.files.keys()
+    assert made.boxes[f"protect-{protected[:12]}"] == "bubblewrap"
+    assert [box for stage, box in made.boxes.items() if stage.startswith("adapt-")] == ["none"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -10,7 +11,7 @@ from immunebench.authoring.scaffold import Created, Draft, Table, checked_id, co
 from immunebench.catalog import placeholders
 from immunebench.catalog.places import folders_to_write
 from immunebench.core.errors import UsageError
-from immunebench.declared import schema
+from immunebench.declared import schema, scoring
 from immunebench.declared.manifest import AttackManifest, DefenseManifest
 from immunebench.declared.suite import Suite
 
@@ -132,57 +133,114 @@ CITE = f"""\
 }}}}
 """
 
+ERASE = PROTECT_MODEL.replace(
+    "Replace this by your method: it ascends the denoising loss on the owner's pictures and returns UNet tensors.",
+    "Replace this by your method: it ascends the denoising loss on what the base knows of the concept.",
+)
+LAYERED = (
+    PROTECT_MODEL.replace(
+        "\nfrom immunebench import Concept", "\nimport numpy as np\n\nfrom immunebench import Concept"
+    ).replace("Params, Weights, training", "Params, Pictures, Weights, training")
+    + PROTECT_IMAGES[PROTECT_IMAGES.index("\n\ndef protect_images") :]
+)
+
+TEST = '''\
+"""The entry {id} keeps the rules of the benchmark; add what your method promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from immunebench.submission.check import check_entry
+from immunebench.submission.findings import errors
+
+ENTRY = Path(__file__).resolve().parents[2] / "defenses" / "{id}"
+
+
+def test_the_entry_has_no_errors() -> None:
+    assert errors(check_entry(ENTRY)) == []
+'''
+
 Hook = Literal["protect_model", "protect_images", "freeze", "adapt", "purify"]
+#: What a skeleton is written for: a track of defenses, or the hook of an attack.
 CODE: Mapping[str, str] = {
-    "protect_model": PROTECT_MODEL,
-    "protect_images": PROTECT_IMAGES,
-    "freeze": FREEZE,
+    "model": PROTECT_MODEL,
+    "data": PROTECT_IMAGES,
+    "erasure": ERASE,
+    "layered": LAYERED,
+    "api-enforced": FREEZE,
     "adapt": ADAPT,
     "purify": PURIFY,
 }
+_MODEL_PARAMS: Table = {
+    "params": {"tensors": "attention", "steps": 1000, "batch": 1, "lr": 1e-5},
+    "presets": {"mini": {"steps": 60, "batch": 4, "lr": 1e-4}},
+}
 MANIFEST: Mapping[str, Table] = {
-    "protect_model": {
+    "model": {
         "kind": "model",
+        "hooks": ["protect_model"],
         "threat_model": placeholders.THREAT_MODELS["protect_model"],
-        "params": {"tensors": "attention", "steps": 1000, "batch": 1, "lr": 1e-5},
-        "presets": {"mini": {"steps": 60, "batch": 4, "lr": 1e-4}},
+        **_MODEL_PARAMS,
     },
-    "protect_images": {
+    "data": {
         "kind": "data",
+        "hooks": ["protect_images"],
         "budget": 8,
         "threat_model": placeholders.THREAT_MODELS["protect_images"],
         "params": {"strength": 1.0},
     },
-    "freeze": {
+    "erasure": {
+        "kind": "erasure",
+        "hooks": ["protect_model"],
+        "threat_model": placeholders.THREAT_MODELS["protect_model"],
+        **_MODEL_PARAMS,
+    },
+    "layered": {
+        "kind": "layered",
+        "hooks": ["protect_model", "protect_images"],
+        "budget": 8,
+        "threat_model": placeholders.THREAT_MODELS["protect_images"],
+        "params": {"tensors": "attention", "steps": 1000, "batch": 1, "lr": 1e-5, "strength": 1.0},
+        "presets": {"mini": {"steps": 60, "batch": 4, "lr": 1e-4}},
+    },
+    "api-enforced": {
         "kind": "api",
+        "hooks": ["freeze"],
         "threat_model": placeholders.THREAT_MODELS["freeze"],
         "params": {"rho": 0.2},
         "limits": {"rho": {"least": 0, "most": 1}},
     },
     "adapt": {
+        "hooks": ["adapt"],
         "params": {"rank": 4, "steps": 1000, "batch": 1, "lr": 1e-4, "saves": [125, 250, 500, 1000, 2000]},
         "presets": {"mini": {"steps": 128, "batch": 4, "lr": 4e-3, "saves": [16, 32, 64, 128, 256]}},
     },
-    "purify": {"params": {"window": 3}},
+    "purify": {"hooks": ["purify"], "params": {"window": 3}},
 }
-DEFENSE_HOOKS, ATTACK_HOOKS = ("protect_model", "protect_images", "freeze"), ("adapt", "purify")
+TRACKS, ATTACK_HOOKS = ("model", "data", "erasure", "api-enforced", "layered"), ("adapt", "purify")
 #: Tasks for calibration: a method in development must not be tuned on the scored ones.
 DEV_SUITE = "mini-dev"
 
 
-def new_defense(name: str, hook: str, catalog: Catalog, out: Path | None = None) -> Created:
-    """Write ``defenses/<name>`` with one hook and a suite that compares it with the controls on the dev tasks.
+def new_defense(name: str, track: str, catalog: Catalog, out: Path | None = None) -> Created:
+    """Write ``defenses/<name>`` for a track, its test, and a suite that compares it with the controls on dev tasks.
 
     Raises
     ------
     UsageError
-        The name is not a valid id or is taken, or there is no such hook; nothing is written.
+        The name is not a valid id or is taken, or there is no such track; nothing is written.
     """
-    hooks = _checked(name, hook, DEFENSE_HOOKS, catalog)
+    _checked(name, track, TRACKS, catalog, "--track", "is no track:")
+    if track not in CODE:
+        why = "has no hook yet that an entry could define; the tracks with one are: " + ", ".join(
+            known for known in TRACKS if known in CODE
+        )
+        raise UsageError(f"{why}; not", field="--track", value=track)
     # Wrecked pictures are no control of the judge; random noise of the same budget is what a perturbation must beat.
-    control = {"protect_model": "destroy", "protect_images": "noise", "freeze": "random-freeze"}[hooks]
+    control = {"data": "noise", "api-enforced": "random-freeze"}.get(track, "destroy")
     defenses = [entry for entry in ("none", control, name) if entry == name or entry in catalog.defenses]
-    return _entry("defense", name, hooks, catalog, out, defenses, ["lora"])
+    return _entry("defense", name, track, catalog, out, defenses, ["lora"])
 
 
 def new_attack(name: str, hook: str, catalog: Catalog, out: Path | None = None) -> Created:
@@ -193,23 +251,22 @@ def new_attack(name: str, hook: str, catalog: Catalog, out: Path | None = None) 
     UsageError
         The name is not a valid id or is taken, or there is no such hook; nothing is written.
     """
-    hooks = _checked(name, hook, ATTACK_HOOKS, catalog)
-    return _entry("attack", name, hooks, catalog, out, ["none"], [name if hook == "adapt" else f"{name}+lora"])
+    _checked(name, hook, ATTACK_HOOKS, catalog, "--hook", "is not a hook of such an entry:")
+    return _entry("attack", name, hook, catalog, out, ["none"], [name if hook == "adapt" else f"{name}+lora"])
 
 
-def _checked(name: str, hook: str, hooks: tuple[str, ...], catalog: Catalog) -> str:
+def _checked(name: str, form: str, forms: tuple[str, ...], catalog: Catalog, option: str, why: str) -> None:
     checked_id(name, "ID")
     if any((kind, name) in catalog.paths for kind in ("defense", "attack", "suite")):
         raise UsageError("is the name of another entry or suite:", field="ID", value=name)
-    if hook not in hooks:
-        raise UsageError("is not a hook of such an entry:", field="--hook", value=hook, choices=hooks)
-    return hook
+    if form not in forms:
+        raise UsageError(why, field=option, value=form, choices=forms)
 
 
 def _entry(
     kind: Literal["defense", "attack"],
     name: str,
-    hook: str,
+    form: str,
     catalog: Catalog,
     out: Path | None,
     defenses: list[str],
@@ -222,15 +279,15 @@ def _entry(
         "title": title,
         "authors": [placeholders.AUTHOR],
         "licence": "Apache-2.0",
-        "hooks": [hook],
         "status": "original",
         "description": placeholders.DESCRIPTION,
-        **MANIFEST[hook],
+        **MANIFEST[form],
     }
     dev = catalog.suite(DEV_SUITE)
     tasks = list(dev.names("tasks"))
-    if hook == "protect_images":  # the pictures of relearn tasks are generated by a base and have no owner
-        tasks = [task for task in tasks if catalog.task(task).family != "relearn"]
+    families = scoring.FAMILIES.get(form)
+    if families is not None:  # a track fixes its families: pictures of relearn tasks, say, have no owner
+        tasks = [task for task in tasks if catalog.task(task).family in families]
     suite = {
         **dev.model_dump(mode="json", include={"profile", "seeds", "prompts", "pictures", "curve_pictures"}),
         "id": name,
@@ -247,7 +304,7 @@ def _entry(
     def write_entry(place: Path) -> None:
         place.mkdir()
         (place / f"{kind}.toml").write_text(toml(manifest), "utf-8")
-        (place / f"{kind}.py").write_text(CODE[hook].format(title=title, docstring=placeholders.DOCSTRING), "utf-8")
+        (place / f"{kind}.py").write_text(CODE[form].format(title=title, docstring=placeholders.DOCSTRING), "utf-8")
         (place / "cite.bib").write_text(CITE.format(id=name), "utf-8")
         schema.load(place / f"{kind}.toml", DefenseManifest if kind == "defense" else AttackManifest)
 
@@ -255,12 +312,24 @@ def _entry(
         place.write_text(toml(suite), "utf-8")
         schema.load(place, Suite)
 
-    drafts: dict[Path, Draft] = {suite_file: write_suite, folder: write_entry}
+    def write_test(place: Path) -> None:
+        place.write_text(TEST.format(id=name), "utf-8")
+
+    tests = {folders["root"] / "tests" / "entries" / f"test_{name.replace('-', '_')}.py": write_test}
+    drafts: dict[Path, Draft] = {suite_file: write_suite, **(tests if kind == "defense" else {}), folder: write_entry}
     write_all(drafts)
     files = (f"{kind}.toml", f"{kind}.py", "cite.bib")
     return Created(
         name,
-        (*(folder / file for file in files), suite_file),
-        (f"{kind} {name}: a working example of {hook}, to be replaced by your method",),
-        (command(folders["root"], f"run {name}"),),
+        (*(folder / file for file in files), *(place for place in drafts if place != folder)),
+        (f"{kind} {name}: a working example ({form}), to be replaced by your method",),
+        (
+            *([f"immunebench check {shlex.quote(_shown(folder))}"] if kind == "defense" else []),
+            command(folders["root"], f"run {name}"),
+        ),
     )
+
+
+def _shown(folder: Path) -> str:
+    here = Path.cwd()
+    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)

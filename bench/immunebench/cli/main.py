@@ -19,6 +19,7 @@ from immunebench.cli import (
     sets,
     sheet,
     store,
+    submission,
     weights,
 )
 from immunebench.core.errors import UsageError
@@ -37,7 +38,7 @@ app.add_typer(weights.weights_app, name="weights")
 app.add_typer(data.data_app, name="data")
 app.add_typer(new.new_app, name="new")
 app.add_typer(export.export_app, name="export")
-for group in (listing, running, planning, board, releases, sheet, capacity, sets):
+for group in (listing, running, planning, board, releases, sheet, capacity, sets, submission):
     group.register(app)
 
 

@@ -9,7 +9,7 @@ import typer
 
 new_app = typer.Typer(
     help="Create a task, a defense, an attack or a base, or submit pictures of a closed-source tool.\n\n"
-    "Example: immunebench new defense my-shield --hook protect_images",
+    "Example: immunebench new defense my-shield --track data",
     no_args_is_help=True,
 )
 
@@ -52,17 +52,28 @@ def new_task(
 @new_app.command("defense")
 def new_defense(
     name: Annotated[str, typer.Argument(metavar="ID", help="Lower case with hyphens; the folder's name.")],
-    hook: Annotated[str, typer.Option("--hook", help="protect_model, protect_images or freeze.")] = "protect_model",
+    track: Annotated[
+        str, typer.Option("--track", help="model, data, erasure, api-enforced or layered: what it changes.")
+    ] = "model",
+    artefact: Annotated[
+        bool, typer.Option("--artefact", help="Pictures of a closed tool instead of code: says which command it takes.")
+    ] = False,
     out: Out = None,
 ) -> None:
-    """Create a working defense: manifest, one short code file, citation, and a suite of the dev tasks.
+    """Create a working defense: manifest, one short code file, citation, a test, and a suite of the dev tasks.
 
-    Example: immunebench new defense my-shield --hook protect_images
+    Example: immunebench new defense my-shield --track data
     """
     from immunebench.authoring import templates
     from immunebench.catalog.loading import default_catalog
+    from immunebench.core.errors import UsageError
 
-    print("\n".join(templates.new_defense(name, hook, default_catalog(), out).lines()))
+    if artefact:
+        how = (
+            f"immunebench new artefact {name} --task TASK --images FOLDER --tool NAME --tool-version VERSION --budget 8"
+        )
+        raise UsageError(f"is made of the tool's pictures (docs/artefacts.md): {how}", field="--artefact")
+    print("\n".join(templates.new_defense(name, track, default_catalog(), out).lines()))
 
 
 @new_app.command("attack")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from immunebench.core.version import __version__
+from immunebench.records.attestation import attest
 from immunebench.records.code_state import source_state
 from immunebench.records.record import (
     AnchorValues,
@@ -142,6 +143,7 @@ def build_record(cell: Cell, graph: CellGraph, store: Artifacts, *, sheet: Sheet
         params=facts.params,
         created=str(made.get("created", "")),
         sheet=sheet,
+        attestation=attest(graph, store),
     )
 
 

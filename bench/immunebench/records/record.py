@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from immunebench.declared.schema import DefenseName, Id, Model, Values
+from immunebench.declared.schema import DefenseName, Id, Model, Sha256, Values
 from immunebench.declared.suite import USUAL, Setting
 from immunebench.store.graph import Cell
 
@@ -224,6 +224,25 @@ class Failure(Model):
     message: str
 
 
+class Attestation(Model):
+    """What a record rests on.
+
+    Attributes
+    ----------
+    files
+        One SHA-256 for the pictures, weights or scores of each artifact, by name; see `records.attestation`.
+    boxes
+        Isolation of each stage that ran an entry's code (``bubblewrap``, ``landlock``, ``none``), by stage.
+    prompts, pictures
+        Numbers of prompts and of pictures that the final scores were measured on.
+    """
+
+    files: dict[str, Sha256]
+    boxes: dict[str, str]
+    prompts: int = Field(ge=1)
+    pictures: int = Field(ge=1)
+
+
 class Sheet(Model):
     """The contact sheet of the cell: path relative to the records' folder, and SHA-256."""
 
@@ -272,3 +291,5 @@ class Record(Model):
     params: Values = Field(default_factory=dict)
     created: str = ""
     sheet: Sheet | None = None
+    #: Older records have none.
+    attestation: Attestation | None = Field(default=None, exclude_if=lambda value: value is None)

@@ -11,7 +11,7 @@ from immunebench.board.scores.controls import doubts, misbehaving, replicate_noi
 from immunebench.board.scores.data_side import tables
 from immunebench.board.scores.enforcement import enforced
 from immunebench.board.scores.measurement import Measurement
-from immunebench.board.scores.model import Board, BoardError, MetricScore, Power, Row
+from immunebench.board.scores.model import SELF_REPORTED, Board, BoardError, MetricScore, Power, Row
 from immunebench.board.scores.row import make_row
 from immunebench.board.scores.task_score import power_of
 from immunebench.declared import scoring
@@ -67,19 +67,27 @@ def aggregate(
     for cell in cells:
         columns[cell.where].append(cell)
         entries[cell.defense].append(cell)
-    power = {where: power_of(group) for where, group in sorted(columns.items())}
+    # Self-reported records decide nothing for the rows of others where there are vouched ones.
+    power = {
+        where: power_of([cell for cell in group if cell.vouched] or group) for where, group in sorted(columns.items())
+    }
     families = {cell.task: cell.family for cell in cells}
-    required = _required(cells, planned)
+    apart = _apart(entries)
+    required = _required(cells, planned, apart)
     rows = [
         make_row(group, required[defense], power, families, (lost or {}).get(defense, ()))
         for defense, group in entries.items()
+    ]
+    rows = [
+        dataclasses.replace(row, badges=(SELF_REPORTED, *row.badges)) if row.defense in apart else row for row in rows
     ]
     whole = {defense: group for defense, group in entries.items() if not (lost or {}).get(defense)}
     rows = with_areas(_by_metric(rows, whole, required, families), entries)
     seeds = {cell.seed for cell in cells if cell.defense != "none"}
     ranked = with_ranks(rows, len(seeds), seed_deviation(cells, power))
     rows = sorted(
-        ranked.rows, key=lambda row: (row.control, not row.passes, row.a is None, -(row.a or 0.0), row.defense)
+        ranked.rows,
+        key=lambda row: (row.control, row.apart, not row.passes, row.a is None, -(row.a or 0.0), row.defense),
     )
     gates = tuple(gate for gate in power.values() if gate is not None)
     return Board(
@@ -87,7 +95,7 @@ def aggregate(
         gates,
         replicate_noise(rows, entries),
         tuple(misbehaving(rows, cells)),
-        (*_notes(cells, gates, ranked.rule), *doubts(rows, cells)),
+        (*_notes(cells, gates, ranked.rule), *_vouching(cells, apart), *doubts(rows, cells)),
         smallest_difference=ranked.smallest_difference,
         suite=", ".join(sorted({cell.suite for cell in cells} - {""})),
         keys=tuple(sorted({cell.key for cell in cells} - {""})),
@@ -126,8 +134,14 @@ def _check_comparable(cells: Iterable[Measurement]) -> None:
         seen.add(name)
 
 
+def _apart(entries: Mapping[str, Sequence[Measurement]]) -> set[str]:
+    """Return the defenses of self-reported records; none where every record is self-reported."""
+    apart = {defense for defense, group in entries.items() if not all(cell.vouched for cell in group)}
+    return apart if len(apart) < len(entries) else set()
+
+
 def _required(
-    cells: Iterable[Measurement], planned: Collection[CellName] | None
+    cells: Iterable[Measurement], planned: Collection[CellName] | None, apart: Collection[str] = ()
 ) -> dict[str, set[tuple[str, str, int]]]:
     own: dict[str, set[tuple[str, str, int]]] = defaultdict(set)
     kinds, family_of = {}, {}
@@ -139,7 +153,12 @@ def _required(
         for defense, task, chain, seed in planned:
             own[defense].add((task, chain, seed))
         return own
-    owed = {kind: _owed(kind, own, kinds, family_of) for kind in sorted(set(kinds.values()) - {"control"})}
+    # What somebody reports of an own entry is no duty of vouched ones.
+    vouched = {name: places for name, places in own.items() if name not in apart}
+    owed = {
+        kind: _owed(kind, vouched if kind in {kinds[name] for name in vouched} else own, kinds, family_of)
+        for kind in sorted(set(kinds.values()) - {"control"})
+    }
     return {defense: asked | owed.get(kinds[defense], set()) for defense, asked in own.items()}
 
 
@@ -181,6 +200,13 @@ def _notes(cells: Sequence[Measurement], power: Sequence[Power], rule: str) -> I
     absent = [name for name in names if not _present(name, cells)]
     if absent:
         yield "controls not on this board: " + ", ".join(absent)
+
+
+def _vouching(cells: Sequence[Measurement], apart: Collection[str]) -> Iterable[str]:
+    if not any(cell.vouched for cell in cells):
+        yield "every record is self-reported: nobody has run any of it again (immunebench verify)"
+    elif apart:
+        yield f"self-reported, ranked apart: {', '.join(sorted(apart))}"
 
 
 def _present(control: str, cells: Iterable[Measurement]) -> bool:

@@ -8,6 +8,7 @@ from datetime import datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
+from immunebench.board.loading.impossible import impossible
 from immunebench.declared import scoring
 from immunebench.metrics.table import METRICS
 from immunebench.store.graph import comparability_key, task_name
@@ -15,7 +16,7 @@ from immunebench.store.graph import comparability_key, task_name
 if TYPE_CHECKING:
     from immunebench.records.record import Measured, Record
 
-Complaint = tuple[Literal["field", "metric", "range", "inconsistent"], str]
+Complaint = tuple[Literal["field", "metric", "range", "inconsistent", "impossible"], str]
 
 #: Tolerance above 1 for the cosine of equal unit vectors in single precision.
 _ROUNDING = 1e-4
@@ -26,7 +27,7 @@ def complaint(record: Record) -> Complaint | None:
     for check in (_date, _metrics, _ranges, _agreement):
         for found in check(record):
             return found
-    return None
+    return next((("impossible", said) for said in impossible(record)), None)
 
 
 def comparability(record: Record) -> str:
@@ -84,6 +85,10 @@ def _ranges(record: Record) -> Iterator[Complaint]:
         span = METRICS["image_similarity"].range if record.cell.family == "relearn" else bounds
         for name in ("s", "floor", "ceiling"):
             yield from _within(f"utility.benign.{name}", getattr(use.benign, name), *span)
+    chances = (("utility.collapse", use.collapse), ("utility.collapse_base", use.collapse_base))
+    for name, rate in (*chances, ("prompt_chance", record.prompt_chance)):
+        if rate is not None:
+            yield from _within(name, rate, 0, 1)
     for stage, cost in record.cost.items():
         yield from _within(f"cost.{stage}.seconds", cost.seconds, 0, None)
 
@@ -110,8 +115,21 @@ def _agreement(record: Record) -> Iterator[Complaint]:
 
 def _measured(record: Record) -> Iterator[tuple[str, str, Measured]]:
     """Yield every set of values in a record with its dotted path and its metric."""
-    parts = (("floor", record.baseline.floor), ("ceiling", record.baseline.ceiling))
+    baseline, integrity, erasure = record.baseline, record.integrity, record.erasure
+    parts = (
+        ("floor", baseline.floor),
+        ("defended_floor", baseline.defended_floor),
+        ("ceiling", baseline.ceiling),
+    )
     groups: list[tuple[str, Mapping[str, Measured]]] = [("scores", record.scores), ("fidelity", record.fidelity or {})]
+    groups.append(("unseen", record.unseen or {}))
+    if integrity is not None:
+        groups += [
+            ("integrity.before", integrity.before or {}),
+            ("integrity.after_benign", integrity.after_benign or {}),
+        ]
+    for whose, erased in (("base", erasure and erasure.base), ("released", erasure and erasure.released)):
+        groups.append((f"erasure.{whose}", {record.metric: erased} if erased else {}))
     groups += [(f"beside.{whose}", found) for whose, found in record.beside.items()]
     if record.purified is not None:
         cleaned = record.purified

@@ -9,13 +9,18 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from immunebench.board.loading.consistency import Placed, disagreements
+from immunebench.board.loading.house import stranger
+from immunebench.board.loading.marks import MARKS, Mark, Marks, file_digest
 from immunebench.core.errors import UsageError, shortened
 
 if TYPE_CHECKING:
+    from immunebench.catalog.catalog import Catalog
     from immunebench.records.files import Line
     from immunebench.records.record import Record
 
@@ -35,8 +40,14 @@ Kind = Literal[
     "duplicate",
     "conflict",
     "sheet",
+    "impossible",
+    "unknown",
+    "disagrees",
+    "mark",
 ]
-_HARMLESS = frozenset({"duplicate", "sheet"})
+_HARMLESS = frozenset({"duplicate", "sheet", "mark"})
+#: Faults of what a record says, rather than of how its line is written.
+FINDINGS = frozenset({"impossible", "unknown", "disagrees", "conflict", "range", "inconsistent", "metric", "misplaced"})
 _LONGEST = 400
 
 
@@ -89,7 +100,9 @@ def plain(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def load_results(folder: Path, *, sheets: bool = False) -> tuple[list[Record], list[Problem]]:
+def load_results(
+    folder: Path, *, sheets: bool = False, catalog: Catalog | None = None, marks: Marks | None = None
+) -> tuple[list[Record], list[Problem]]:
     """Load the valid records of all ``*.jsonl`` files below a folder.
 
     Parameters
@@ -98,12 +111,17 @@ def load_results(folder: Path, *, sheets: bool = False) -> tuple[list[Record], l
         Results of one suite.
     sheets
         Whether to check the contact sheets against the SHA-256 in their records too.
+    catalog
+        What records may name; None checks no names.
+    marks
+        Who vouches for which file: of records that disagree on what they share, the best vouched ones are right.
 
     Returns
     -------
     records
         Valid records, one per cell and version of a defense, ordered by file and line. Of two equal records of a cell
-        the first is used; of two that differ, neither.
+        the first is used; of two that differ, neither. Records that disagree with others of their cell on what is
+        measured without a defense, and records that name what the catalogue lacks, are left out.
     problems
         Faults, ordered by file and line.
 
@@ -114,13 +132,17 @@ def load_results(folder: Path, *, sheets: bool = False) -> tuple[list[Record], l
     """
     if not folder.is_dir():
         raise UsageError("no such folder of results", value=str(folder))
-    problems: list[Problem] = []
+    marks = marks or Marks()
+    problems = [Problem(MARKS, None, "mark", plain(shortened(fault, _LONGEST))) for fault in marks.faults]
     found: list[tuple[str, int, Record]] = []
+    vouched: dict[str, Mark] = {}
     for path in sorted(folder.rglob("*.jsonl")):
         name = path.relative_to(folder).as_posix()
         if not path.resolve().is_relative_to(folder.resolve()):
             problems.append(Problem(name, None, "outside", "links to a file outside the results"))
             continue
+        with suppress(OSError):
+            vouched[name] = marks.of(name, file_digest(path))
         for line, outcome in _lines(path, name):
             if isinstance(outcome, Problem):
                 problems.append(outcome)
@@ -128,11 +150,34 @@ def load_results(folder: Path, *, sheets: bool = False) -> tuple[list[Record], l
                 found.append((name, line, outcome))
                 problems += _sheet(outcome, folder, name, line, compare=sheets)
     outside = {(p.file, p.line) for p in problems if p.kind == "outside"}
-    records, repeats = _once([item for item in found if item[:2] not in outside])
-    problems = sorted([*problems, *repeats], key=lambda p: (p.file, p.line or 0, p.kind))
+    placed = [
+        Placed(name, line, record, vouched.get(name, "self-reported"))
+        for name, line, record in found
+        if (name, line) not in outside
+    ]
+    placed, repeats = _once(placed)
+    placed, findings = _held(placed, catalog)
+    records = [place.record for place in placed]
+    problems = sorted([*problems, *repeats, *findings], key=lambda p: (p.file, p.line or 0, p.kind))
     if not records:
         problems.append(Problem(".", None, "empty", "there is no usable record", fatal=True))
     return records, problems
+
+
+def _held(placed: list[Placed], catalog: Catalog | None) -> tuple[list[Placed], list[Problem]]:
+    """Leave out records that name what the house lacks, then those that disagree with the others of their cell."""
+    problems: list[Problem] = []
+
+    def without(found: Iterator[tuple[Placed, str]], kind: Kind) -> None:
+        for place, said in list(found):
+            placed.remove(place)
+            problems.append(Problem(place.file, place.line, kind, plain(shortened(said, _LONGEST))))
+
+    if catalog is not None:
+        strange = ((place, stranger(place.record, catalog)) for place in list(placed))
+        without(((place, said) for place, said in strange if said is not None), "unknown")
+    without(disagreements(list(placed)), "disagrees")
+    return placed, problems
 
 
 def _lines(path: Path, name: str) -> Iterator[tuple[int, Record | Problem]]:
@@ -190,24 +235,38 @@ def _sheet(record: Record, folder: Path, name: str, line: int, *, compare: bool)
         yield Problem(name, line, "sheet", f"its contact sheet {record.sheet.file} has another SHA-256")
 
 
-def _once(found: list[tuple[str, int, Record]]) -> tuple[list[Record], list[Problem]]:
-    """Return the first of equal records of a cell, and none of records of a cell that differ."""
-    groups: dict[tuple[str, int], list[tuple[str, int, Record]]] = defaultdict(list)
-    for item in found:
-        cell = item[2].cell
-        groups[cell.key, cell.defense_version].append(item)
-    records, problems = [], []
+def _once(found: list[Placed]) -> tuple[list[Placed], list[Problem]]:
+    """Return the first of equal records of a cell, and none of records of a cell that differ.
+
+    Where somebody vouches for the records of an entry, others of the same entry and version count nothing.
+    """
+    problems: list[Problem] = []
+    official = {_entry(place.record): place.file for place in found if place.mark != "self-reported"}
+    groups: dict[tuple[str, int], list[Placed]] = defaultdict(list)
+    for place in found:
+        cell, vouched = place.record.cell, official.get(_entry(place.record))
+        if place.mark == "self-reported" and vouched is not None:
+            said = f"is of {cell.defense}@{cell.defense_version}, whose vouched records are in {vouched}"
+            problems.append(Problem(place.file, place.line, "duplicate", said))
+        else:
+            groups[cell.key, cell.defense_version].append(place)
+    records: list[Placed] = []
     for (key, _), group in groups.items():
         first = group[0]
-        if all(record == first[2] for _, _, record in group):
-            records.append(first[2])
+        if all(place.record == first.record for place in group):
+            records.append(first)
             problems += [
-                Problem(name, line, "duplicate", f"repeats {first[0]}:{first[1]} ({key})")
-                for name, line, _ in group[1:]
+                Problem(place.file, place.line, "duplicate", f"repeats {first.file}:{first.line} ({key})")
+                for place in group[1:]
             ]
             continue
-        places = [f"{name}:{line}" for name, line, _ in group]
-        for number, (name, line, _) in enumerate(group):
-            others = ", ".join(place for at, place in enumerate(places) if at != number)
-            problems.append(Problem(name, line, "conflict", f"disagrees with {others} on {key}; none of them counts"))
+        places = [f"{place.file}:{place.line}" for place in group]
+        for number, place in enumerate(group):
+            others = ", ".join(other for at, other in enumerate(places) if at != number)
+            said = f"disagrees with {others} on {key}; none of them counts"
+            problems.append(Problem(place.file, place.line, "conflict", said))
     return records, problems
+
+
+def _entry(record: Record) -> tuple[str, int]:
+    return record.cell.defense, record.cell.defense_version

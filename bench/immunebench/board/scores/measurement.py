@@ -167,6 +167,8 @@ class Measurement:
         score combines cells of different settings.
     enforcement
         The mask that the publisher's fine-tuning interface enforces; None where nothing is frozen.
+    vouched
+        Whether the record is official or reproduced, and so counts for the rows of others.
     """
 
     task: str
@@ -213,6 +215,7 @@ class Measurement:
     suite: str = ""
     setting: Setting = USUAL
     enforcement: Enforcement | None = None
+    vouched: bool = True
 
     @property
     def where(self) -> tuple[str, str]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from immunebench.board.loading.external import External
 from immunebench.board.scores.curves import TaskArea
 from immunebench.board.scores.data_side import Table
 from immunebench.board.scores.measurement import Beside
 from immunebench.board.scores.work import Work
 from immunebench.declared.suite import Setting
+
+#: Badge of rows that nobody vouches for, on boards where somebody vouches for others.
+SELF_REPORTED = "self-reported"
 
 
 class BoardError(Exception):
@@ -136,7 +140,7 @@ class Row:
     told apart from. `by_metric` has
     all similarity metrics of the records, the target metric among them. `changes` compares protected with published
     pictures, by metric: the maximum for ``linf``, the mean over cells for the others. `badges` are short labels: the
-    kind of the row, and reasons why it may be unranked.
+    kind of the row, and reasons why it may be unranked or ranked apart.
     """
 
     defense: str
@@ -188,9 +192,14 @@ class Row:
 
     @property
     def league(self) -> str:
-        """The group that the row is ranked in: its track, and the budget class if it changes pictures."""
+        """The group that the row is ranked in: track, budget class if it changes pictures, and whether it is apart."""
         own = f"Linf {self.budget_class}" if isinstance(self.budget_class, int) else self.budget_class
-        return self.track if own is None else f"{self.track}, {own}"
+        return ", ".join(part for part in (self.track, own, SELF_REPORTED if self.apart else None) if part is not None)
+
+    @property
+    def apart(self) -> bool:
+        """Whether the row stands apart from vouched ones: it is self-reported, and others of the board are not."""
+        return SELF_REPORTED in self.badges
 
     @property
     def passes(self) -> bool:
@@ -240,6 +249,8 @@ class Board:
     between two ranked rows that this suite finds significant in 80 %, the median over pairs. `keys` are the
     comparability keys of the records. `layers` compares layered defenses with their layers; `settings` has scores in
     unusual settings, which enter no row; `tables` have measures of pictures, which enter no score.
+    `findings` are records that are in no row, as ``file:line`` and what is wrong with them; `external` are attacks on
+    its entries that others ran.
     """
 
     rows: tuple[Row, ...]
@@ -254,6 +265,8 @@ class Board:
     layers: tuple[LayerScore, ...] = ()
     settings: tuple[SettingScore, ...] = ()
     tables: tuple[Table, ...] = ()
+    findings: tuple[tuple[str, str], ...] = ()
+    external: tuple[External, ...] = ()
 
     @property
     def uninformative(self) -> tuple[Power, ...]:

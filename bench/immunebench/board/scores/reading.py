@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from immunebench.records.record import Baseline, Measured, Record, Score
 
 
-def measurement(record: Record) -> Measurement:
-    """Return the values of a record that the board uses."""
+def measurement(record: Record, *, vouched: bool = True) -> Measurement:
+    """Return the values of a record that the board uses; `vouched` says whether it is official or reproduced."""
     cell, baseline, utility = record.cell, record.baseline, record.utility
     score = record.scores.get(record.metric)
     anchors, benign, fidelity = record.anchors, utility.benign, record.fidelity or {}
@@ -65,6 +65,7 @@ def measurement(record: Record) -> Measurement:
         suite=f"{record.suite}@{record.suite_version}",
         setting=cell.setting,
         enforcement=record.enforcement,
+        vouched=vouched,
     )
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from immunebench.board.assembly.scored import NothingToShow, newest, score_loaded
-from immunebench.board.loading.load import Problem, load_results
+from immunebench.board.assembly.scored import Loaded, NothingToShow, load_suite_results, newest, score_loaded
 from immunebench.board.scores.measurement import Measurement
 from immunebench.board.scores.model import Board, BoardError
 from immunebench.board.scores.reading import measurement
@@ -124,10 +122,10 @@ def suite_folders(results: Path) -> list[Path]:
 
 def load_suite(folder: Path) -> Suite:
     """Load and score the records of a folder and check their contact sheets; faults are listed as problems."""
-    loaded, found = load_results(folder)
-    records = tuple(sorted(newest(loaded), key=lambda record: record.cell.key))
-    board, refusals = _score(loaded, found)
-    problems = tuple(str(problem) for problem in found)
+    loaded = load_suite_results(folder)
+    records = tuple(sorted(newest(loaded.records), key=lambda record: record.cell.key))
+    board, refusals = _score(loaded)
+    problems = tuple(str(problem) for problem in loaded.problems)
     sheets = {r.cell.key: check_sheet(folder, r.sheet.file, r.sheet.sha256) for r in records if r.sheet is not None}
     return Suite(folder.name, records, tuple(map(measurement, records)), board, refusals, sheets, problems)
 
@@ -152,9 +150,9 @@ def check_sheet(folder: Path, name: str, sha256: str) -> CheckedSheet:
     return sheet if 0 < max(sheet.size) <= _MOST_PIXELS else CheckedSheet(problem="is larger than it may be on a side")
 
 
-def _score(records: Sequence[Record], problems: Sequence[Problem]) -> tuple[Board | None, tuple[str, ...]]:
+def _score(loaded: Loaded) -> tuple[Board | None, tuple[str, ...]]:
     try:
-        board = score_loaded(records, problems).board
+        board = score_loaded(loaded.records, loaded.problems, vouched=loaded.vouched, external=loaded.external).board
     except (BoardError, NothingToShow) as error:
         return None, (str(error),)
     return board, board.refusals

@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from immunebench.board.assembly.settings import order
+from immunebench.board.loading.external import External
 from immunebench.board.scores.model import Board, LayerScore, SettingScore
 from immunebench.board.text import interval_text, number
+from immunebench.core.errors import shortened
 
+#: Most findings that a board lists.
+_MOST = 12
 USUAL_NAME = "all protected, same base"
 
 
@@ -30,6 +34,33 @@ def side_tables(board: Board, defense: str | None = None) -> Iterator[SideTable]
         yield _layers(layers)
     if settings:
         yield _settings(settings)
+    outside = [found for found in board.external if defense in (None, found.defense)]
+    if outside:
+        yield _external(board, outside)
+    if board.findings and defense is None:
+        yield _findings(board.findings)
+
+
+def _external(board: Board, found: list[External]) -> SideTable:
+    heads = ("defense", "A here", "best known A", "attack", "what the attacker knows", "tasks", "by", "source")
+    rows = []
+    for one in sorted(found, key=lambda one: (one.defense, one.a, one.id)):
+        row = board.row(one.defense)
+        who = one.authors[0] + (" et al." if len(one.authors) > 1 else "")
+        about = (one.attack, one.threat_model, str(len(one.tasks)), f"{who}, {one.published}", one.source)
+        rows.append((one.defense, number(None if row is None else row.a), number(one.a), *about))
+    note = (
+        "Attacks that others ran with code of their own, the strongest first; nobody ran them again here, and they "
+        "enter no row and no rank."
+    )
+    return SideTable("Best known attacks", heads, tuple(rows), note)
+
+
+def _findings(found: tuple[tuple[str, str], ...]) -> SideTable:
+    shown = tuple((where, shortened(said, 160)) for where, said in found[:_MOST])
+    rest = f" {len(found) - _MOST} more are not shown." if len(found) > _MOST else ""
+    note = "These records contradict others, the catalogue or themselves; they enter no row." + rest
+    return SideTable("Records with findings", ("record", "finding"), shown, note)
 
 
 def _layers(scores: list[LayerScore]) -> SideTable:

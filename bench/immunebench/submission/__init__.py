@@ -1,0 +1,1 @@
+"""Submissions: checks of entries and records, runs that submit and that verify, bundles of closed methods."""
