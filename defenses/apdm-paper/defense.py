@@ -1,4 +1,4 @@
-"""APDM: protect a subject along the path on which a personalisation would learn it (APDM, NeurIPS 2025).
+"""APDM: protect a subject along the path on which a personalisation would learn it (Lee et al. 2025, APDM).
 
 arXiv 2511.01307: learning to protect (L2P) with direct protective optimisation (DPO), written from its equations.
 """
