@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 import house
+import toy_stages
+from immunebench import api
 from immunebench.catalog.loading import load_catalog
 from immunebench.core.errors import UsageError
 from immunebench.declared.scoring import role
 from immunebench.plan.planning import make_plan
+from immunebench.store.artifacts import Store
 from immunebench.store.graph import CellGraph, Plan, StageSpec
 
 VARIANTS = """
@@ -92,6 +95,17 @@ def test_without_released_weights_the_public_base_is_the_start_model(root: Path,
         own, usual = (drawing(made, cell(made, defense, name)) for name in (chain, "lora"))
         assert own == usual
     assert cell(made, "shield", chain).ceiling == cell(made, "shield", "lora").ceiling
+
+
+def test_every_rung_has_a_record_and_what_restoring_costs_is_in_it(root: Path, tmp_path: Path) -> None:
+    store, folder = Store(tmp_path / "store"), tmp_path / "results" / "tiny"
+    records = api.measure(plan(root), store, folder, run_stage=toy_stages.every_stage)
+    assert {record.status for record in records} == {"ok"}
+    by_chain = {record.cell.chain: record for record in records if record.cell.defense == "shield"}
+    assert set(by_chain) == {"lora", "adaptive-few", "merge-back", "restore"}
+    assert [chain for chain, record in by_chain.items() if "restore" in record.cost] == ["restore"]
+    integrity = by_chain["lora"].integrity
+    assert integrity is not None and integrity.floor is not None and integrity.ceiling is not None
 
 
 def test_whoever_has_the_public_base_trains_where_no_mask_is_enforced(root: Path) -> None:
