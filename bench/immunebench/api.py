@@ -47,6 +47,7 @@ def run(
     results: Path | str | None = None,
     store: Path | str | None = None,
     workers: int = 1,
+    on: str | None = None,
     retry_failed: bool = False,
     timeout: float | None = None,
     replace: bool = False,
@@ -68,6 +69,9 @@ def run(
     workers
         Number of parallel stages. One runs in this process; more run in spawned processes of one thread each, so that
         scripts need the usual ``if __name__ == "__main__"`` guard.
+    on
+        Run the stages on ``ray``, ``ray:ADDRESS``, ``slurm`` or ``slurm:OPTIONS`` instead of this process; `workers`
+        above 1 then limits the stages at a time.
     retry_failed
         Run failed stages again.
     timeout
@@ -98,7 +102,7 @@ def run(
             return pd.DataFrame(planned(plan, artifacts))
         folder = results_folder(results) / plan.suite.id
         records = measure(
-            plan, artifacts, folder, workers=workers, retry_failed=retry_failed, timeout=timeout, replace=replace
+            plan, artifacts, folder, workers=workers, on=on, retry_failed=retry_failed, timeout=timeout, replace=replace
         )
     rows = [record.model_dump(mode="json") for record in records]
     return pd.json_normalize(rows).rename(columns=lambda name: name.removeprefix("cell."))
@@ -232,6 +236,7 @@ def measure(
     folder: Path,
     *,
     workers: int = 1,
+    on: str | None = None,
     retry_failed: bool = False,
     timeout: float | None = None,
     replace: bool = False,
@@ -251,6 +256,8 @@ def measure(
         Folder for records (one file per defense) and contact sheets.
     workers
         Number of parallel stages.
+    on
+        Engine that carries them out; see `immunebench.execution.engines.choosing`.
     retry_failed
         Run failed stages again.
     timeout
@@ -280,11 +287,11 @@ def measure(
     from immunebench.records.building import build_record
     from immunebench.records.contact_sheet import cell_sheet
 
-    executor = make_executor(store, workers, processes=processes, run_stage=run_stage, timeout=timeout)
-    if run_stage is None:
+    if run_stage is None and on is None:
         require_machine(plan, store)
     require_writable(store.root, "--store")
     require_writable(folder, "--results")
+    executor = make_executor(store, workers, on=on, processes=processes, run_stage=run_stage, timeout=timeout)
     outcome = Outcome()
     stages = {cell.key: plan.roots[cell.key].stages for cell in plan.cells}
     cost = estimate(plan, store).stages
@@ -292,22 +299,29 @@ def measure(
         digest: cost[spec.stage].seconds / max(1, cost[spec.stage].planned - cost[spec.stage].cached)
         for digest, spec in plan.stages.items()
     }
-    progress = Progress(stage_names(plan), seconds, stages, outcome, workers=workers, stream=stream)
+    progress = Progress(stage_names(plan), seconds, stages, outcome, workers=executor.slots, stream=stream)
     results = Results(folder, store, progress.say, replace=replace)
-    results.check(plan)
+    try:
+        results.check(plan)
+    except BaseException:
+        executor.close()
+        raise
     open_cells = {cell.key: cell for cell in plan.cells}
+    users: dict[str, list[str]] = {}
+    for key, of in stages.items():
+        for digest in of:
+            users.setdefault(digest, []).append(key)
     records: dict[str, Record] = {}
 
     def tell(event: Event) -> None:
         progress.tell(event)
         if event.kind not in ("made", "reused", "failed", "blocked"):
             return
-        for key in [k for k in open_cells if event.digest in members[k]]:
-            if all(map(outcome.settled, stages[key])):
+        for key in users[event.digest]:
+            if key in open_cells and all(map(outcome.settled, stages[key])):
                 cell, graph = open_cells.pop(key), plan.roots[key]
                 records[key] = results.save(build_record(cell, graph, store), partial(cell_sheet, graph, store, folder))
 
-    members = {key: frozenset(of) for key, of in stages.items()}
     with progress, _report_corruption(progress), _stoppable():
         try:
             scheduler.execute(plan.stages, store, executor, retry_failed=retry_failed, tell=tell, outcome=outcome)
@@ -368,11 +382,12 @@ def make_executor(
     store: Store,
     workers: int,
     *,
+    on: str | None = None,
     processes: bool | None = None,
     run_stage: RunStage | str | None = None,
     timeout: float | None = None,
 ) -> Executor:
-    """Return the executor for a number of workers: in this process, or in spawned processes.
+    """Return the executor for a number of workers: in this process, in spawned processes, or on an engine.
 
     Raises
     ------
@@ -383,6 +398,10 @@ def make_executor(
     function = executor.DEFAULT_STAGES if run_stage is None else run_stage
     check_limits(workers, timeout)
     bookmark.seconds()  # Validated here, as in a worker a wrong value would fail every stage.
+    if on is not None:
+        from immunebench.execution.engines.choosing import on_engine
+
+        return on_engine(on, store, workers if workers > 1 else None, function, timeout)
     if not (workers > 1 if processes is None else processes):
         if timeout is not None:
             raise UsageError("needs worker processes, which can be stopped: workers=2 or more", field="timeout")

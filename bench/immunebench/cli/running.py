@@ -49,6 +49,12 @@ def run(
     results: ResultsDir = Path("results"),
     store: StoreDir = None,
     workers: Annotated[int, typer.Option("--workers", help="Parallel stages, one process and thread each.")] = 1,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on", help="Instead of processes: ray, ray:ADDRESS, slurm, slurm:NAME=VALUE,..., slurm:local."
+        ),
+    ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed stages again.")] = False,
     timeout: Annotated[
         float | None, typer.Option("--timeout", help="Time limit per stage in seconds; longer ones fail as timeout.")
@@ -84,6 +90,7 @@ def run(
             artifacts,
             folder,
             workers=workers,
+            on=on,
             retry_failed=retry_failed,
             timeout=timeout,
             replace=replace,

@@ -58,6 +58,7 @@ class Progress:
         self._stream = stream or sys.stderr
         self._began, self._said = time.monotonic(), 0.0
         self._expected = self._spent = 0.0
+        self._rest = sum(seconds.values())
         self._bars: Bars | None = None
         self._total: TaskID | None = None
         self._running: dict[str, TaskID] = {}
@@ -99,6 +100,7 @@ class Progress:
             self._settle(event)
         elif event.kind == "lost":
             # Cells that depend on it stay done, although it is made again.
+            self._rest += self._seconds.get(event.text, 0.0)
             self.say(f"corrupted: {self._names.get(event.text, event.text[:12])}; it is made again")
         if event.kind == "failed":
             self.say(f"failed: {name}: {event.text}")
@@ -119,7 +121,7 @@ class Progress:
 
     def summary(self) -> str:
         """Return one line: cells, stages, reused stages, rate and time left."""
-        done = sum(map(self._outcome.settled, self._names))
+        done = self._outcome.count
         made = len(self._outcome.made)
         parts = [f"cells {self._cells_done}/{self._cells}", f"stages {done}/{len(self._names)}"]
         parts.append(f"reused {len(self._outcome.present) - made}")
@@ -131,11 +133,11 @@ class Progress:
         return ", ".join(parts)
 
     def _left(self) -> float:
-        rest = sum(s for digest, s in self._seconds.items() if not self._outcome.settled(digest))
         speed = self._spent / self._expected if self._expected > 0 else 1.0
-        return rest * speed / self._workers
+        return max(self._rest, 0.0) * speed / self._workers
 
     def _settle(self, event: Event) -> None:
+        self._rest -= self._seconds.get(event.digest, 0.0)
         if event.kind == "made":
             self._spent += event.seconds
             self._expected += self._seconds.get(event.digest, 0.0)
@@ -145,7 +147,7 @@ class Progress:
 
     def _draw(self, event: Event, name: str) -> None:
         assert self._bars is not None and self._total is not None
-        done = sum(map(self._outcome.settled, self._names))
+        done = self._outcome.count
         self._bars.update(self._total, completed=done, note=self.summary())
         if event.kind == "started":
             self._running[event.digest] = self._bars.add_task(f"  {printable(name)}", total=None, note="")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,11 @@ class Outcome:
     def settled(self, digest: str) -> bool:
         """Return whether the stage is present, failed, or blocked by a failed one."""
         return digest in self.present or digest in self.failed or digest in self.blocked
+
+    @property
+    def count(self) -> int:
+        """The number of settled stages."""
+        return len(self.present) + len(self.failed) + len(self.blocked)
 
     def cause(self, digest: str) -> str | None:
         """Return the failed stage that a failed or blocked one goes back to."""
@@ -87,9 +93,14 @@ class _Schedule:
         for digest, spec in specs.items():
             for needed in spec.inputs.values():
                 self.dependents.setdefault(needed, []).append(digest)
+        # Stages whose inputs are there, first of the plan first, so that no plan is searched for each of its stages.
+        self.place = {digest: number for number, digest in enumerate(specs)}
+        self.order = list(specs)
+        self.ready: tuple[list[int], list[int]] = ([], [])
 
     def look(self, *, retry_failed: bool) -> None:
         for digest in self.specs:
+            self.offer(digest)
             if self.store.holds(digest):
                 self.settle(Event("reused", digest))
                 continue
@@ -103,17 +114,30 @@ class _Schedule:
 
     def choose(self) -> Spec | None:
         # What another run is making right now comes last, so that two runs on one store divide the work.
-        for patient in (False, True):
-            for digest, spec in self.pending.items():
-                free = digest not in self.running and (digest in self.busy) is patient
-                if free and all(needed in self.outcome.present for needed in spec.inputs.values()):
+        for patient, waiting in enumerate(self.ready):
+            while waiting:
+                digest = self.order[heapq.heappop(waiting)]
+                spec = self.pending.get(digest)
+                free = spec is not None and digest not in self.running and (digest in self.busy) is bool(patient)
+                if spec is not None and free and self.complete(spec):
                     return spec
         return None
+
+    def offer(self, digest: str) -> None:
+        """Put a stage among those that may be ready; `choose` looks whether it is."""
+        spec = self.pending.get(digest)
+        if spec is not None and digest not in self.running and self.complete(spec):
+            heapq.heappush(self.ready[digest in self.busy], self.place[digest])
+
+    def complete(self, spec: Spec) -> bool:
+        """Return whether all inputs of a stage are there."""
+        return all(needed in self.outcome.present for needed in spec.inputs.values())
 
     def take(self, event: Event) -> None:
         self.running.discard(event.digest)
         if event.kind == "busy":
             self.busy.add(event.digest)
+            self.offer(event.digest)
             self.tell(event)
         elif event.kind == "lost":
             self.losses[event.text] += 1
@@ -125,6 +149,7 @@ class _Schedule:
             elif event.text in self.outcome.present:
                 self.outcome.present.discard(event.text)
                 self.pending[event.text] = self.specs[event.text]
+                self.offer(event.text)
         else:
             self.settle(event)
 
@@ -138,6 +163,8 @@ class _Schedule:
         self.outcome.present.add(event.digest)
         if event.kind == "made":
             self.outcome.made.add(event.digest)
+        for user in self.dependents.get(event.digest, ()):
+            self.offer(user)
         self.tell(event)
 
     def block(self, cause: str) -> None:

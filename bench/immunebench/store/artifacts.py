@@ -98,6 +98,11 @@ class Store:
         self.sharing = Sharing.of(self.root)
         self.remote = None if self.sharing is None else self.sharing.remote
 
+    @property
+    def location(self) -> str:
+        """Where another machine opens this store: its URL, else its folder."""
+        return str(self.root) if self.remote is None else self.remote.url
+
     # Reading
 
     def path(self, digest: str) -> Path | None:

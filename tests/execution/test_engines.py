@@ -1,0 +1,148 @@
+"""Engines of several machines: the same graph to the same artifacts, crashes, time limits, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from immunebench.core.errors import UsageError
+from immunebench.execution.engines.choosing import on_engine
+from immunebench.execution.engines.slurm_engine import parsed
+from immunebench.execution.executor import Event, Executor, Inline
+from immunebench.execution.scheduler import execute
+from immunebench.store.artifacts import Store
+from toy_stages import Toy, add, graph
+
+TOY = "toy_stages:add"
+Make = Callable[..., Executor]
+SUPPORT = str(Path(__file__).parents[1] / "support")
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(params=["ray", "slurm:local"])
+def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    """Starts an engine on this machine; its processes find the toy stages."""
+    name = request.param.partition(":")[0]
+    pytest.importorskip({"ray": "ray", "slurm": "submitit"}[name], reason=f"needs the extra {name}")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([SUPPORT, *filter(None, sys.path)]))
+    monkeypatch.setenv("RAY_DISABLE_IMPORT_WARNING", "1")
+
+    def start(store: Store, timeout: float | None = None, workers: int = 2) -> Executor:
+        return on_engine(request.param, store, workers, TOY, timeout)
+
+    yield start
+
+
+def diamond(**extra: object) -> tuple[Toy, Toy, Toy, Toy]:
+    a = Toy("pictures", {"value": 1, **extra})
+    b = Toy("adapt", {"value": 10, **extra}, {"x": a.digest})
+    c = Toy("adapt", {"value": 20, **extra}, {"x": a.digest})
+    return a, b, c, Toy("score", {"value": 100, **extra}, {"x": b.digest, "y": c.digest})
+
+
+def value(store: Store, spec: Toy) -> int:
+    folder = store.get(spec.digest)
+    assert folder is not None
+    return int(json.loads((folder / "value.json").read_text()))
+
+
+def test_a_graph_is_what_it_is_inline_and_no_judge_meets_what_an_entry_changed(tmp_path: Path, make: Make) -> None:
+    store, here, events = Store(tmp_path / "s"), Store(tmp_path / "h"), list[Event]()
+    a, b, c, d = diamond()
+    # An attack that tampers with its process; the score would be 1000 too high there.
+    hostile = Toy("adapt", {"value": 0, "do": "patch"}, {"x": a.digest})
+    judges = [Toy("score", {"value": n}, {"x": hostile.digest}) for n in range(3)]
+    specs = graph(a, b, c, d, hostile, *judges)
+    outcome = execute(specs, store, make(store), tell=events.append)
+    assert outcome.made == set(specs) and value(store, d) == 132
+    assert [value(store, judge) for judge in judges] == [1001 + n for n in range(3)]
+    execute(graph(a, b, c, d), here, Inline(here, add))
+    for digest in (a.digest, b.digest, c.digest, d.digest):
+        theirs, ours = store.manifest(digest), here.manifest(digest)
+        assert theirs is not None and ours is not None and theirs["files"] == ours["files"]
+    assert {event.digest for event in events if event.kind == "started"} == set(specs)
+    assert not list((store.root / "tmp").glob("*"))
+
+
+def test_failures_dead_workers_and_time_limits_are_outcomes(tmp_path: Path, make: Make) -> None:
+    store, events = Store(tmp_path / "s"), list[Event]()
+    broken = Toy("adapt", {"value": 1, "do": "raise"})
+    needs = Toy("score", {"value": 1}, {"x": broken.digest})
+    dying = Toy("protect", {"value": 1, "do": "exit"})
+    once = Toy("protect", {"value": 7, "do": "exit once", "marker": str(tmp_path / "once")})
+    slow = Toy("generate", {"value": 1, "do": "sleep", "seconds": 60})
+    outcome = execute(graph(broken, needs, dying, once, slow), store, make(store, 8.0), tell=events.append)
+    assert outcome.made == {once.digest} and value(store, once) == 7
+    assert outcome.blocked == {needs.digest: broken.digest}
+    assert outcome.failed[broken.digest] == "error: this stage is broken"
+    assert outcome.failed[slow.digest].startswith("timeout: stopped after")
+    note = store.failure(dying.digest)
+    assert note is not None and note["transient"] and note["kind"] == "error"
+    assert once.digest in {event.digest for event in events if event.kind == "again"}
+    assert not list((store.root / "tmp").glob(f"{once.digest}.*"))
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from immunebench.execution.engines.choosing import on_engine
+from immunebench.execution.scheduler import execute
+from immunebench.store.artifacts import Store
+from toy_stages import Toy, graph
+store = Store(sys.argv[1])
+specs = graph(*(Toy("score", {"value": n, "log": sys.argv[3], "do": "sleep", "seconds": 1.0}) for n in range(6)))
+execute(specs, store, on_engine(sys.argv[2], store, 2, "toy_stages:add"),
+        tell=lambda event: print(event.kind, flush=True))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("on", ["ray", "slurm:local"])
+def test_a_stopped_driver_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on: str, how: signal.Signals
+) -> None:
+    pytest.importorskip({"ray": "ray", "slurm": "submitit"}[on.partition(":")[0]], reason="needs the extra")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([SUPPORT, *filter(None, sys.path)]))
+    command = [sys.executable, "-W", "ignore", "-c", DRIVER, str(tmp_path / "s"), on, str(tmp_path / "log")]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert driver.stdout is not None
+    for line in driver.stdout:
+        if line.strip() == "made":
+            break
+    driver.send_signal(how)
+    driver.communicate(timeout=60)
+    assert driver.returncode != 0
+    store = Store(tmp_path / "s")
+    before = sum(1 for _ in store.artifacts())
+    assert 1 <= before < 6
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    kinds = done.stdout.split()
+    assert kinds.count("reused") >= before and kinds.count("reused") + kinds.count("made") == 6
+    assert sum(1 for _ in store.artifacts()) == 6
+
+
+def test_what_cannot_be_used_is_said_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--on: unknown engine 'rai' .nearest: 'ray'"):
+        on_engine("rai", Store(tmp_path))
+    with pytest.raises(UsageError, match="--on slurm: must be local, or name=value of sbatch, not: 'gpu'"):
+        parsed("gpu")
+    with pytest.raises(UsageError, match="must be whole minutes or GiB"):
+        parsed("time=4h")
+    assert parsed("partition=gpu,--time=60,mail-type=END") == {"partition": "gpu", "time": "60", "mail_type": "END"}
+
+
+@pytest.mark.parametrize(("on", "module"), [("ray", "ray"), ("slurm", "submitit")])
+def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on: str, module: str) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UsageError, match=rf"pip install 'immunebench\[{on}\]'"):
+        on_engine(on, Store(tmp_path))
