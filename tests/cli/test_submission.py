@@ -177,8 +177,8 @@ def test_on_another_machine_means_are_held_to_the_tolerance(world: Path) -> None
         new = score.model_copy(update={"values": values, "mean": score.mean + by})
         return record.model_copy(update={"scores": {**record.scores, record.metric: new}})
 
-    assert list(verification.compare(record, moved(0.03), exact=False)) == []
-    far = list(verification.compare(record, moved(0.07), exact=False))
+    assert list(verification.compare(record, moved(0.006), exact=False)) == []
+    far = list(verification.compare(record, moved(0.02), exact=False))
     assert {one.field.rpartition(".")[2] for one in far} == {"values", "mean"}
     assert len(list(verification.compare(record, moved(1e-12), exact=True))) == 2
 
