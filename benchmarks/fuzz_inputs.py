@@ -153,6 +153,8 @@ def kinds(folder: Path) -> Iterator[Kind]:
     ]
     yield Kind("records", ".jsonl", 0.2, lines, records, mutated_text)
 
+    yield from _submissions(folder, lines)
+
     digest = "ab" * 32
     place = folder / "adapt" / "ab" / digest
     place.mkdir(parents=True)
@@ -174,6 +176,131 @@ def kinds(folder: Path) -> Iterator[Kind]:
     yield Kind("pictures", ".png", 0.12, pictures(), lambda file: read_picture(file, 64), mutated_picture)
     yield Kind("weights", ".safetensors", 0.14, [weights()], base_folder.header, mutated_weights)
     yield Kind("own checkpoints", ".safetensors", 0.04, [weights()], _checks_own, mutated_weights)
+
+
+def _submissions(folder: Path, lines: list[bytes]) -> Iterator[Kind]:
+    """Yield what a submission consists of: results that are loaded together, marks, external evaluations, bundles."""
+    from immunebench.board.loading.external import read_external
+    from immunebench.board.loading.load import load_results
+    from immunebench.board.loading.marks import MARKS, OFFICIAL, file_digest, read_marks
+    from immunebench.catalog.loading import load_catalog
+    from immunebench.submission.bundles import check_bundle
+    from immunebench.submission.code import check_code
+
+    catalog = load_catalog(ROOT)
+    smoke = ROOT / "results" / "mini-smoke"
+    place = folder / "results" / "mini-smoke"
+    place.mkdir(parents=True)
+    for name in ("none@1.jsonl", "noise@1.jsonl"):
+        (place / name).write_bytes((smoke / name).read_bytes())
+    marks = read_marks(place, ROOT / "leaderboard")
+
+    def held(file: Path) -> object:
+        (place / "imma-lora@1.jsonl").write_bytes(file.read_bytes())
+        records, problems = load_results(place, catalog=catalog, marks=marks)
+        assert all(str(problem).isprintable() for problem in problems)
+        return [record for record in records if record.cell.defense == "imma-lora"] or None
+
+    yield Kind("results", ".jsonl", 0.04, [(smoke / "imma-lora@1.jsonl").read_bytes()], held, mutated_text)
+
+    def marked(file: Path) -> object:
+        (place / MARKS).write_bytes(file.read_bytes())
+        board = folder / "leaderboard"
+        board.mkdir(exist_ok=True)
+        (board / OFFICIAL).write_bytes(file.read_bytes())
+        found = read_marks(place, board)
+        assert all(fault.isprintable() for fault in found.faults)
+        (place / MARKS).unlink()
+        return found.reproduced or found.official or None
+
+    mark = {
+        "file": "none@1.jsonl", "sha256": file_digest(smoke / "none@1.jsonl"), "seed": 0, "cells": ["a/b/c/d/0"],
+        "exact": True, "tolerance": 0.0, "version": "0.1.0", "created": "2026-01-01T00:00:00+00:00",
+        "signature": "0" * 64,
+    }  # fmt: skip
+    whole = [
+        json.dumps({"schema_version": 1, "marks": [mark]}).encode(),
+        (ROOT / "leaderboard" / OFFICIAL).read_bytes(),
+    ]
+    yield Kind("marks", ".json", 0.06, whole, marked, mutated_text)
+
+    def external(file: Path) -> object:
+        target = folder / "external" / "doe-2027.toml"
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(file.read_bytes())
+        sound, broken = read_external(folder)
+        for error in broken:
+            raise error
+        return sound
+
+    text = (ROOT / "docs" / "submitting.md").read_text("utf-8").partition("```toml\nid")[2].partition("```")[0]
+    text = f"id{text}".replace("doe-2027-imma", "doe-2027")
+    yield Kind("external", ".toml", 0.06, [text.encode()], external, mutated_text)
+
+    def code(file: Path) -> object:
+        entry = folder / "entry"
+        entry.mkdir(exist_ok=True)
+        (entry / "defense.py").write_bytes(file.read_bytes())
+        return [one for one in check_code(entry) if one.severity == "error"] and None
+
+    sources = [path.read_bytes() for path in sorted(ROOT.glob("defenses/*/defense.py"))]
+    yield Kind("code", ".py", 0.04, sources, lambda file: code(file) or True, mutated_text)
+
+    def bundled(file: Path) -> object:
+        found = check_bundle(file)
+        assert all(str(one).isprintable() for one in found)
+        return None if found else file
+
+    yield Kind("bundles", ".tar", 0.1, [_bundle(folder)], bundled, mutated_bundle)
+
+
+def _bundle(folder: Path) -> bytes:
+    """Return a small sound bundle."""
+    from immunebench.submission.bundles import write_bundle
+
+    lines = (ROOT / "results/mini-smoke/imma-lora@1.jsonl").read_text().splitlines()[:1]
+    record = json.loads(lines[0]) | {"sheet": None}
+    (folder / "records.jsonl").write_text(json.dumps(record) + "\n")
+    (folder / "weights.safetensors").write_bytes(weights())
+    entry = ROOT / "defenses" / "imma-lora"
+    files = {f"entry/{name}": entry / name for name in ("defense.toml", "defense.py", "cite.bib")}
+    files["results/mini-smoke/imma-lora@1.jsonl"] = folder / "records.jsonl"
+    files["artifacts/a--b/protect_model/weights.safetensors"] = folder / "weights.safetensors"
+    table = {"schema_version": 1, "defense": "imma-lora", "version": 1, "suite": "mini-smoke", "closed": False}
+    return write_bundle(folder / "sound.tar", table, files).read_bytes()
+
+
+def mutated_bundle(data: bytes, draw: random.Random) -> bytes:
+    """Change a header of a tar with a right checksum: name, size, kind or link; or mutate the bytes."""
+    if draw.random() < 0.4:
+        return mutated(data, draw)
+    found = bytearray(data)
+    heads = [at for at in range(0, len(found) - 512, 512) if found[at + 257 : at + 262] == b"ustar"]
+    at = draw.choice(heads)
+    match draw.randrange(4):
+        case 0:
+            names = (
+                b"../../x",
+                b"/etc/x",
+                b"entry/../../x",
+                b"entry/a.so",
+                b"entry/\x1b[2J.py",
+                b"entry/defense.py",
+                b"",
+            )
+            name = draw.choice(names)
+            found[at : at + 100] = name + b"\0" * (100 - len(name))
+        case 1:
+            sizes = (b"00000000000", b"77777777777", b"00000000777", b"-0000000001", b"\x80" + b"\xff" * 10)
+            found[at + 124 : at + 135] = draw.choice(sizes)
+        case 2:
+            found[at + 156] = draw.choice(b"0123456789gxLKSDVAM\0")
+        case _:
+            found[at + 157 : at + 168] = b"/etc/passwd"
+            found[at + 156] = draw.choice(b"12")
+    found[at + 148 : at + 156] = b" " * 8
+    found[at + 148 : at + 156] = b"%06o\0 " % sum(found[at : at + 512])
+    return bytes(found)
 
 
 def _checks_own(file: Path) -> object:

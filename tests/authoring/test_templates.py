@@ -143,7 +143,7 @@ def test_the_command_names_what_it_wrote_and_overwrites_nothing(house: Path) -> 
     assert result.exit_code == 0 and "next: immunebench run mine" in result.stdout
     names = {"defense.toml", "defense.py", "cite.bib"}
     assert {file.name for file in (house / "defenses/mine").iterdir()} == names
-    assert sorted(path.name for path in house.iterdir()) == ["defenses", "suites"]
+    assert sorted(path.name for path in house.iterdir()) == ["defenses", "suites", "tests"]
     assert not list(house.rglob(".new-*"))
     (house / "suites/mine.toml").unlink()
     (house / "defenses/mine/defense.toml").write_text("mine alone")

@@ -19,8 +19,8 @@ from immunebench.core.errors import UsageError
 @pytest.mark.parametrize(
     ("kind", "hook", "fields"),
     [
-        ("defense", "protect_model", ["authors", "description", "threat_model", "the docstring", "title", "author"]),
-        ("defense", "protect_images", ["authors", "description", "threat_model", "the docstring", "title", "author"]),
+        ("defense", "model", ["authors", "description", "threat_model", "the docstring", "title", "author"]),
+        ("defense", "data", ["authors", "description", "threat_model", "the docstring", "title", "author"]),
         ("attack", "adapt", ["authors", "description", "the docstring", "title", "author"]),
         ("attack", "purify", ["authors", "description", "the docstring", "title", "author"]),
     ],

@@ -75,8 +75,12 @@ def every_stage(
     time.sleep(float(os.environ.get("TOY_SECONDS", "0")))
     number = int(spec.digest[:8], 16) / 2**32
     match spec.stage:
-        case "pictures" | "generate":
+        case "pictures":
             _picture(out / "p00-00.png", spec.digest)
+        case "generate":
+            for prompt in range(len(spec.key["prompts"])):
+                for picture in range(spec.key["per_prompt"]):
+                    _picture(out / f"p{prompt:02d}-{picture:02d}.png", spec.digest)
         case "adapt":
             for step in spec.key["params"]["saves"]:
                 (out / f"adapter-{step:05d}.safetensors").write_bytes(bytes.fromhex(spec.digest))
@@ -84,7 +88,10 @@ def every_stage(
             _write(out / "scores.json", {"m_same": 0.9, "m_other": 0.1})
         case "score":
             names = [f"{m['id']}@{m['version']}" for m in spec.key["metrics"]]
-            score = {"values": [number], "mean": number}
+            generated = inputs.get("generated")
+            count = 1 if generated is None else len(list(generated.glob("*.png")))
+            values = [number * (1 - 0.01 * place / count) for place in range(count)]
+            score = {"values": values, "mean": sum(values) / count}
             _write(out / "scores.json", {"metrics": dict.fromkeys(names, score)})
         case _:
             _write(out / "log.json", number)

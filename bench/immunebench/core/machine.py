@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,8 @@ def environment(device: str = "cpu") -> dict[str, Any]:
     Returns
     -------
     dict
-        `python`, `platform`, `processor`, `cpus`, `device`, `libraries`; on CUDA also
-        `gpu`, `gpu_memory_gib`, `cuda`.
+        `python`, `platform`, `processor`, `cpus`, `device`, `libraries`; `instructions` where torch is loaded; on CUDA
+        also `gpu`, `gpu_memory_gib`, `cuda`.
     """
     libraries = {}
     for name in LIBRARIES:
@@ -64,6 +65,11 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         "device": device,
         "libraries": libraries,
     }
+    if "torch" in sys.modules:
+        import torch
+
+        # The same name of a processor stands for several sets of instructions, which round differently.
+        probe["instructions"] = torch.backends.cpu.get_cpu_capability()
     if device == "cuda":
         import torch
 

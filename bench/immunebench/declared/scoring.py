@@ -53,10 +53,10 @@ CONFIDENCE: Final = 0.95
 BUDGET_CLASSES: Final = (4, 8, 16)
 """Classes of changed pictures by the largest change of a pixel, measured after saving, of 255."""
 
-ANCHORS_AGREE: Final = 0.01
+ANCHORS_AGREE: Final = 0.001
 """Largest difference between two records' anchors of one cell that were measured on different machines."""
 
-BASELINES_AGREE: Final = 0.05
+BASELINES_AGREE: Final = 0.01
 """Largest difference between two records' means of one floor, ceiling or benign baseline, on different machines."""
 
 PUBLIC_BASE_ATTACKS: Final = frozenset({"restore", "merge-back"})

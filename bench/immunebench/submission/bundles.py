@@ -26,6 +26,8 @@ from immunebench.bases.weights import sha256
 from immunebench.board.loading.load import load_results
 from immunebench.catalog.loading import default_catalog
 from immunebench.core.errors import UsageError, printable
+from immunebench.declared import schema
+from immunebench.declared.manifest import DefenseManifest
 from immunebench.declared.schema import DefenseName, Id, Model, Sha256, usage_error
 from immunebench.records.attestation import payload_digest
 from immunebench.records.files import read_records
@@ -180,6 +182,7 @@ def check_bundle(file: Path) -> list[Finding]:
         with unpacked(file) as bundle:
             found = list(_headers(bundle, file))
             found += check_files(bundle.entry)
+            found += _manifest(bundle)
             if not errors(found):
                 found += check_code(bundle.entry)
                 found += check_citation(bundle.entry / "cite.bib")
@@ -191,6 +194,25 @@ def check_bundle(file: Path) -> list[Finding]:
             return [_named(one, bundle, file) for one in found]
     except UsageError as error:
         return [of_error("bundle", error, file)]
+
+
+def _manifest(bundle: Bundle) -> Iterator[Finding]:
+    """Check that the entry is the one that the table names; whether its code fits is found when it is run."""
+    file = bundle.entry / "defense.toml"
+    try:
+        manifest = schema.load(file, DefenseManifest)
+    except UsageError as error:
+        yield of_error("manifest", error, file)
+        return
+    named = {manifest.id, *manifest.variants}
+    if bundle.table.defense not in named or bundle.table.version != manifest.version:
+        yield finding(
+            "manifest", file, f"is of {manifest.id}@{manifest.version}, and the bundle of {bundle.table.defense}"
+        )
+    code = (bundle.entry / "defense.py").is_file()
+    if code == bundle.table.closed and manifest.artefact is None:
+        what = "holds code and says that it is closed" if code else "holds no code and does not say that it is closed"
+        yield finding("bundle", bundle.entry, what)
 
 
 def _named(found: Finding, bundle: Bundle, file: Path) -> Finding:
