@@ -56,6 +56,9 @@ def run(
     replace: Annotated[
         bool, typer.Option("--replace", help="Let a failure replace a better record of the same cell.")
     ] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run strangers' entries where this machine has no box (see doctor).")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show cells, stages, time and disk; run nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -87,6 +90,7 @@ def run(
             retry_failed=retry_failed,
             timeout=timeout,
             replace=replace,
+            trust=trust,
             processes=True,
         )
     except KeyboardInterrupt:

@@ -25,7 +25,7 @@ from immunebench.box.view import View
 from immunebench.catalog.loading import default_catalog
 from immunebench.core import machine
 from immunebench.core.errors import printable, shortened
-from immunebench.execution.executor import DEFAULT_STAGES, LONGEST_LINE, Event, Tell
+from immunebench.execution.executor import DEFAULT_STAGES, LONGEST_LINE, SUITE_STAGES, Event, Tell
 from immunebench.execution.lending import Lent, foreign, lend, lend_other
 from immunebench.execution.shelf import Shelf
 from immunebench.store import bookmark
@@ -34,7 +34,6 @@ from immunebench.store.bookmark import Spent
 from immunebench.store.files import unique
 from immunebench.store.graph import runs_entries
 
-_STAGES = DEFAULT_STAGES
 _WARM = ("immunebench.execution.in_box:warm",)
 _STAGE, _OTHER = "immunebench.execution.in_box:stage", "immunebench.execution.in_box:other"
 _ADMIT = "immunebench.execution.admission:work"
@@ -83,7 +82,7 @@ class Boxes:
 
     def __init__(self, store: Store, kind: Kind, run_stage: str = DEFAULT_STAGES, timeout: float | None = None) -> None:
         self.kind, self._store, self._run_stage, self._timeout = kind, store, run_stage, timeout
-        self._own = run_stage == _STAGES
+        self._own = run_stage == SUITE_STAGES
         preload = _WARM if self._own else ("immunebench.execution.in_box", run_stage.partition(":")[0])
         self._template = Template(kind, preload)
         self._count = itertools.count()

@@ -27,7 +27,8 @@ from immunebench.store.graph import runs_entries
 
 Report = Callable[[str, int, int], None]
 RunStage = Callable[[Any, dict[str, Path], Path, Report], dict[str, object]]
-DEFAULT_STAGES = "immunebench.execution.stages:run_stage"
+SUITE_STAGES = "immunebench.execution.stages:run_stage"
+DEFAULT_STAGES = SUITE_STAGES
 #: Most characters of a failure's line: an entry may raise an exception of any length.
 LONGEST_LINE = 2_000
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -18,6 +17,7 @@ from immunebench.box.view import View
 from immunebench.catalog.catalog import Catalog
 from immunebench.catalog.entry import Entry, digests
 from immunebench.catalog.own_entries import is_own
+from immunebench.core.wording import opaque
 from immunebench.store.artifacts import Spec
 from immunebench.store.files import files_below
 from immunebench.store.manifest import MANIFEST
@@ -30,14 +30,7 @@ _LENT: Mapping[str, tuple[str, ...]] = {
     "adapt": (*_ENTRY, "caption", "token", "noun"),
     "generate": ("base", "base_files", "numerics", "prompts", "per_prompt", "noise_key", "step", "cleaning"),
 }
-#: Changes with every process, so that nobody can compute the name that a concept is given.
-_SALT = os.urandom(16)
 _SPARE = 1 << 30
-
-
-def opaque(name: str) -> str:
-    """Return the name under which an entry sees a concept."""
-    return f"concept-{hashlib.blake2b(name.encode(), key=_SALT, digest_size=6).hexdigest()}"
 
 
 @dataclass
