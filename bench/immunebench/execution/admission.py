@@ -23,7 +23,7 @@ from immunebench.box.folders import Untidy, read_file, regular_files
 from immunebench.box.messages import Channel
 from immunebench.core import machine
 from immunebench.core.types import Pictures, StageError, Weights
-from immunebench.execution import tensors
+from immunebench.execution import masks, tensors
 from immunebench.execution.failures import failed_message
 from immunebench.execution.hooks import check_perceptual, check_pictures
 
@@ -58,6 +58,8 @@ class Left:
         Folder of the base.
     distance
         ``module:function`` of the perceptual distance, where the entry has a bound on it.
+    words_alone
+        Whether the manifest says that nothing but words is trained.
     """
 
     entry: str
@@ -67,14 +69,16 @@ class Left:
     inputs: Mapping[str, Path]
     base: Path
     distance: str | None = None
+    words_alone: bool = False
 
 
 def work(job: Mapping[str, Any], channel: Channel) -> Figures:
     """Admit what a stage left, in a process of its own; return figures for the manifest."""
     inputs = {name: Path(folder) for name, folder in job["inputs"].items()}
     left = Left(
-        job["entry"], Path(job["left"]), Path(job["out"]), job["key"], inputs, Path(job["base"]), job["distance"]
-    )
+        job["entry"], Path(job["left"]), Path(job["out"]), job["key"], inputs, Path(job["base"]), job["distance"],
+        bool(job["words_alone"]),
+    )  # fmt: skip
     try:
         figures = admit(job["stage"], left)
     except Exception as error:
@@ -106,8 +110,10 @@ def _protect(left: Left) -> Figures:
             check_perceptual(left.entry, _distances(left, published, protected), p)
         protected.save(left.out)
         return {}
-    _only(left, {"weights.safetensors", _LOG})
     known = base_folder.header(base_folder.weights_file(left.base, "unet")).shapes
+    if left.key["hook"] == "freeze":
+        return _mask(left, known)
+    _only(left, {"weights.safetensors", _LOG})
     most = sum(map(math.prod, known.values())) * 4 + tensors.LONGEST_HEADER
 
     def fits(name: str, shape: tuple[int, ...]) -> str | None:
@@ -119,6 +125,28 @@ def _protect(left: Left) -> Figures:
     Weights(found).save(left.out / "weights.safetensors")
     _copy_log(left)
     return {}
+
+
+def _mask(left: Left, known: Mapping[str, tuple[int, ...]]) -> Figures:
+    """Admit what a defense lets nobody train."""
+    _only(left, {masks.FILE, _LOG})
+    found = _json(left.folder / masks.FILE, 64 << 20)
+    tensors_ = found.get("tensors") if isinstance(found, dict) else None
+    if not isinstance(tensors_, dict) or tensors_.keys() != known.keys():
+        raise Untidy(f"{masks.FILE} does not name the tensors of the base's UNet")
+    for name, value in tensors_.items():
+        if value not in ({"shape": list(known[name]), "frozen": on} for on in (True, False)):
+            raise Untidy(f"{masks.FILE}: {name} is not its shape and whether it is frozen")
+    frozen = [name for name, value in tensors_.items() if value["frozen"] is True]
+    if len(frozen) == len(known):
+        raise Untidy(f"{masks.FILE}: every tensor is frozen; at least one must stay free")
+    (left.out / masks.FILE).write_text(json.dumps({"tensors": tensors_}, indent=1) + "\n")
+    _copy_log(left)
+    sizes = {name: math.prod(shape) for name, shape in known.items()}
+    return {
+        "tensors": len(sizes), "frozen_tensors": len(frozen), "parameters": sum(sizes.values()),
+        "frozen_parameters": sum(sizes[name] for name in frozen),
+    }  # fmt: skip
 
 
 def _purify(left: Left) -> Figures:
@@ -160,7 +188,13 @@ def _adapt(left: Left) -> Figures:
         save_file(read, left.out / name, metadata={"format": "pt"})
     (left.out / _DESCRIPTION).write_text(json.dumps(described, indent=1) + "\n")
     _copy_log(left)
-    return {"steps": left.key["params"]["steps"]}
+    frozen = frozenset[str]()
+    if "mask" in left.inputs:
+        mask = json.loads((left.inputs["mask"] / masks.FILE).read_text("utf-8"))["tensors"]
+        frozen = frozenset(name for name, tensor in mask.items() if tensor["frozen"])
+    masks.check_saved(left.entry, left.out, steps, frozen, words_alone=left.words_alone)
+    last = left.key["params"]["steps"]
+    return {"steps": last, **masks.trained(left.out, last)}
 
 
 _ADMITS: Mapping[str, Callable[[Left], Figures]] = {
@@ -291,18 +325,22 @@ def _adapter_rule(left: Left, form: str) -> tuple[tensors.Fits, int]:
         return None if shape == own[name] else f"has the shape {list(shape)}, the base's {list(own[name])}"
 
     def words(name: str, shape: tuple[int, ...]) -> str | None:
+        if name != f"<{left.key['token']}>":
+            return "is not the attacker's placeholder"
         right = len(shape) == 2 and shape[1] in widths and 1 <= shape[0] <= _MOST_VECTORS
-        return None if right and len(name) <= 200 else f"of shape {list(shape)} holds no embedding vectors"
+        return None if right else f"of shape {list(shape)} holds no embedding vectors"
 
     def low_rank(name: str, shape: tuple[int, ...]) -> str | None:
         module, _, side = name.removesuffix(".weight").partition(".lora")
         weight = own.get(f"{module}.weight")
         if weight is None or not side:
             return "belongs to no layer of the base's UNet"
-        outer = (shape[0], weight[0], shape[1:2]) if side.endswith(("up", "_B")) else (shape[-1], weight[-1], shape[:1])
-        if len(shape) != 2 or outer[0] != outer[1] or not 1 <= outer[2][0] <= _MOST_RANK:
-            return f"of shape {list(shape)} does not fit its layer's {list(weight)}"
-        return None
+        outer, rank = (0, 1) if side.endswith(("up", "_B")) else (1, 0)
+        fits = len(shape) == len(weight) >= 2 and shape[outer] == weight[outer] and 1 <= shape[rank] <= _MOST_RANK
+        kernel = (1,) * (len(weight) - 2) if outer == 0 else weight[2:]
+        return (
+            None if fits and shape[2:] == kernel else f"of shape {list(shape)} does not fit its layer's {list(weight)}"
+        )
 
     return {Dense.format: (dense, whole), Words.format: (words, 4 * _MOST_VECTORS * max(widths, default=1) * 8)}.get(
         form, (low_rank, whole)

@@ -288,7 +288,11 @@ def _memory(spec: Spec, ended: Ended, spent: Spent) -> dict[str, float]:
     claimed = ended.word.found.get("peak_reserved_gib") if isinstance(ended.word, Done) else None
     numerics = spec.key["numerics"]
     on_gpu = numerics.get("device") == "cuda" and isinstance(claimed, int | float)
+    # Nothing is ranked by the figures that the stage alone can know.
+    claims = {"optimiser_bytes": ended.word.found.get("optimiser_bytes")} if isinstance(ended.word, Done) else {}
+    known = {name: value for name, value in claims.items() if isinstance(value, int) and 0 <= value < 1 << 62}
     return {
+        **known,
         "memory_cap_gib": numerics["memory_gib"],
         "peak_reserved_gib": round(float(claimed), 3) if on_gpu and claimed is not None else 0.0,
         "peak_process_gib": round(spent.peak_process_gib, 3),

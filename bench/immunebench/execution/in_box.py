@@ -162,7 +162,12 @@ def stand_in(job: Job) -> Any:
     catalog = OneStage(models, Path("/"))
     for found in job["entries"]:
         manifest: Any = (DefenseManifest if found["kind"] == "defense" else AttackManifest).model_construct(
-            id=found["id"], hooks=tuple(found["hooks"]), variants={}, aliases=(), version=0
+            id=found["id"],
+            hooks=tuple(found["hooks"]),
+            variants={},
+            aliases=(),
+            version=0,
+            **({"trains": found["trains"]} if found["kind"] == "attack" else {}),
         )
         table = catalog.defenses if found["kind"] == "defense" else catalog.attacks
         table[found["id"]] = Entry(found["id"], found["kind"], Path(found["folder"]), manifest)

@@ -143,7 +143,7 @@ def lend(place: Path, spec: Spec, inputs: Mapping[str, Path], kind: Kind, catalo
     distance = networks["perceptual"].get(key.get("perceptual", {}).get("id", ""))
     admission = {
         "stage": spec.stage, "key": dict(key), "entry": key.get("entry", spec.stage), "base": bases[key["base"]],
-        "distance": distance,
+        "distance": distance, "words_alone": spec.stage == "adapt" and entries[0]["trains"] == "words",
     }  # fmt: skip
     environment = {"IMMUNEBENCH_WEIGHTS": str(cache_folder())} if read else {}
     return Lent(place, job, view, environment, admission, (bases[key["base"]], *admission_reads))
@@ -231,4 +231,5 @@ def _entry(place: Path, entry: Entry, files: Mapping[str, str]) -> dict[str, Any
             shutil.copyfile(entry.folder / name, target)
         if sha256(target) != digest:
             raise changed
-    return {"id": entry.id, "kind": entry.kind, "folder": str(folder), "hooks": list(entry.hooks)}
+    trains = "words" if entry.trains_words else "networks"
+    return {"id": entry.id, "kind": entry.kind, "folder": str(folder), "hooks": list(entry.hooks), "trains": trains}
