@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from immunebench.box import choice
 from immunebench.catalog.catalog import Catalog
 from immunebench.catalog.loading import load_catalog
 from immunebench.catalog.outline import Outline
@@ -51,6 +52,7 @@ def run(
     retry_failed: bool = False,
     timeout: float | None = None,
     replace: bool = False,
+    trust: bool = False,
     dry_run: bool = False,
 ) -> DataFrame:
     """Run a suite, or a part of it, and return one row per cell.
@@ -67,8 +69,9 @@ def run(
     results, store
         Folders; default ``results`` and ``$IMMUNEBENCH_STORE``, else ``~/.cache/immunebench/store``.
     workers
-        Number of parallel stages. One runs in this process; more run in spawned processes of one thread each, so that
-        scripts need the usual ``if __name__ == "__main__"`` guard.
+        Number of parallel stages. With one, stages run in this process but for those of entries, which each have a
+        process in a box (see docs/box.md); with more, all run in spawned processes of one thread each, so that scripts
+        need the usual ``if __name__ == "__main__"`` guard.
     on
         Run the stages on ``ray``, ``ray:ADDRESS``, ``slurm`` or ``slurm:OPTIONS`` instead of this process; `workers`
         above 1 then limits the stages at a time.
@@ -76,8 +79,11 @@ def run(
         Run failed stages again.
     timeout
         Time limit per stage in seconds; needs at least two workers here. The command line has a process for one, too.
+        By default 6 hours, or 24 on a GPU, for stages with a process of their own.
     replace
         Let a failure replace a better record of the same cell, which otherwise stays.
+    trust
+        Run strangers' entries on a machine without a box; needed nowhere else.
     dry_run
         Run nothing; return the planned cells with their numbers of planned and reused stages.
 
@@ -102,8 +108,9 @@ def run(
             return pd.DataFrame(planned(plan, artifacts))
         folder = results_folder(results) / plan.suite.id
         records = measure(
-            plan, artifacts, folder, workers=workers, on=on, retry_failed=retry_failed, timeout=timeout, replace=replace
-        )
+            plan, artifacts, folder, workers=workers, on=on, retry_failed=retry_failed, timeout=timeout,
+            replace=replace, trust=trust,
+        )  # fmt: skip
     rows = [record.model_dump(mode="json") for record in records]
     return pd.json_normalize(rows).rename(columns=lambda name: name.removeprefix("cell."))
 
@@ -240,6 +247,7 @@ def measure(
     retry_failed: bool = False,
     timeout: float | None = None,
     replace: bool = False,
+    trust: bool = False,
     processes: bool | None = None,
     run_stage: RunStage | str | None = None,
     stream: TextIO | None = None,
@@ -264,6 +272,8 @@ def measure(
         Time limit per stage in seconds, after which it fails with the status ``timeout``. Needs worker processes.
     replace
         Let a failure replace a better record of the same cell.
+    trust
+        Run entries that are not the suite's own where this machine has no box.
     processes
         Use worker processes; default: with more than one worker.
     run_stage
@@ -279,7 +289,8 @@ def measure(
     ------
     UsageError
         Before anything is computed: a folder cannot be written, a file of records cannot be read, `workers` is below 1,
-        or `timeout` is not positive or there are no worker processes. Later: a folder can no longer be written.
+        `timeout` is not positive or there are no worker processes, or there is no box for a stranger's entry. Later: a
+        folder can no longer be written.
     KeyboardInterrupt
         The run was interrupted; finished artifacts and records remain.
     """
@@ -289,6 +300,9 @@ def measure(
 
     if run_stage is None and on is None:
         require_machine(plan, store)
+    # Of an engine's machines nothing is known here but that they are of this one's kind.
+    if run_stage is None and not trust:
+        require_box(plan, store)
     require_writable(store.root, "--store")
     require_writable(folder, "--results")
     executor = make_executor(store, workers, on=on, processes=processes, run_stage=run_stage, timeout=timeout)
@@ -360,6 +374,26 @@ def require_machine(plan: Plan, store: Store) -> None:
         raise UsageError(how, field="profile", value=profile)
 
 
+def require_box(plan: Plan, store: Store) -> None:
+    """Check that every stage that is still to be made and runs a stranger's code can run in a box.
+
+    Raises
+    ------
+    UsageError
+        This machine has no box; the message names the entry and the reason.
+    """
+    from immunebench.execution.lending import foreign
+
+    if choice.chosen() != "none":
+        return
+    names = {name for digest, spec in plan.stages.items() if not store.has(digest) for name in foreign(spec)}
+    for name in sorted(names):
+        asked = os.environ.get(choice.VARIABLE)
+        why = f"{choice.VARIABLE} is none" if asked else "; ".join(filter(None, map(choice.fault, choice.KINDS)))
+        how = f"there is no box for its code here ({why}); read it, then allow it with --trust:"
+        raise UsageError(how, field="entry", value=name)
+
+
 def check_limits(workers: int, timeout: float | None) -> None:
     """Validate the number of workers and the time limit.
 
@@ -389,11 +423,13 @@ def make_executor(
 ) -> Executor:
     """Return the executor for a number of workers: in this process, in spawned processes, or on an engine.
 
+    Either way a stage that runs an entry's code has a process of its own, in the box that this machine has.
+
     Raises
     ------
     UsageError
         The timeout is not positive or there is no worker process that could be stopped; or the interval of bookmarks is
-        not a number of seconds.
+        not a number of seconds; or the environment names a box that this machine cannot have.
     """
     function = executor.DEFAULT_STAGES if run_stage is None else run_stage
     check_limits(workers, timeout)
@@ -402,13 +438,19 @@ def make_executor(
         from immunebench.execution.engines.choosing import on_engine
 
         return on_engine(on, store, workers if workers > 1 else None, function, timeout)
+    # A box shows what the suite's own stages need, and nothing that another function might look for.
+    box = choice.chosen() if function == executor.SUITE_STAGES else "none"
     if not (workers > 1 if processes is None else processes):
         if timeout is not None:
             raise UsageError("needs worker processes, which can be stopped: workers=2 or more", field="timeout")
-        return Inline(store, function)
+        if not isinstance(function, str):
+            return Inline(store, function)
+        from immunebench.execution.boxed import Boxes
+
+        return Inline(store, function, Boxes(store, box, function))
     from immunebench.execution.process_pool import Processes
 
-    return Processes(store, workers, function, timeout)
+    return Processes(store, workers, function, timeout, box)
 
 
 def stage_names(plan: Plan) -> dict[str, str]:

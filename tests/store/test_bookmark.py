@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from immunebench.core.errors import UsageError
+from immunebench.execution.boxed import Boxes
 from immunebench.execution.executor import Event, Executor, Inline
 from immunebench.execution.process_pool import Processes
 from immunebench.execution.scheduler import execute
@@ -105,9 +107,20 @@ def test_kill_9_of_a_worker_costs_the_steps_since_the_last_bookmark_only(tmp_pat
 
 
 @pytest.mark.slow
-def test_earlier_attempts_count_for_the_time_limit(tmp_path: Path) -> None:
-    store, spec = Store(tmp_path / "s"), planned(tmp_path, "exit", seconds=0.2)
-    events = run(store, spec, Processes(store, 1, WALK, timeout=500))
+def test_earlier_attempts_count_for_the_time_limit_as_the_parent_measured_them(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    spec, events = planned(tmp_path, "exit", seconds=0.2), list[Event]()
+
+    def tell(event: Event) -> None:
+        events.append(event)
+        if event.kind == "again":  # Before the second attempt, whose bookmark says that the first took 1000 s.
+            (note,) = (path for path in store.bookmark(spec.digest).glob("*.json") if path.stem.isdecimal())
+            found = json.loads(note.read_text())
+            assert found["spent"]["seconds"] < 500  # Not what the stage says of itself.
+            found["spent"]["seconds"] = 1000.0
+            note.write_text(json.dumps(found))
+
+    execute(graph(spec), store, Inline(store, WALK, Boxes(store, "none", WALK, 500)), tell=tell)
     assert events[-1].kind == "failed" and events[-1].text.startswith("timeout: stopped after 10")
     assert not store.bookmark(spec.digest).exists()
 

@@ -10,7 +10,7 @@ import pytest
 from immunebench.catalog.catalog import Catalog
 
 #: Modules that ask for the catalogue of the process.
-USERS = ("execution.stages", "execution.inputs", "execution.hooks", "execution.grading")
+USERS = ("execution.stages", "execution.inputs", "execution.hooks", "execution.grading", "execution.boxed")
 
 
 def use_catalog(monkeypatch: pytest.MonkeyPatch, catalog: Catalog) -> None:

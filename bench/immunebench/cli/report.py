@@ -190,6 +190,7 @@ def machine_lines(machine: Machine, verdicts: list[Verdict]) -> list[str]:
         f"memory   {machine.memory_gib:g} GiB",
         f"disk     {machine.disk_free_gib:g} GiB free at {machine.store}",
     ]
+    out += [f"box      {machine.box}"] if machine.box else []
     out += [f"gpu      {gpu.name}, {gpu.memory_gib:g} GiB" for gpu in machine.gpus] or ["gpu      none"]
     out += [f"library  {name} {version}" for name, version in machine.versions.items() if name != "python"]
     out += [

@@ -51,9 +51,7 @@ def run(
     workers: Annotated[int, typer.Option("--workers", help="Parallel stages, one process and thread each.")] = 1,
     on: Annotated[
         str | None,
-        typer.Option(
-            "--on", help="Instead of processes: ray, ray:ADDRESS, slurm, slurm:NAME=VALUE,..., slurm:local."
-        ),
+        typer.Option("--on", help="Instead of processes: ray, ray:ADDRESS, slurm, slurm:NAME=VALUE,..., slurm:local."),
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed stages again.")] = False,
     timeout: Annotated[
@@ -61,6 +59,9 @@ def run(
     ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Let a failure replace a better record of the same cell.")
+    ] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run strangers' entries where this machine has no box (see doctor).")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show cells, stages, time and disk; run nothing.")] = False,
     as_json: AsJson = False,
@@ -94,6 +95,7 @@ def run(
             retry_failed=retry_failed,
             timeout=timeout,
             replace=replace,
+            trust=trust,
             processes=True,
         )
     except KeyboardInterrupt:

@@ -61,6 +61,9 @@ def submit(
     workers: Annotated[int, typer.Option("--workers", help="Parallel stages.")] = 1,
     timeout: Annotated[float | None, typer.Option("--timeout", help="Time limit per stage in seconds.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the entry, and say what would be run.")] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run the entry where this machine has no box (see doctor).")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a defense, run what is missing, check its records, and preview its row; prints a pull request's text.
@@ -72,7 +75,7 @@ def submit(
     from immunebench.submission import submit as submissions
     from immunebench.submission.findings import errors
 
-    request = submissions.Request(path, suite, profile, results, store, workers, timeout, dry_run)
+    request = submissions.Request(path, suite, profile, results, store, workers, timeout, dry_run, trust)
     done = submissions.submit(request)
     if as_json:
         findings = [one.as_dict() for one in done.findings]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 
 from immunebench.core.types import Pictures
@@ -10,6 +12,13 @@ from immunebench.core.types import Pictures
 CONTENT = {"style": "a picture", "object": "a {subject}", "identity": "a portrait of {subject}"}
 _STYLE = re.compile(r",? in (the )?\{token\} style")
 _VOWELS = frozenset("aeiou")
+#: Of this process, so that nobody can compute beforehand which name a concept gets.
+_SALT = os.urandom(16)
+
+
+def opaque(name: str) -> str:
+    """Return a name for a concept that tells an entry nothing: equal for equal names within one process."""
+    return f"concept-{hashlib.blake2b(name.encode(), key=_SALT, digest_size=6).hexdigest()}"
 
 
 def fill(template: str, *, token: str, noun: str = "", content: str = "") -> str:

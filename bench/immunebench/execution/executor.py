@@ -23,12 +23,14 @@ from immunebench.execution.resume import Resume
 from immunebench.methods.loops import running
 from immunebench.store.artifacts import Spec, Store
 from immunebench.store.bookmark import Bookmark
+from immunebench.store.graph import runs_entries
 
 Report = Callable[[str, int, int], None]
 RunStage = Callable[[Any, dict[str, Path], Path, Report], dict[str, object]]
-DEFAULT_STAGES = "immunebench.execution.stages:run_stage"
+SUITE_STAGES = "immunebench.execution.stages:run_stage"
+DEFAULT_STAGES = SUITE_STAGES
 #: Most characters of a failure's line: an entry may raise an exception of any length.
-_LINE = 2_000
+LONGEST_LINE = 2_000
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,41 @@ class Executor(Protocol):
         """Stop whatever still runs, at once."""
 
 
+class Boxed(Protocol):
+    """Makes stages that run an entry's code, each in a process of its own; see `immunebench.execution.boxed`."""
+
+    def takes(self, spec: Spec) -> bool:
+        """Return whether a stage is one of those."""
+
+    def make(self, spec: Spec, inputs: dict[str, Path], tell: Tell) -> Event:
+        """Make a stage whose lock the caller holds."""
+
+    def close(self) -> None:
+        """End what runs."""
+
+
 class Inline:
-    """Stages one after the other in this process."""
+    """Stages one after the other in this process.
+
+    Without `boxes` this is no box, for tests and notebooks: an entry's code runs in this process and can change
+    whatever it likes in it and on the disk.
+
+    Parameters
+    ----------
+    store
+        Where artifacts are.
+    run_stage
+        As for `perform`.
+    boxes
+        Makes the stages that run an entry's code, in processes of their own.
+    """
 
     slots = 1
 
-    def __init__(self, store: Store, run_stage: RunStage | str = DEFAULT_STAGES) -> None:
+    def __init__(self, store: Store, run_stage: RunStage | str = DEFAULT_STAGES, boxes: Boxed | None = None) -> None:
         self._store = store
         self._run_stage = run_stage
+        self._boxes = boxes
         self._next: tuple[Spec, bool] | None = None
 
     def submit(self, spec: Spec, *, wait: bool) -> None:
@@ -86,13 +115,17 @@ class Inline:
         if self._next is None:
             return []
         (spec, wait), self._next = self._next, None
-        return [perform(self._store, spec, self._run_stage, tell, wait=wait)]
+        return [perform(self._store, spec, self._run_stage, tell, wait=wait, boxes=self._boxes)]
 
     def close(self) -> None:
-        """Do nothing: no stage runs between two calls."""
+        """End the processes of entries; no other stage runs between two calls."""
+        if self._boxes is not None:
+            self._boxes.close()
 
 
-def perform(store: Store, spec: Spec, run_stage: RunStage | str, tell: Tell, *, wait: bool) -> Event:
+def perform(
+    store: Store, spec: Spec, run_stage: RunStage | str, tell: Tell, *, wait: bool, boxes: Boxed | None = None
+) -> Event:
     """Make one stage while holding its lock, or find it made; a failure is noted in the store and returned.
 
     Parameters
@@ -107,6 +140,8 @@ def perform(store: Store, spec: Spec, run_stage: RunStage | str, tell: Tell, *, 
         Called with `started`, `progress` and `noted`.
     wait
         Wait for another run that makes the same stage, rather than return `busy`.
+    boxes
+        Makes the stages that run an entry's code; without it, this process does.
 
     Returns
     -------
@@ -124,6 +159,8 @@ def perform(store: Store, spec: Spec, run_stage: RunStage | str, tell: Tell, *, 
                     return Event("lost", spec.digest, digest)
                 inputs[name] = folder
             tell(Event("started", spec.digest))
+            if boxes is not None and boxes.takes(spec):
+                return boxes.make(spec, inputs, tell)
             return _make(store, spec, run_stage, inputs, tell)
     except Timeout:
         return Event("busy", spec.digest)
@@ -135,7 +172,7 @@ def _failed(store: Store, spec: Spec, error: Exception, began: float) -> Event:
     """Note a failure in the store, and return it."""
     failure = stage_failure(error, store.root)
     store.fail(spec, failure.kind, failure.message, traceback.format_exc(), transient=failure.transient)
-    line = shortened(failure.line, _LINE)
+    line = shortened(failure.line, LONGEST_LINE)
     return Event("failed", spec.digest, line, seconds=time.perf_counter() - began)
 
 
@@ -151,6 +188,8 @@ def _make(store: Store, spec: Spec, run_stage: RunStage | str, inputs: dict[str,
     try:
         with store.stage(spec) as draft, running(Resume(bookmark)):
             draft.meta = resolve(run_stage)(spec, inputs, draft.path, report)
+            if runs_entries(spec):
+                draft.meta = {**draft.meta, "box": "none"}
             spent = bookmark.spent()
             draft.cost = {
                 "seconds": spent.seconds,

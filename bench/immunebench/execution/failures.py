@@ -5,9 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import re
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast, get_args
+
+from immunebench.box.messages import Failed
+from immunebench.core.errors import shortened
+from immunebench.core.types import StageErrorKind
 
 #: Errors of a disk, which are no failure of an entry.
 _DISK = {
@@ -58,6 +64,16 @@ def stage_failure(error: Exception, store: Path) -> StageFailure:
         return StageFailure("skipped", message, transient=True)
     kind = str(getattr(error, "kind", "oom" if isinstance(error, MemoryError) else "error"))
     return StageFailure(kind, message, transient=False)
+
+
+def failed_message(error: Exception, place: Path) -> Failed:
+    """Return what a process in a box says of the exception that ended its stage."""
+    found = stage_failure(error, place)
+    kind = found.kind if found.kind in get_args(StageErrorKind) else "error"
+    trace = shortened("".join(traceback.format_exception(error)), 20_000)
+    return Failed(
+        kind=cast(StageErrorKind, kind), message=shortened(found.message, 2_000), trace=trace, transient=found.transient
+    )
 
 
 def _disk_errors(error: BaseException | None) -> Iterator[tuple[int, Path | None]]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from immunebench.methods.adapters import Adapter
     from immunebench.methods.context import AttackHandle, Context
     from immunebench.model.diffusion import LatentDiffusion
-from immunebench.core.wording import recaption
+from immunebench.core.wording import opaque, recaption
 from immunebench.execution.inputs import Key, load_distance, loader, surrogate
 
 Report = Callable[[str, int, int], None]
@@ -69,9 +69,10 @@ def make_context(
 
 
 def concept_of(view: Key, owner: Pictures) -> Concept:
+    """Return the concept as an entry sees it: under a name that tells nothing and is another in every run."""
     token, noun = view["token"], view["noun"]
     captioned = recaption(owner, view["caption"], token=token, noun=noun)
-    return Concept(view["id"], view["family"], noun, token, captioned.captions[0], captioned)
+    return Concept(opaque(view["id"]), view["family"], noun, token, captioned.captions[0], captioned)
 
 
 def check_unchanged(entry: Entry, key: Key) -> None:

@@ -82,14 +82,19 @@ def check_adapters(entry: Entry, model: LatentDiffusion, out: Path, steps: Seque
     StageError
         With the first tensor that it would change.
     """
-    if not entry.trains_words and not model.frozen:
+    check_saved(entry.id, out, steps, model.frozen, words_alone=entry.trains_words)
+
+
+def check_saved(entry: str, out: Path, steps: Sequence[int], frozen: frozenset[str], *, words_alone: bool) -> None:
+    """Check the files that an attack saved; see `check_adapters`."""
+    if not words_alone and not frozen:
         return
-    if entry.trains_words and json.loads((out / DESCRIPTION).read_text("utf-8"))["format"] != Words.format:
-        raise StageError("error", f'{entry.id}: trains networks, and its manifest says trains = "words"')
+    if words_alone and json.loads((out / DESCRIPTION).read_text("utf-8"))["format"] != Words.format:
+        raise StageError("error", f'{entry}: trains networks, and its manifest says trains = "words"')
     for step in steps:
         changed = {_changes(name) for name in _header(out / saved_file(step))}
-        if wrong := sorted(changed & model.frozen):
-            raise StageError("error", f"{entry.id}: step {step} changes {wrong[0]}, which the mask freezes")
+        if wrong := sorted(changed & frozen):
+            raise StageError("error", f"{entry}: step {step} changes {wrong[0]}, which the mask freezes")
 
 
 def trained(out: Path, step: int) -> dict[str, int]:

@@ -1,12 +1,14 @@
 """Executor of spawned worker processes, one thread each.
 
 Every worker has a pipe of its own: a queue shared by all would stay locked for good when one worker is killed
-while it holds the queue's lock. Stages that run an entry's code have workers of their own, so that whatever an entry
-changes in its process affects no sampler and no judge.
+while it holds the queue's lock. Stages that run an entry's code have workers of their own, which never load that code:
+each has a process forked for every stage, see `immunebench.execution.boxed`. So whatever an entry changes in its
+process affects no other stage, no sampler and no judge. What workers say is JSON of a bounded length.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import multiprocessing
 import os
@@ -17,19 +19,24 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
+from immunebench.box.choice import Kind
 from immunebench.core.errors import UsageError
-from immunebench.execution.executor import DEFAULT_STAGES, Event, RunStage, Tell, perform
+from immunebench.execution.boxed import Boxes, discard, limit
+from immunebench.execution.executor import DEFAULT_STAGES, LONGEST_LINE, Event, RunStage, Tell, perform
 from immunebench.execution.spawning import require_spawnable, without_interrupts
 from immunebench.store.artifacts import CorruptArtifact, Spec, Store
-from immunebench.store.graph import runs_entries
 
 _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 _REPORT_EVERY = 0.2
+#: Bytes of a worker's message; the longest has a failure's line.
+_LONGEST = 16 * LONGEST_LINE
+#: Seconds that a worker has to end a stage of its own accord when its time is up.
+_GRACE = 30.0
 
 
 @dataclass
@@ -55,7 +62,10 @@ class Processes:
     run_stage
         As for `immunebench.execution.executor.perform`; a function must be importable by name in a fresh process.
     timeout
-        Seconds that a stage may take; its worker is killed then, and the stage fails with the kind ``timeout``.
+        Seconds that a stage may take, by default 6 hours, or 24 on a GPU; it is stopped then and fails with the kind
+        ``timeout``.
+    box
+        What shuts in the processes of stages that run an entry's code.
 
     Raises
     ------
@@ -64,19 +74,26 @@ class Processes:
     """
 
     def __init__(
-        self, store: Store, workers: int, run_stage: RunStage | str = DEFAULT_STAGES, timeout: float | None = None
+        self,
+        store: Store,
+        workers: int,
+        run_stage: RunStage | str = DEFAULT_STAGES,
+        timeout: float | None = None,
+        box: Kind = "none",
     ) -> None:
         require_spawnable()
         self.slots = workers
         self.timeout = timeout
         self._store = store
-        self._run_stage = run_stage
+        named = isinstance(run_stage, str)
+        self._run_stage = str(run_stage) if named else f"{run_stage.__module__}:{run_stage.__qualname__}"  # type: ignore[union-attr]
+        self._box = box
         self._workers: list[_Worker] = []
         self._deaths: Counter[str] = Counter()
 
     def submit(self, spec: Spec, *, wait: bool) -> None:
         """Send the stage to an idle worker of its kind; a new one is started where none is idle."""
-        entries = runs_entries(spec)
+        entries = Boxes.takes(spec)
         while True:
             idle = (w for w in self._workers if w.task is None and w.runs_entries == entries)
             worker = next(idle, None) or self._start(entries)
@@ -104,12 +121,12 @@ class Processes:
             for pipe in wait(list(working), self._patience(working.values())):
                 worker = working[pipe]  # type: ignore[index]
                 try:
-                    event: Event = worker.pipe.recv()
+                    event = Event(**json.loads(worker.pipe.recv_bytes(_LONGEST)))
                 except (EOFError, OSError):
                     ended += self._died(worker, tell)
                     continue
                 worker.started = True
-                if event.kind in ("started", "progress", "noted"):
+                if event.kind in ("started", "progress", "noted", "again"):
                     # Not before: waiting for another run's lock and starting a process are no work on the stage.
                     # The time of earlier attempts whose bookmark is used is.
                     worker.began = (worker.began or time.monotonic()) - event.seconds * (event.kind == "noted")
@@ -129,9 +146,10 @@ class Processes:
 
     def _left(self, worker: _Worker) -> float:
         """Return the seconds that a worker's stage still has."""
-        if self.timeout is None or worker.task is None or worker.began is None:
+        if worker.task is None or worker.began is None:
             return math.inf
-        return worker.began + self.timeout - time.monotonic()
+        seconds = limit(worker.task[0], self.timeout) + _GRACE * worker.runs_entries
+        return worker.began + seconds - time.monotonic()
 
     def _patience(self, workers: Iterable[_Worker]) -> float | None:
         left = min(map(self._left, workers))
@@ -141,14 +159,16 @@ class Processes:
         assert worker.task is not None and worker.began is not None
         spec, seconds = worker.task[0], time.monotonic() - worker.began
         self._bury(worker)
-        message = f"stopped after {seconds:.1f} s, the limit is {self.timeout:g} s a stage"
+        message = f"stopped after {seconds:.1f} s, the limit is {limit(spec, self.timeout):g} s a stage"
         self._store.fail(spec, "timeout", message, "")
         return Event("failed", spec.digest, f"timeout: {message}", seconds=seconds)
 
     def _start(self, runs_entries: bool) -> _Worker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, self._store.root, self._run_stage), daemon=True)
+        boxed = (self._box, self.timeout) if runs_entries else None
+        arguments = (theirs, self._store.root, self._run_stage, boxed)
+        process = context.Process(target=_work, args=arguments, daemon=True)
         with _environment(), without_interrupts():
             process.start()
         theirs.close()
@@ -161,8 +181,11 @@ class Processes:
         worker.process.kill()
         worker.process.join()
         worker.pipe.close()
-        if worker.task is not None and worker.process.pid is not None:
-            self._store.discard(worker.task[0].digest, worker.process.pid)
+        if worker.process.pid is not None:
+            if worker.task is not None:
+                self._store.discard(worker.task[0].digest, worker.process.pid)
+            if worker.runs_entries:
+                discard(self._store, worker.process.pid)
         return worker.process.exitcode
 
     def _died(self, worker: _Worker, tell: Tell) -> list[Event]:
@@ -199,12 +222,13 @@ def _environment() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _work(pipe: Connection, root: Path, run_stage: RunStage | str) -> None:
+def _work(pipe: Connection, root: Path, run_stage: str, boxed: tuple[Kind, float | None] | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent decides, and kills.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     warnings.simplefilter("ignore", CorruptArtifact)  # Reported by the event `lost`.
     store = Store(root)
+    boxes = None if boxed is None else Boxes(store, boxed[0], run_stage, boxed[1])
     told = 0.0
 
     def tell(event: Event) -> None:
@@ -212,12 +236,13 @@ def _work(pipe: Connection, root: Path, run_stage: RunStage | str) -> None:
         now = time.monotonic()
         if event.kind != "progress" or now - told > _REPORT_EVERY or event.done == event.total:
             told = now
-            pipe.send(event)
+            pipe.send_bytes(json.dumps(asdict(event)).encode())
 
     with suppress(EOFError, BrokenPipeError):
         while True:
             spec, wait_for_lock = pipe.recv()
-            pipe.send(perform(store, spec, run_stage, tell, wait=wait_for_lock))
+            done = perform(store, spec, run_stage, tell, wait=wait_for_lock, boxes=boxes)
+            pipe.send_bytes(json.dumps(asdict(done)).encode())
 
 
 def _end_with_parent() -> None:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from immunebench.bases import base_folder
+from immunebench.box import choice
 from immunebench.catalog.catalog import Catalog
 from immunebench.core.machine import GIB, cores
 from immunebench.declared.profile import Profile
@@ -56,6 +57,7 @@ class Machine:
     gpus: tuple[Gpu, ...] = ()
     weights: dict[str, bool] = field(default_factory=dict)
     broken: tuple[str, ...] = ()
+    box: str = ""
 
     def as_dict(self, verdicts: list[Verdict]) -> dict[str, object]:
         """Return values for `--json`."""
@@ -90,6 +92,7 @@ def examine(catalog: Catalog, store: Path) -> tuple[Machine, list[Verdict]]:
         gpus=cuda_devices(),
         weights=available,
         broken=tuple(f"{b.kind} {b.id}: {b.reason}" for b in catalog.broken),
+        box=choice.described(),
     )
     return machine, [judge(machine, profile) for profile in catalog.profiles.values()]
 

@@ -9,6 +9,7 @@ Layout below the root::
     failures/<digest>.json                         why a stage failed; never read as a result
     runs/<pid>.<n>.json                            what a running process needs, so that collection spares it
     bookmarks/<digest>/<n>/                        checkpoints of interrupted stages; see `immunebench.store.bookmark`
+    boxes/<pid>.<n>/                               what entries in their boxes read and write; removed after each stage
     damaged/<stage>-<digest>/                      artifacts that differed from their manifest; removed by collection
 
 Files are safetensors, PNG and JSON. Nothing is ever unpickled.
@@ -41,7 +42,7 @@ from immunebench.store.leases import Lease
 from immunebench.store.manifest import MANIFEST, artifact_fault, read_manifest, sealed
 from immunebench.store.sharing import Sharing, cached, is_url
 
-_RESERVED = frozenset({"tmp", "locks", "leases", "slurm", "failures", "runs", "bookmarks", "damaged"})
+_RESERVED = frozenset({"tmp", "locks", "leases", "slurm", "failures", "runs", "bookmarks", "boxes", "damaged"})
 #: Most characters of an exception's message and of its traceback that a note keeps.
 _MESSAGE, _TRACEBACK = 2_000, 20_000
 _PACKAGES = (

@@ -54,10 +54,11 @@ class Request:
     suite: str = "mini-smoke"
     profile: str | None = None
     results: Path = Path("results")
-    store: Path | None = None
+    store: str | None = None
     workers: int = 1
     timeout: float | None = None
     dry_run: bool = False
+    trust: bool = False
     run_stage: RunStage | str | None = None
 
 
@@ -91,7 +92,7 @@ def submit(request: Request) -> Submission:
             return Submission(tuple(found), None, (f"{len(left)} of {len(plan.cells)} cells to run: about {took}",))
         if left:
             api.measure(
-                part, store, place, workers=request.workers, timeout=request.timeout,
+                part, store, place, workers=request.workers, timeout=request.timeout, trust=request.trust,
                 processes=request.run_stage is None or isinstance(request.run_stage, str), run_stage=request.run_stage,
             )  # fmt: skip
         found += check_records(place, file.name)

@@ -166,7 +166,7 @@ def make_official(path: Path, leaderboard: Path) -> Path:
 
 
 def bundle(
-    path: Path, out: Path, suite: str, results: Path, store: Path | None, *, closed: bool = False
+    path: Path, out: Path, suite: str, results: Path, store: str | None, *, closed: bool = False
 ) -> tuple[Path, list[str]]:
     """Write the bundle of an entry; see `packing.pack`."""
     folder = path.resolve()

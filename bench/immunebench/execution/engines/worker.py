@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from filelock import Timeout
 
-from immunebench.execution.executor import DEFAULT_STAGES, Event, RunStage, Tell, perform
+from immunebench.box import choice
+from immunebench.execution.boxed import Boxes
+from immunebench.execution.executor import DEFAULT_STAGES, SUITE_STAGES, Event, RunStage, Tell, perform
 from immunebench.store.artifacts import CorruptArtifact, Spec, Store, open_at
 
 _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
@@ -52,7 +54,19 @@ class Order:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CorruptArtifact)  # Reported by the event `lost`.
-            return perform(open_at(self.store), self.spec, self.run_stage, seldom, wait=self.wait)
+            store = open_at(self.store)
+            boxes = self._boxes(store)
+            try:
+                return perform(store, self.spec, self.run_stage, seldom, wait=self.wait, boxes=boxes)
+            finally:
+                if boxes is not None:
+                    boxes.close()
+
+    def _boxes(self, store: Store) -> Boxes | None:
+        """Return what runs an entry's code in the box that this machine has; None for another stage or function."""
+        if self.run_stage != SUITE_STAGES or not Boxes.takes(self.spec):
+            return None
+        return Boxes(store, choice.chosen(), self.run_stage)
 
 
 class Clock:

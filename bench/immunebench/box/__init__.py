@@ -1,0 +1,1 @@
+"""Runs code in a process of its own that sees and may do little: bubblewrap, or Landlock with a seccomp filter."""
