@@ -51,7 +51,7 @@ def created(make: Callable[..., Created], kind: str, hook: str) -> Entry:
 def test_it_is_listed_planned_and_clean(make: Callable[..., Created], kind: str, hook: str, house: Path) -> None:
     made = created(make, kind, hook)
     defined = {"model": ("protect_model",), "data": ("protect_images",), "erasure": ("protect_model",)}
-    defined["layered"] = ("protect_model", "protect_images")
+    defined |= {"layered": ("protect_model", "protect_images"), "api-enforced": ("freeze",)}
     assert made.hooks == defined.get(hook, (hook,))
     catalog = load_catalog()
     plan = make_plan(catalog.suite("my-own"), catalog)
