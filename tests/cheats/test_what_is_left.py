@@ -58,7 +58,7 @@ def test_weights_are_what_was_written_not_what_an_object_says(any_world: World, 
     any_world.entry(LIAR.format(save=save))
     before = any_world.snapshot()
     line = any_world.run(any_world.spec())
-    assert line.startswith("error: cheat: ")
+    assert line.startswith("error: ") and "\n" not in line
     assert re.search(said, line), line
     assert any_world.snapshot() == before and not any_world.store.has(any_world.spec().digest)
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 OWN: Mapping[str, str] = {
     "d16c8bba7c9ed5d439a3f7d25b632a4cff29935448af3bf43b8a2b61cfee2f49": "adaptive-wide",
     "5a1477e3c55d8c79579ce017d4d8baf1a037bdb25dac4070c6391b5fd36fffc5": "anti-dreambooth",
-    "e7a6c96b389c5ae9ad9a0a9323efb63d587c6592b3388e9ea11e006c86021166": "apdm-paper",
+    "bc54c99c1659d43b5940a863db889ab2a4798d9f48a00a972467eecaa63e08ba": "apdm-paper",
     "c904d664451231e2da386d36386c82d3be711058ce6799f2a8994421ff9672bb": "blank",
     "30159b7ed150a25f845722157083beb330672f6e181c2a362a1998c9ce7a05d3": "concept-ablation",
     "863b971a3c29e3c7c1542b948777e0f2d5c093c356f0f0100e5d2f8fa26bc4a0": "destroy",

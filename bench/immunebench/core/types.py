@@ -118,8 +118,10 @@ class Concept:
 
     Parameters
     ----------
-    id, family, noun : str
-        Task id, task family and the class noun of the concept (`painting`, `person`).
+    id : str
+        A name that tells nothing and is another one in every run.
+    family, noun : str
+        Task family and the class noun of the concept (`painting`, `person`).
     token : str
         The owner's placeholder token; the attacker uses another.
     caption : str
