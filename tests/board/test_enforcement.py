@@ -60,8 +60,8 @@ def test_the_table_holds_ratio_and_savings_in_every_format() -> None:
             "1.50 (100%)", "0.00, as `none`",
         ),
         (
-            "freeze-as-guard", "textual-inversion", "57 of 286 (20%)", "25%", "trains no tensor of the UNet", "-", "-",
-            "-", "0.00, as `none`",
+            "freeze-as-guard", "textual-inversion", "57 of 286 (20%)", "25%", "not bound", "-", "-", "-",
+            "0.00, as `none`",
         ),
     )  # fmt: skip
     text = markdown(found, "t")

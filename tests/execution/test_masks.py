@@ -46,6 +46,8 @@ def adapt(model, pictures, params, ctx):
     ctx.checkpoint(1, adapter)
     model.frozen = frozen
 """
+#: The same with low-rank adapters.
+ROUND_LORA = ROUND.replace("Dense", "LowRank").replace("attach(model)", "attach(model, rank=2, seed=1)")
 PART = "down_blocks.0.attentions.0.transformer_blocks.0"
 
 
@@ -61,11 +63,11 @@ def catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
     house = tmp_path / "house"
     manifest = Path(__file__).parents[2].joinpath("attacks/lora/attack.toml").read_text().partition("[params]")[0]
     params = "[params]\nsteps = 1\nbatch = 3\nlr = 1e-2\nsaves = [1]\n"
-    for name, more in (("round", ""), ("word-liar", 'trains = "words"\n')):
+    for name, more in (("round", ""), ("round-lora", ""), ("word-liar", 'trains = "words"\n')):
         folder = house / "attacks" / name
         folder.mkdir(parents=True)
         (folder / "attack.toml").write_text(manifest.replace('id = "lora"', f'id = "{name}"') + more + params)
-        (folder / "attack.py").write_text(ROUND)
+        (folder / "attack.py").write_text(ROUND_LORA if name == "round-lora" else ROUND)
     found = load_catalog(house, models=models)
     tiny_model()
     monkeypatch.setattr(LatentDiffusion, "load", lambda folder, numerics: tiny_model())
@@ -136,6 +138,9 @@ def test_an_attack_that_goes_round_the_interface_is_refused(catalog: Catalog, tm
     mask = mask_of(tmp_path / "mask", "conv_in.bias")
     with pytest.raises(StageError, match=r"^round: step 1 changes conv_in\.bias, which the mask freezes$"):
         adapt(catalog, tmp_path, "round", mask)
+    projection = mask_of(tmp_path / "projection", f"{PART}.attn2.to_out.0.weight")
+    with pytest.raises(StageError, match=rf"^round-lora: step 1 changes {PART}\.attn2\.to_out\.0\.weight, which"):
+        adapt(catalog, tmp_path, "round-lora", projection, "low-rank")
     assert adapt(catalog, tmp_path, "round", None, "free")["trained_tensors"] > 0
     with pytest.raises(StageError, match=r'^word-liar: trains networks, and its manifest says trains = "words"$'):
         adapt(catalog, tmp_path, "word-liar", None, "liar")

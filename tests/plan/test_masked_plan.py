@@ -71,6 +71,18 @@ def test_an_attack_on_words_alone_is_the_cell_of_none_and_still_waits_for_the_ma
     assert own.protect["freeze"] in own.parts["attack"]
 
 
+def test_who_trains_the_public_base_elsewhere_meets_no_mask(root: Path) -> None:
+    text = house.ATTACK.replace('id = "lora"', 'id = "home"').replace(
+        "[params]", 'public_base = "merge-back"\n[params]'
+    )
+    house.write(root / "attacks/home/attack.toml", text)
+    house.write(root / "attacks/home/attack.py", "def adapt(*arguments):\n    return arguments\n")
+    suite = root / "suites/tiny.toml"
+    suite.write_text(suite.read_text().replace('"lora", "words"', '"lora", "home"'))
+    own, none = (graph(plan(root), name, "home") for name in ("guard", "none"))
+    assert own.curve == none.curve
+
+
 def test_no_other_plan_changes(root: Path) -> None:
     with_mask = plan(root, defense=["none", "shield", "noise", "none-replicate"], attack="lora")
     text = (root / "suites/tiny.toml").read_text()
@@ -142,4 +154,4 @@ def test_the_record_holds_ratio_and_savings_and_the_row_says_what_the_mask_does_
     (table,) = (t for t in board.tables if "interface" in t.title)
     lines = {line[1]: line for line in table.rows}
     assert lines["lora"][:6] == ("guard", "lora", "2 of 10 (20%)", "5%", "600 (75%)", "0.0 (75%)")
-    assert lines["words"][4] == "trains no tensor of the UNet" and lines["words"][-1] == "0.00, as `none`"
+    assert lines["words"][4] == "not bound" and lines["words"][-1] == "0.00, as `none`"

@@ -183,10 +183,10 @@ class Specs:
     ) -> str:
         """Add an adaptation (fine-tuning) that trains until the last of ``saves``.
 
-        A mask is an input only where it freezes something that the attack trains: without it, the stage is the
-        undefended one.
+        A mask is an input only where the attack trains tensors of the UNet through the publisher's interface: without
+        it, the stage is the undefended one. Who has the public base trains elsewhere.
         """
-        bound = {} if entry.trains_words else mask
+        bound = {} if entry.trains_words or entry.public_base else mask
         code = self.code(entry, task.base)
         key: Values = {
             **code,

@@ -191,9 +191,10 @@ class Enforcement(Model):
     """A mask that the publisher's fine-tuning interface enforces, and what it saves the fine-tuner.
 
     ``tensors`` and ``parameters`` of the UNet, and the ``frozen`` ones among them. ``binds`` is False where the attack
-    trains no tensor of the UNet: the cell is then that of `none`. ``enforced`` and ``free`` are the attack with and
-    without the mask; None where the store's artifact does not say. ``ignored``: digest of the scores where the
-    interface is passed by, which are those without a defense, as no weight is changed.
+    trains no tensor of the UNet, or trains the public base elsewhere: the mask is then none of its inputs.
+    ``enforced`` and ``free`` are the attack with and without the mask; None where the store's artifact does not say.
+    ``ignored``: digest of the scores where the interface is passed by, which are those without a defense, as no weight
+    is changed.
     """
 
     tensors: int

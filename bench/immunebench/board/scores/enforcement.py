@@ -44,7 +44,7 @@ def enforced(cells: Iterable[Measurement]) -> Iterator[Table]:
 
 
 def unbound(cells: Iterable[Measurement]) -> tuple[str, ...]:
-    """Return the chains whose attack trains nothing that a mask could freeze."""
+    """Return the chains whose attack trains nothing that a mask could freeze, or trains it outside the interface."""
     return tuple(sorted({cell.chain for cell in cells if cell.enforcement is not None and not cell.enforcement.binds}))
 
 
@@ -55,7 +55,7 @@ def _cells(found: Sequence[Enforcement]) -> tuple[str, ...]:
     mean = scores.mean([float(mask.frozen_tensors) for mask in found])
     share = (f"{number(mean, 0)} of {first.tensors} ({tensors:.0%})", f"{parameters:.0%}")
     if not first.binds:
-        return (*share, "trains no tensor of the UNet", "-", "-", "-", "0.00, as `none`")
+        return (*share, "not bound", "-", "-", "-", "0.00, as `none`")
     return (
         *share,
         _saved(found, lambda training: training.parameters, 0),
