@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from conftest import NUMERICS, World
 
 from catalogs import use_catalog
-from conftest import NUMERICS, World
 from immunebench.execution.executor import Inline
 from immunebench.execution.scheduler import execute
 from immunebench.store.artifacts import Store
