@@ -6,6 +6,8 @@ For each mask the attack trains on the target's published pictures, and as an ho
 concept. The denoising loss is measured on the reference pictures of each, at noise and time steps that are the same for
 all, before and after; printed is the part of the fall without a mask that is left with it. A mask is good where the
 target's part is small and the innocent concept's is large. Masks are those of the store, as a suite would make them.
+It fits attacks whose loss falls from the first steps on, LoRA's does; DreamBooth's is above its start after 32 steps at
+the preset's rate, so that nothing can be said of it by this measure.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from freeze_ratio import CODE, MASKS
 
 from immunebench import api, recaption, training
 from immunebench.catalog.loading import default_catalog
-from immunebench.core.types import Numerics, Params, Pictures
+from immunebench.core.types import Numerics, Params, Pictures, StageError
 from immunebench.execution import masks, scheduler
 from immunebench.execution.inputs import loader
 from immunebench.methods.context import Context
@@ -104,9 +106,9 @@ def main() -> None:
     parser.add_argument("--task", default="object-umbrella", help="dev task")
     parser.add_argument("--rho", type=float, default=0.5)
     parser.add_argument("--defense", action="append", choices=[*MASKS, "freeze-as-guard-code"])
-    parser.add_argument("--attack", action="append", help="dreambooth and lora by default")
-    parser.add_argument("--steps", type=int, default=32)
-    parser.add_argument("--pictures", type=int, default=16, help="unseen pictures of each concept")
+    parser.add_argument("--attack", action="append", help="lora by default")
+    parser.add_argument("--steps", type=int, default=48)
+    parser.add_argument("--pictures", type=int, default=12, help="unseen pictures of each concept")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--store", type=Path)
     parser.add_argument("--json", type=Path)
@@ -133,14 +135,18 @@ def main() -> None:
     }
     rows: list[dict[str, Any]] = []
     falls: dict[tuple[str, str], float] = {}
-    for attack in options.attack or ["dreambooth", "lora"]:
+    for attack in options.attack or ["lora"]:
         for name, (folder, ratios) in made.items():
             row: dict[str, Any] = {"mask": name, "attack": attack, "rho": options.rho, **ratios}
             for who, (published, batches) in own.items():
                 model.restore()
                 if folder is not None:
                     masks.enforce(model, folder)
-                before, after = fine_tuned(model, attack, published, batches, options.steps, store.root)
+                try:
+                    before, after = fine_tuned(model, attack, published, batches, options.steps, store.root)
+                except StageError as error:  # The mask leaves the attack nothing to train.
+                    before = after = loss_of(model, batches)
+                    row["refused"] = error.message
                 fall = before - after
                 falls.setdefault((attack, who), fall)
                 row[who] = {"before": before, "after": after, "left": fall / falls[attack, who]}
