@@ -29,6 +29,14 @@ def _stage(order: Order, mail: Any) -> Event:
     return order.carry_out(mail.put)
 
 
+def _join(ray: Any, options: dict[str, Any]) -> None:
+    try:
+        ray.init(**options)
+    except Exception:  # Its own node has 30 s to start: on a busy machine too few for the first time.
+        ray.shutdown()
+        ray.init(**options)
+
+
 class RayTasks:
     """Stages as tasks of a Ray cluster, each on one core and, where its profile has one, one GPU.
 
@@ -66,13 +74,14 @@ class RayTasks:
             how = "needs Ray; get it with: pip install 'immunebench[ray]':"
             raise UsageError(how, field="--on", value="ray") from error
         self._ray, self._store, self._run_stage = ray, store, run_stage
+        shared: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         own: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": _OBJECTS}
         # Of this program's environment a running cluster knows nothing.
         named = {name: value for name, value in os.environ.items() if name.startswith("IMMUNEBENCH_")}
         joined: dict[str, Any] = {"address": address, "runtime_env": {"env_vars": named}}
         try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **(own if address is None else joined))
-        except (ConnectionError, RuntimeError, ValueError) as error:
+            _join(ray, {**shared, **(own if address is None else joined)})
+        except Exception as error:  # Ray raises some of no class of their own.
             why = f"no cluster could be reached ({shortened(' '.join(str(error).split()), _LINE)}):"
             raise UsageError(why, field="--on", value=f"ray:{address}" if address else "ray") from error
         self.slots = workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)
