@@ -8,11 +8,11 @@ from collections import Counter
 from contextlib import suppress
 from typing import Any
 
+from immunebench.box.choice import Kind
 from immunebench.core.errors import UsageError, shortened
 from immunebench.execution.engines.worker import Clock, Order, died, sweep, timed_out
 from immunebench.execution.executor import DEFAULT_STAGES, Event, RunStage, Tell
 from immunebench.store.artifacts import Spec, Store
-from immunebench.store.graph import runs_entries
 
 #: How often a stage is handed in again whose worker or machine was lost. Not by Ray itself, which would not say so: the
 #: time until another worker is free would count as the stage's own.
@@ -52,6 +52,8 @@ class RayTasks:
         As for `immunebench.execution.executor.perform`; a function must be importable by name.
     timeout
         Seconds that a stage may take.
+    box
+        The box of entries' code, which every machine must have.
 
     Raises
     ------
@@ -66,6 +68,7 @@ class RayTasks:
         workers: int | None = None,
         run_stage: RunStage | str = DEFAULT_STAGES,
         timeout: float | None = None,
+        box: Kind = "none",
     ) -> None:
         try:
             import ray
@@ -85,9 +88,9 @@ class RayTasks:
             why = f"no cluster could be reached ({shortened(' '.join(str(error).split()), _LINE)}):"
             raise UsageError(why, field="--on", value=f"ray:{address}" if address else "ray") from error
         self.slots = workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)
-        # No reuse of a process in which an entry ran: whatever it changed there must affect no sampler and no judge.
-        self._entries = ray.remote(max_calls=1, max_retries=0)(_stage)
-        self._others = ray.remote(max_retries=0)(_stage)
+        # An entry's code has a process of its own below the worker, which changes nothing in it.
+        self._task = ray.remote(max_retries=0)(_stage)
+        self._box = box
         self._mail = Queue(actor_options={"num_cpus": 0})
         self._clock = Clock(timeout)
         self._running: dict[Any, tuple[Spec, bool]] = {}
@@ -95,9 +98,8 @@ class RayTasks:
 
     def submit(self, spec: Spec, *, wait: bool) -> None:
         """Hand a stage to the cluster."""
-        task = self._entries if runs_entries(spec) else self._others
-        order = Order.of(self._store, spec, self._run_stage, wait=wait)
-        self._running[task.options(**resources(spec)).remote(order, self._mail)] = (spec, wait)
+        order = Order.of(self._store, spec, self._run_stage, self._box, wait=wait)
+        self._running[self._task.options(**resources(spec)).remote(order, self._mail)] = (spec, wait)
 
     def finished(self, tell: Tell) -> list[Event]:
         """Block until a stage ended; a stage whose worker was lost is tried twice more, then fails."""
