@@ -434,12 +434,12 @@ def make_executor(
     function = executor.DEFAULT_STAGES if run_stage is None else run_stage
     check_limits(workers, timeout)
     bookmark.seconds()  # Validated here, as in a worker a wrong value would fail every stage.
+    # A box shows what the suite's own stages need, and nothing that another function might look for.
+    box = choice.chosen() if function == executor.SUITE_STAGES else "none"
     if on is not None:
         from immunebench.execution.engines.choosing import on_engine
 
-        return on_engine(on, store, workers if workers > 1 else None, function, timeout)
-    # A box shows what the suite's own stages need, and nothing that another function might look for.
-    box = choice.chosen() if function == executor.SUITE_STAGES else "none"
+        return on_engine(on, store, workers if workers > 1 else None, function, timeout, box)
     if not (workers > 1 if processes is None else processes):
         if timeout is not None:
             raise UsageError("needs worker processes, which can be stopped: workers=2 or more", field="timeout")

@@ -43,6 +43,21 @@ def executor(kind: str, store: Store, workers: int = 2) -> Executor:
     return Inline(store, add) if kind == "inline" else Processes(store, workers, TOY)
 
 
+def test_stages_of_one_base_go_to_the_worker_that_has_it_loaded(tmp_path: Path) -> None:
+    store, log = Store(tmp_path / "s"), tmp_path / "log"
+    # Both at once, so that both workers have a base; then one after the other, with both of them idle.
+    specs = [
+        Toy("generate", {"value": n, "base": "ab"[n], "do": "sleep", "seconds": 2, "log": str(log)}) for n in (0, 1)
+    ]
+    for number in range(2, 8):
+        needs = {str(place): spec.digest for place, spec in enumerate(specs)}
+        specs.append(Toy("generate", {"value": number, "base": "ba"[number % 2], "log": str(log)}, needs))
+    execute(graph(*specs), store, Processes(store, 2, TOY))
+    process = dict(line.split() for line in log.read_text().splitlines())
+    by_base = [{process[str(spec.key["value"])] for spec in specs if spec.key["base"] == base} for base in "ab"]
+    assert [len(found) for found in by_base] == [1, 1] and by_base[0] != by_base[1]
+
+
 def no_drafts(store: Store) -> bool:
     return not list((store.root / "tmp").glob("*"))
 

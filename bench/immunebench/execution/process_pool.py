@@ -47,6 +47,7 @@ class _Worker:
     task: tuple[Spec, bool] | None = None
     began: float | None = None
     started: bool = False
+    base: str | None = None
 
 
 class Processes:
@@ -93,16 +94,18 @@ class Processes:
 
     def submit(self, spec: Spec, *, wait: bool) -> None:
         """Send the stage to an idle worker of its kind; a new one is started where none is idle."""
-        entries = Boxes.takes(spec)
+        entries, base = Boxes.takes(spec), spec.key.get("base")
         while True:
-            idle = (w for w in self._workers if w.task is None and w.runs_entries == entries)
-            worker = next(idle, None) or self._start(entries)
+            idle = [w for w in self._workers if w.task is None and w.runs_entries == entries]
+            # To the one that has the base loaded, else to one that has none; nobody waits for either.
+            idle.sort(key=lambda w: (w.base != base, w.base is not None))
+            worker = idle[0] if idle else self._start(entries)
             try:
                 worker.pipe.send((spec, wait))
             except OSError:  # it died while idle
                 self._bury(worker)
                 continue
-            worker.task, worker.began = (spec, wait), None
+            worker.task, worker.began, worker.base = (spec, wait), None, base or worker.base
             return
 
     def finished(self, tell: Tell) -> list[Event]:

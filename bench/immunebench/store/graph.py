@@ -28,9 +28,12 @@ STAGE_VERSIONS: Mapping[str, int] = {
 }
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+
+
 def canonical_json(value: object) -> str:
     """Return the one JSON text of ``value``: sorted keys, no spaces, no NaN, plain ASCII."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+    return _CANONICAL.encode(value)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from immunebench.box.choice import Kind
 from immunebench.core.errors import UsageError
 from immunebench.execution.executor import DEFAULT_STAGES, Executor, RunStage
 from immunebench.store.artifacts import Store
@@ -15,6 +16,7 @@ def on_engine(
     workers: int | None = None,
     run_stage: RunStage | str = DEFAULT_STAGES,
     timeout: float | None = None,
+    box: Kind = "none",
 ) -> Executor:
     """Return the executor of an engine.
 
@@ -22,7 +24,7 @@ def on_engine(
     ----------
     on
         ``ray``, ``ray:ADDRESS``, ``slurm``, ``slurm:name=value,...`` or ``slurm:local``.
-    store, run_stage, timeout
+    store, run_stage, timeout, box
         As for the executors.
     workers
         Stages at a time; None: what the engine offers.
@@ -36,9 +38,9 @@ def on_engine(
     if name == "ray":
         from immunebench.execution.engines.ray_engine import RayTasks
 
-        return RayTasks(store, where or None, workers, run_stage, timeout)
+        return RayTasks(store, where or None, workers, run_stage, timeout, box)
     if name == "slurm":
         from immunebench.execution.engines.slurm_engine import SlurmJobs
 
-        return SlurmJobs(store, where or None, workers, run_stage, timeout)
+        return SlurmJobs(store, where or None, workers, run_stage, timeout, box)
     raise UsageError("unknown engine", field="--on", value=name, choices=ENGINES)

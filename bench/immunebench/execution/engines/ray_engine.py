@@ -8,11 +8,11 @@ from collections import Counter
 from contextlib import suppress
 from typing import Any
 
+from immunebench.box.choice import Kind
 from immunebench.core.errors import UsageError, shortened
 from immunebench.execution.engines.worker import Clock, Order, died, sweep, timed_out
 from immunebench.execution.executor import DEFAULT_STAGES, Event, RunStage, Tell
 from immunebench.store.artifacts import Spec, Store
-from immunebench.store.graph import runs_entries
 
 #: How often a stage is handed in again whose worker or machine was lost. Not by Ray itself, which would not say so: the
 #: time until another worker is free would count as the stage's own.
@@ -27,6 +27,14 @@ _OBJECTS = 100 << 20
 
 def _stage(order: Order, mail: Any) -> Event:
     return order.carry_out(mail.put)
+
+
+def _join(ray: Any, options: dict[str, Any]) -> None:
+    try:
+        ray.init(**options)
+    except Exception:  # Its own node has 30 s to start: on a busy machine too few for the first time.
+        ray.shutdown()
+        ray.init(**options)
 
 
 class RayTasks:
@@ -44,6 +52,8 @@ class RayTasks:
         As for `immunebench.execution.executor.perform`; a function must be importable by name.
     timeout
         Seconds that a stage may take.
+    box
+        The box of entries' code, which every machine must have.
 
     Raises
     ------
@@ -58,6 +68,7 @@ class RayTasks:
         workers: int | None = None,
         run_stage: RunStage | str = DEFAULT_STAGES,
         timeout: float | None = None,
+        box: Kind = "none",
     ) -> None:
         try:
             import ray
@@ -66,19 +77,20 @@ class RayTasks:
             how = "needs Ray; get it with: pip install 'immunebench[ray]':"
             raise UsageError(how, field="--on", value="ray") from error
         self._ray, self._store, self._run_stage = ray, store, run_stage
+        shared: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         own: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": _OBJECTS}
         # Of this program's environment a running cluster knows nothing.
         named = {name: value for name, value in os.environ.items() if name.startswith("IMMUNEBENCH_")}
         joined: dict[str, Any] = {"address": address, "runtime_env": {"env_vars": named}}
         try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **(own if address is None else joined))
-        except (ConnectionError, RuntimeError, ValueError) as error:
+            _join(ray, {**shared, **(own if address is None else joined)})
+        except Exception as error:  # Ray raises some of no class of their own.
             why = f"no cluster could be reached ({shortened(' '.join(str(error).split()), _LINE)}):"
             raise UsageError(why, field="--on", value=f"ray:{address}" if address else "ray") from error
         self.slots = workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)
-        # No reuse of a process in which an entry ran: whatever it changed there must affect no sampler and no judge.
-        self._entries = ray.remote(max_calls=1, max_retries=0)(_stage)
-        self._others = ray.remote(max_retries=0)(_stage)
+        # An entry's code has a process of its own below the worker, which changes nothing in it.
+        self._task = ray.remote(max_retries=0)(_stage)
+        self._box = box
         self._mail = Queue(actor_options={"num_cpus": 0})
         self._clock = Clock(timeout)
         self._running: dict[Any, tuple[Spec, bool]] = {}
@@ -86,9 +98,8 @@ class RayTasks:
 
     def submit(self, spec: Spec, *, wait: bool) -> None:
         """Hand a stage to the cluster."""
-        task = self._entries if runs_entries(spec) else self._others
-        order = Order.of(self._store, spec, self._run_stage, wait=wait)
-        self._running[task.options(**resources(spec)).remote(order, self._mail)] = (spec, wait)
+        order = Order.of(self._store, spec, self._run_stage, self._box, wait=wait)
+        self._running[self._task.options(**resources(spec)).remote(order, self._mail)] = (spec, wait)
 
     def finished(self, tell: Tell) -> list[Event]:
         """Block until a stage ended; a stage whose worker was lost is tried twice more, then fails."""

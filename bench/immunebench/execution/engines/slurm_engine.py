@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from immunebench.box.choice import Kind
 from immunebench.core.errors import UsageError, shortened
 from immunebench.execution.engines.worker import Clock, Order, died, sweep, timed_out
 from immunebench.execution.executor import DEFAULT_STAGES, Event, RunStage, Tell
@@ -73,6 +74,8 @@ class SlurmJobs:
         As for `immunebench.execution.executor.perform`; a function must be importable by name.
     timeout
         Seconds that a stage may take.
+    box
+        The box of entries' code, which every machine must have.
 
     Raises
     ------
@@ -87,6 +90,7 @@ class SlurmJobs:
         workers: int | None = None,
         run_stage: RunStage | str = DEFAULT_STAGES,
         timeout: float | None = None,
+        box: Kind = "none",
     ) -> None:
         try:
             import submitit
@@ -108,11 +112,12 @@ class SlurmJobs:
         self._store, self._run_stage, self._clock = store, run_stage, Clock(timeout)
         self._running: dict[str, _Running] = {}
         self._deaths: Counter[str] = Counter()
+        self._box = box
 
     def submit(self, spec: Spec, *, wait: bool) -> None:
         """Queue a stage."""
         mail = self._folder / f"{spec.digest}.{time.time_ns()}.jsonl"
-        order = Order.of(self._store, spec, self._run_stage, wait=wait)
+        order = Order.of(self._store, spec, self._run_stage, self._box, wait=wait)
         self._executor.update_parameters(**self._parameters(spec))
         job = self._executor.submit(StageJob(order, mail))
         self._running[spec.digest] = _Running(spec, job, mail, wait)

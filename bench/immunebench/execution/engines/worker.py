@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
+import socket
 import time
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 
 from filelock import Timeout
 
 from immunebench.box import choice
+from immunebench.box.choice import Kind
 from immunebench.execution.boxed import Boxes
-from immunebench.execution.executor import DEFAULT_STAGES, SUITE_STAGES, Event, RunStage, Tell, perform
+from immunebench.execution.executor import DEFAULT_STAGES, Event, RunStage, Tell, perform
 from immunebench.store.artifacts import CorruptArtifact, Spec, Store, open_at
 
 _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
@@ -24,20 +28,20 @@ _REPORT_EVERY = 1.0
 class Order:
     """What a worker is told: where the store is, the stage, the function that runs it, and whether to wait for others.
 
-    `run_stage` is "module:function"; whatever `immunebench.execution.executor.perform` puts around an entry's code is
-    around it here too, since that is what runs it.
+    `run_stage` is "module:function"; an entry's code runs in the `box` that the driver asks for, or not at all.
     """
 
     store: str
     spec: Spec
     run_stage: str
     wait: bool
+    box: Kind = "none"
 
     @classmethod
-    def of(cls, store: Store, spec: Spec, run_stage: RunStage | str, *, wait: bool) -> Order:
+    def of(cls, store: Store, spec: Spec, run_stage: RunStage | str, box: Kind, *, wait: bool) -> Order:
         """Return the order for a stage; a function is named, since it is not sent."""
         named = run_stage if isinstance(run_stage, str) else f"{run_stage.__module__}:{run_stage.__qualname__}"
-        return cls(store.location, spec, named or DEFAULT_STAGES, wait)
+        return cls(store.location, spec, named or DEFAULT_STAGES, wait, box)
 
     def carry_out(self, tell: Tell) -> Event:
         """Make the stage in this process; `tell` receives progress once a second at most."""
@@ -55,18 +59,21 @@ class Order:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CorruptArtifact)  # Reported by the event `lost`.
             store = open_at(self.store)
-            boxes = self._boxes(store)
-            try:
-                return perform(store, self.spec, self.run_stage, seldom, wait=self.wait, boxes=boxes)
-            finally:
-                if boxes is not None:
-                    boxes.close()
+            why = choice.fault(self.box) if Boxes.takes(self.spec) else None
+            if why is not None:
+                message = f"{socket.gethostname()} has no box for an entry's code ({self.box}: {why})"
+                store.fail(self.spec, "skipped", message, "", transient=True)
+                return Event("failed", self.spec.digest, message)
+            boxes = _boxes(self.store, self.box, self.run_stage)
+            return perform(store, self.spec, self.run_stage, seldom, wait=self.wait, boxes=boxes)
 
-    def _boxes(self, store: Store) -> Boxes | None:
-        """Return what runs an entry's code in the box that this machine has; None for another stage or function."""
-        if self.run_stage != SUITE_STAGES or not Boxes.takes(self.spec):
-            return None
-        return Boxes(store, choice.chosen(), self.run_stage)
+
+@cache
+def _boxes(store: str, kind: Kind, run_stage: str) -> Boxes:
+    """Return the boxes of this process, whose libraries are loaded once for all its stages."""
+    boxes = Boxes(open_at(store), kind, run_stage)
+    atexit.register(boxes.close)
+    return boxes
 
 
 class Clock:
