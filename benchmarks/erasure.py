@@ -143,7 +143,7 @@ def plan(builder: Builder, task: Task, erasure: Entry, seed: int, others: Sequen
     steps = builder.saves(attack, task)
     prompts = builder.prompts(task.evaluation.prompts, task.attacker.token, task)
     erased = builder.released(erasure, task, seed, {})
-    images = builder.published(task)
+    images = builder.published(task, task.pictures.published)
     noun, own = task.concept.noun, stream(seed, "adapt", task.id)
     adapter = builder.specs.adapt(attack, task, task.attacker, noun, images, erased, own, steps, {})
     noise: list[str | int] = [task.id, seed]

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from calibrate import vary
-from freeze_ratio import CODE, MASKS
+from calibrate import vary  # type: ignore[import-not-found]
+from freeze_ratio import CODE, MASKS  # type: ignore[import-not-found]
 
 from immunebench import api, recaption, training
 from immunebench.catalog.loading import default_catalog

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from calibrate import attacked, vary
+from calibrate import attacked, vary  # type: ignore[import-not-found]
 
 from immunebench import api
 from immunebench.execution import scheduler

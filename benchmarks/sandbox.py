@@ -32,7 +32,7 @@ def chosen(plan: Plan, steps: int) -> list[StageSpec]:
         if spec.stage not in ("pictures", "protect", "adapt") or any(of not in named for of in spec.inputs.values()):
             continue
         key = dict(spec.key)
-        params = dict(key.get("params", {}))  # type: ignore[call-overload]
+        params = dict(key.get("params", {}))  # type: ignore[arg-type]
         if "steps" in params:
             params["steps"] = steps
             params |= {"saves": [steps]} if "saves" in params else {}
