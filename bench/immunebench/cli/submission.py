@@ -19,6 +19,9 @@ def check(
         list[Path], typer.Argument(help="Folder of an entry, records, folder of a suite's results, or a bundle.")
     ],
     static: Annotated[bool, typer.Option("--static", help="Read only; do not run the entry for two steps.")] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run it where this machine has no box, too (see doctor).")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check an entry, records or a bundle: what is wrong, where, and what to do about it.
@@ -32,7 +35,7 @@ def check(
 
     found: list[Finding] = []
     for place in path:
-        found += checks.check(place, run=not static)
+        found += checks.check(place, run=not static, trust=trust)
     if as_json:
         print_json([one.as_dict() for one in found])
     else:

@@ -20,7 +20,7 @@ from immunebench.submission.folder import check_files, check_words
 _MANIFESTS = ("defense.toml", "attack.toml")
 
 
-def check(path: Path, *, run: bool = True) -> list[Finding]:
+def check(path: Path, *, run: bool = True, trust: bool = False) -> list[Finding]:
     """Check whatever lies at a path.
 
     Parameters
@@ -29,6 +29,8 @@ def check(path: Path, *, run: bool = True) -> list[Finding]:
         Folder of an entry; ``.jsonl`` file of records; folder of a suite's results; bundle (``.tar``).
     run
         Whether to run a defense for two steps, which takes most of the time.
+    trust
+        Whether to run it where this machine has no box, too.
 
     Raises
     ------
@@ -36,7 +38,7 @@ def check(path: Path, *, run: bool = True) -> list[Finding]:
         There is nothing at the path that could be checked.
     """
     if path.is_dir() and any((path / name).is_file() for name in _MANIFESTS):
-        return check_entry(path, run=run)
+        return check_entry(path, run=run, trust=trust)
     if path.suffix == ".jsonl" and path.is_file():
         return check_records(path.parent, path.name)
     if path.is_dir() and any(path.glob("*.jsonl")):
@@ -53,7 +55,7 @@ def check(path: Path, *, run: bool = True) -> list[Finding]:
     raise UsageError(what if path.exists() else "no such file or folder", field="PATH", value=str(path))
 
 
-def check_entry(folder: Path, *, run: bool = True) -> list[Finding]:
+def check_entry(folder: Path, *, run: bool = True, trust: bool = False) -> list[Finding]:
     """Check an entry: manifest, files, code, licence, citation; and, without errors so far, a small run of it."""
     folder = folder.resolve()
     found = [*check_files(folder, pictures=_holds_pictures(folder))]
@@ -67,7 +69,7 @@ def check_entry(folder: Path, *, run: bool = True) -> list[Finding]:
         if run and not errors(found) and entry.kind == "defense" and entry.artefact is None:
             from immunebench.submission.conformance import conformance
 
-            found += conformance(entry, catalog)
+            found += conformance(entry, catalog, trust=trust)
     return found
 
 

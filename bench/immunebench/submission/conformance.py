@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from immunebench import api
+from immunebench.box.choice import chosen
 from immunebench.catalog.catalog import Catalog
 from immunebench.catalog.entry import Entry
 from immunebench.core.errors import UsageError
@@ -23,6 +24,7 @@ from immunebench.declared.schema import Values
 from immunebench.declared.suite import Suite
 from immunebench.execution import scheduler
 from immunebench.execution.executor import RunStage
+from immunebench.execution.lending import foreign
 from immunebench.plan.planning import make_plan
 from immunebench.records.attestation import payload_digest
 from immunebench.store.artifacts import Store
@@ -41,7 +43,9 @@ TIMEOUT = 300.0
 _PLACE = re.compile(r"\(([^()]+\.py), line (\d+)\)$")
 
 
-def conformance(entry: Entry, catalog: Catalog, *, run_stage: RunStage | str | None = None) -> Iterator[Finding]:
+def conformance(
+    entry: Entry, catalog: Catalog, *, trust: bool = False, run_stage: RunStage | str | None = None
+) -> Iterator[Finding]:
     """Run a defense's own stages twice with the same seed, and yield what is wrong with what they release.
 
     Parameters
@@ -50,6 +54,8 @@ def conformance(entry: Entry, catalog: Catalog, *, run_stage: RunStage | str | N
         A defense with code.
     catalog
         The default catalogue, in which the stages look the entry up.
+    trust
+        Run a stranger's entry where this machine has no box, too.
     run_stage
         Function that runs a stage; default that of suites.
     """
@@ -60,6 +66,9 @@ def conformance(entry: Entry, catalog: Catalog, *, run_stage: RunStage | str | N
         return
     if not own:
         return  # A control without hooks.
+    if run_stage is None and not trust and chosen() == "none" and any(foreign(stages[digest]) for digest in own):
+        yield finding("box", entry.path, "was not run: this machine has no box for a stranger's code", None, "warning")
+        return
     with tempfile.TemporaryDirectory(prefix="immunebench-check-") as place:
         first, again = Store(Path(place) / "first"), Store(Path(place) / "again")
         failed = _run(first, stages, run_stage)

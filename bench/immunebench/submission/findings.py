@@ -31,6 +31,7 @@ HINTS: dict[str, str] = {
     "random": "draw from ctx.rng or ctx.generator, so that the same seed gives the same artifact",
     "syntax": "the code must parse",
     "run": "the entry's own code failed on a small run; the line is the last one of its own",
+    "box": "install bubblewrap, or use a kernel with Landlock; --trust runs the entry without a box, after it was read",
     "finite": "weights must stay finite when they are cast to half precision",
     "unchanged": "the entry releases what it was given",
     "nondeterministic": "take all random numbers from the context, or declare deterministic = false in the manifest",

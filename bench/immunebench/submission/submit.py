@@ -75,7 +75,7 @@ def submit(request: Request) -> Submission:
     folder = request.entry.resolve()
     if not (folder / "defense.toml").is_file():
         raise UsageError("is no folder of a defense (it has no defense.toml):", field="PATH", value=str(request.entry))
-    found = check_entry(folder, run=not request.dry_run and request.run_stage is None)
+    found = check_entry(folder, run=not request.dry_run and request.run_stage is None, trust=request.trust)
     if errors(found):
         return Submission(tuple(found))
     with entries_at(folder) as catalog:
