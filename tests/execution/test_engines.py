@@ -134,7 +134,7 @@ def test_a_stopped_driver_is_resumed(
 def test_what_cannot_be_used_is_said_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--on: unknown engine 'rai' .nearest: 'ray'"):
         on_engine("rai", Store(tmp_path))
-    with pytest.raises(UsageError, match="--on slurm: must be local, or name=value of sbatch, not: 'gpu'"):
+    with pytest.raises(UsageError, match="--on slurm: must be local, or name=value of sbatch, not 'gpu'"):
         parsed("gpu")
     with pytest.raises(UsageError, match="must be whole minutes or GiB"):
         parsed("time=4h")

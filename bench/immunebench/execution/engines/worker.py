@@ -58,22 +58,22 @@ class Order:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CorruptArtifact)  # Reported by the event `lost`.
-            store = open_at(self.store)
+            store, boxes = _opened(self.store, self.box, self.run_stage)
             why = choice.fault(self.box) if Boxes.takes(self.spec) else None
             if why is not None:
                 message = f"{socket.gethostname()} has no box for an entry's code ({self.box}: {why})"
                 store.fail(self.spec, "skipped", message, "", transient=True)
                 return Event("failed", self.spec.digest, message)
-            boxes = _boxes(self.store, self.box, self.run_stage)
             return perform(store, self.spec, self.run_stage, seldom, wait=self.wait, boxes=boxes)
 
 
 @cache
-def _boxes(store: str, kind: Kind, run_stage: str) -> Boxes:
-    """Return the boxes of this process, whose libraries are loaded once for all its stages."""
-    boxes = Boxes(open_at(store), kind, run_stage)
+def _opened(location: str, kind: Kind, run_stage: str) -> tuple[Store, Boxes]:
+    """Return the store and the boxes of this process, whose libraries are loaded once for all its stages."""
+    store = open_at(location)
+    boxes = Boxes(store, kind, run_stage)
     atexit.register(boxes.close)
-    return boxes
+    return store, boxes
 
 
 class Clock:
