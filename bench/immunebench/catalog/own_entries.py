@@ -37,6 +37,7 @@ OWN: Mapping[str, str] = {
     "11c2b94440cd67fedafa63bcc05087705c9b0502f49e5f28c05d7a5006bd64de": "quantise",
     "8afcc8b6c483eaa86fe4fb4dd014eaf0558ed255001176c246522fe7480db044": "random-freeze",
     "e84303c86b3d12a25fb8178c70130a955702d90b890b0efc58532aa5ec15a9f3": "resize",
+    "c7a0ab4f7c78b72a7b075ee653f98a77a70728196a1071d5ffee231bcd6034e1": "restyle",
     "c70f112cb8a9b1aeeefb8c1b711e949cae9b32ca4e97278b6efee6ee2be55c68": "simac",
     "40d3c473a6b59cd583d47ebea1aa5229599b1ec73b00541d738a8d9d9619c4bd": "textual-inversion",
     "e7507139d793c89112633ff5ff81adb437b7ec2cb39d98d7b258ecc54a9c3b51": "tvm",
