@@ -196,12 +196,12 @@ def _submissions(folder: Path, lines: list[bytes]) -> Iterator[Kind]:
     marks = read_marks(place, ROOT / "leaderboard")
 
     def held(file: Path) -> object:
-        (place / "imma-lora@1.jsonl").write_bytes(file.read_bytes())
+        (place / "imma-lora@2.jsonl").write_bytes(file.read_bytes())
         records, problems = load_results(place, catalog=catalog, marks=marks)
         assert all(str(problem).isprintable() for problem in problems)
         return [record for record in records if record.cell.defense == "imma-lora"] or None
 
-    yield Kind("results", ".jsonl", 0.04, [(smoke / "imma-lora@1.jsonl").read_bytes()], held, mutated_text)
+    yield Kind("results", ".jsonl", 0.04, [(smoke / "imma-lora@2.jsonl").read_bytes()], held, mutated_text)
 
     def marked(file: Path) -> object:
         (place / MARKS).write_bytes(file.read_bytes())
@@ -258,13 +258,13 @@ def _bundle(folder: Path) -> bytes:
     """Return a small sound bundle."""
     from immunebench.submission.bundles import write_bundle
 
-    lines = (ROOT / "results/mini-smoke/imma-lora@1.jsonl").read_text().splitlines()[:1]
+    lines = (ROOT / "results/mini-smoke/imma-lora@2.jsonl").read_text().splitlines()[:1]
     record = json.loads(lines[0]) | {"sheet": None}
     (folder / "records.jsonl").write_text(json.dumps(record) + "\n")
     (folder / "weights.safetensors").write_bytes(weights())
     entry = ROOT / "defenses" / "imma-lora"
     files = {f"entry/{name}": entry / name for name in ("defense.toml", "defense.py", "cite.bib")}
-    files["results/mini-smoke/imma-lora@1.jsonl"] = folder / "records.jsonl"
+    files["results/mini-smoke/imma-lora@2.jsonl"] = folder / "records.jsonl"
     files["artifacts/a--b/protect_model/weights.safetensors"] = folder / "weights.safetensors"
     table = {"schema_version": 1, "defense": "imma-lora", "version": 1, "suite": "mini-smoke", "closed": False}
     return write_bundle(folder / "sound.tar", table, files).read_bytes()

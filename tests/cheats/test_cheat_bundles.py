@@ -29,7 +29,7 @@ from immunebench.submission.folder import check_files
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "results" / "mini-smoke"
-OWN = "results/mini-smoke/imma-lora@1.jsonl"
+OWN = "results/mini-smoke/imma-lora@2.jsonl"
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def parts(tmp_path: Path) -> dict[str, Path]:
     place.mkdir()
     save_file({"unet.a": np.ones((2, 3), np.float32)}, place / "weights.safetensors")
     (place / "p00-00.png").write_bytes(png(64, 64))
-    records = [json.loads(line) for line in (SMOKE / "imma-lora@1.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (SMOKE / "imma-lora@2.jsonl").read_text().splitlines()]
     files = {"protect_model": digest(place / "weights.safetensors"), "pictures": digest(place / "p00-00.png")}
     for record in records:
         record["sheet"] = None

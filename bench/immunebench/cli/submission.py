@@ -115,7 +115,7 @@ def verify(
     On the same kind of machine with the same versions all numbers must be equal; else means are held to a tolerance.
     Exits with 1 if a field differs; it is named.
 
-    Example: immunebench verify results/mini-smoke/imma-lora@1.jsonl --cells 1
+    Example: immunebench verify results/mini-smoke/imma-lora@2.jsonl --cells 1
     """
     from immunebench.submission import verifying
 
