@@ -140,7 +140,7 @@ def run(name: str, hook: str, steps: int, monkeypatch: pytest.MonkeyPatch, out: 
         attacks = {n: CATALOG.attack(n) for n in entry.against}
         ctx.attacks = {n: Simulated(a, settings(a, steps), ctx) for n, a in attacks.items()}
         call, params = entry.function(hook), settings(entry, steps)
-        if hook == "protect_model":
+        if hook in ("protect_model", "freeze"):
             call(model, (concept,), params, ctx)
         elif hook == "protect_images":
             call(model, concept, given, params, ctx)

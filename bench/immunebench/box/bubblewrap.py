@@ -44,8 +44,10 @@ class Holder:
         command = ["bwrap", *_OPTIONS, "--info-fd", str(write_info), *arguments(view), *_WAIT]
         try:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=(write_info,)
-            )
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=(write_info,),
+                # bwrap itself is the first process of the box, and what it was started with can be read there.
+                env={"PATH": os.environ.get("PATH", os.defpath)},
+            )  # fmt: skip
         except OSError as error:
             os.close(read_info)
             raise BubblewrapError(f"bwrap cannot be started: {error.strerror}") from error

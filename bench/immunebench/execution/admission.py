@@ -317,7 +317,8 @@ def _adapter_rule(left: Left, form: str) -> tuple[tensors.Fits, int]:
     held = {part: base_folder.header(base_folder.weights_file(left.base, part)).shapes for part in trained}
     own = {f"{part}.{name}": shape for part, shapes in held.items() for name, shape in shapes.items()}
     whole = 4 * sum(map(math.prod, own.values())) + tensors.LONGEST_HEADER
-    widths = {shape[-1] for name, shape in own.items() if name.endswith("token_embedding.weight")}
+    # A learned word has one row of both encoders' columns where there are two.
+    width = sum(shape[-1] for name, shape in own.items() if name.endswith("token_embedding.weight"))
 
     def dense(name: str, shape: tuple[int, ...]) -> str | None:
         if name not in own:
@@ -327,7 +328,7 @@ def _adapter_rule(left: Left, form: str) -> tuple[tensors.Fits, int]:
     def words(name: str, shape: tuple[int, ...]) -> str | None:
         if name != f"<{left.key['token']}>":
             return "is not the attacker's placeholder"
-        right = len(shape) == 2 and shape[1] in widths and 1 <= shape[0] <= _MOST_VECTORS
+        right = len(shape) == 2 and shape[1] == width and 1 <= shape[0] <= _MOST_VECTORS
         return None if right else f"of shape {list(shape)} holds no embedding vectors"
 
     def low_rank(name: str, shape: tuple[int, ...]) -> str | None:
@@ -342,6 +343,6 @@ def _adapter_rule(left: Left, form: str) -> tuple[tensors.Fits, int]:
             None if fits and shape[2:] == kernel else f"of shape {list(shape)} does not fit its layer's {list(weight)}"
         )
 
-    return {Dense.format: (dense, whole), Words.format: (words, 4 * _MOST_VECTORS * max(widths, default=1) * 8)}.get(
+    return {Dense.format: (dense, whole), Words.format: (words, 4 * _MOST_VECTORS * max(width, 1) * 8)}.get(
         form, (low_rank, whole)
     )

@@ -124,7 +124,7 @@ def prices(plan: Plan, store: Measured | None = None, known: Known | None = None
     A stage on a GPU that nobody measured is priced by `immunebench.plan.card`.
     """
     known = known or Known()
-    card = Card.of(plan.cells[0].profile if plan.cells else plan.suite.profile)
+    card = Card.of(plan.cells[0].profile if plan.cells else "cpu")
     rates: dict[tuple[str, str, str], float] = {}
     paces: list[float] = []
     for name in COSTS if store is not None else ():
