@@ -115,7 +115,7 @@ def test_cleaning_while_drawing_enters_the_attacked_pictures_alone(root: Path) -
         (code,) = cleaning["clean_samples"]
         assert (code["entry"], code["params"]["grey"], list(code["entry_files"])) == ("washed", 7, ["attack.py"])
     others = [spec for d, spec in made.stages.items() if spec.stage == "generate" and d not in attacked]
-    # The floors of both models, unrelated prompts of both models, the benign attack on both and its floor; and the ends of
+    # The floors of both models, unrelated prompts of both, the benign attack on both and its floor; and the ends of
     # integrity's scale: the start model by another kernel, and from other noise.
     assert len(others) == 9 and not [spec for spec in others if "cleaning" in spec.key]
 

@@ -67,7 +67,7 @@ def write_all(drafts: Mapping[Path, Draft]) -> None:
     UsageError
         A target exists or cannot be written, or a draft fails its own check.
     """
-    for place in reversed(drafts):
+    for place in reversed(list(drafts)):
         if place.exists() or place.is_symlink():
             raise UsageError("exists already; choose another id", file=place)
     moved: list[Path] = []
