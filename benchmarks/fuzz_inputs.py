@@ -266,7 +266,7 @@ def _bundle(folder: Path) -> bytes:
     files = {f"entry/{name}": entry / name for name in ("defense.toml", "defense.py", "cite.bib")}
     files["results/mini-smoke/imma-lora@2.jsonl"] = folder / "records.jsonl"
     files["artifacts/a--b/protect_model/weights.safetensors"] = folder / "weights.safetensors"
-    table = {"schema_version": 1, "defense": "imma-lora", "version": 1, "suite": "mini-smoke", "closed": False}
+    table = {"schema_version": 1, "defense": "imma-lora", "version": 2, "suite": "mini-smoke", "closed": False}
     return write_bundle(folder / "sound.tar", table, files).read_bytes()
 
 

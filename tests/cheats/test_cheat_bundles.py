@@ -71,7 +71,7 @@ def png(width: int, height: int) -> bytes:
     )
 
 
-TABLE = {"schema_version": 1, "defense": "imma-lora", "version": 1, "suite": "mini-smoke", "closed": False}
+TABLE = {"schema_version": 1, "defense": "imma-lora", "version": 2, "suite": "mini-smoke", "closed": False}
 
 
 def bundle(tmp_path: Path, parts: dict[str, Path]) -> Path:
@@ -298,6 +298,6 @@ def test_files_that_are_not_hashed_linked_or_compiled_are_named(entry: Path, tmp
 
 def test_a_broken_manifest_is_a_finding_with_its_field(entry: Path) -> None:
     file = entry / "defense.toml"
-    file.write_text(file.read_text().replace("version = 1", 'version = "one"'))
+    file.write_text(file.read_text().replace("version = 2", 'version = "one"'))
     (found,) = check_entry(entry, run=False)
     assert found.code == "manifest" and "version" in found.message and found.file.endswith("defense.toml")

@@ -58,7 +58,7 @@ def test_run_writes_records_then_reuses_everything(world: Path) -> None:
     first = json.loads(done("run", "mini-smoke", *PART, "--json"))
     assert [r["status"] for r in first] == ["ok"] * 5
     files = sorted(p.name for p in (world / "results" / "mini-smoke").glob("*.jsonl"))
-    assert files == ["destroy@1.jsonl", "imma-lora@1.jsonl", "noise@1.jsonl", "none@1.jsonl"]
+    assert files == ["destroy@1.jsonl", "imma-lora@2.jsonl", "noise@1.jsonl", "none@1.jsonl"]
     result = call("run", "mini-smoke", *PART, "--json")
     assert json.loads(result.stdout) == first and "stages/min" not in result.stderr
 
