@@ -90,15 +90,15 @@ def asked() -> str:
 
 #: What decides how long an entry takes, and words that the tiny vocabulary has.
 LEAST: dict[str, Any] = {
-    "batch": 2, "sampling_steps": 4, "drawing_steps": 1, "saves": [], "train_steps": 1, "deletions": 1,
-    "candidates": 2, "trials": 1, "states": 2, "apart": 1, "unroll": 1, "advance": 1, "probe_steps": 1,
+    "batch": 2, "inner_steps": 1, "pictures": 2, "sampling_steps": 4, "drawing_steps": 1, "saves": [], "train_steps": 1,
+    "deletions": 1, "candidates": 2, "trials": 1, "states": 2, "apart": 1, "unroll": 1, "advance": 1, "probe_steps": 1,
     "contents": ["a"], "styles": ["k", "l", "m"], "rank": 2,
 }  # fmt: skip
 
 
 def settings(entry: Any, steps: int) -> Params:
     own = entry.params("sd14")
-    loops = dict.fromkeys(("steps", "rounds", "pgd_steps"), steps) | {"saves": [steps]}
+    loops = dict.fromkeys(("steps", "user_steps", "rounds", "pgd_steps"), steps) | {"saves": [steps]}
     short = {**LEAST, **loops}
     bounds = {"budget": entry.budget, "perceptual_budget": entry.perceptual_budget} if entry.kind == "defense" else {}
     return Params({**own, **{name: value for name, value in short.items() if name in own}, **bounds})
