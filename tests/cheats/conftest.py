@@ -41,20 +41,6 @@ def protect_model(model, concepts, params, ctx):
 {cheat}
     return honest(model)
 """
-MODELS = """\
-[bases.tiny]
-path = "weights/tiny"
-format = "diffusers"
-revision = "r1"
-judge = "toy"
-unrelated_prompts = ["a", "b"]
-[judges.toy]
-loader = "toy.judges:load"
-files = ["weights/judge.safetensors"]
-[sources.toy]
-loader = "toy.world:pictures"
-version = 7
-"""
 
 
 def kinds() -> list[str]:
@@ -181,7 +167,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str],
 
 def make_world(root: Path, base: Path, boxes: Boxes, monkeypatch: pytest.MonkeyPatch) -> World:
     house.house(root)
-    models = house.write(root / "models.toml", MODELS)
+    models = house.write(root / "models.toml", house.MODELS)
     (root / "weights/tiny/unet/config.json").unlink()
     for file in base.rglob("*"):
         if file.is_file():
