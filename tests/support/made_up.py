@@ -146,7 +146,7 @@ def record(defense: str, task: str, chain: str, seed: int = 0, suite: str = "toy
             g=0.05 + 0.76 * use, g_base=0.81, g0=0.05, benign=BenignValues(s=0.1 + 0.8 * use, floor=0.1, ceiling=0.9)
         ),
         fidelity={
-            "ssim@1": Measured(values=(use,), n=1, mean=use),
+            "ssim@1": Measured(values=(0.97 * use,), n=1, mean=0.97 * use),  # 1.0 would say that nothing was changed
             "linf@1": Measured(values=(8.0,), n=1, mean=8.0),
         }
         if images
