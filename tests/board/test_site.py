@@ -175,7 +175,7 @@ def test_numbers_under_a_picture_are_those_of_the_cell(site: Path, suites: list[
     p = made_up.strength("wall", TASKS[0], "lora")
     words = " ".join(Reader((site / "suites/toy/tasks" / f"{TASKS[0]}.html").read_text("utf-8")).words)
     caption = " ".join(words[words.index("Pictures") :].split())
-    match = re.search(r"wall against lora on \S+ : P (\d\.\d\d) . similarity (\d\.\d\d)", caption)
+    match = re.search(r"wall against lora on \S+ : P\(1\) (\d\.\d\d) . similarity (\d\.\d\d)", caption)
     assert match is not None
     assert (float(match[1]), float(match[2])) == (
         pytest.approx(p, abs=0.0051),
@@ -274,7 +274,7 @@ def test_a_cell_that_the_power_gate_excludes_shows_no_p(tmp_path: Path) -> None:
     for name, path in cells.items():
         words = " ".join(" ".join(Reader(path.read_text("utf-8")).words).split())
         assert ("uninformative : without a defense" in words) == ("dreambooth" in name)
-        assert ("P \N{EN DASH}" in words) == ("dreambooth" in name)
+        assert ("P(1) \N{EN DASH}" in words) == ("dreambooth" in name)
 
 
 def test_what_papers_report_is_on_a_page_of_its_own(site: Path, suites: list[Suite]) -> None:

@@ -125,16 +125,16 @@ def _faces(cells: Sequence[Measurement]) -> Table:
     rows = []
     for (defense, _, chain), group in _grouped(found, lambda cell: (cell.defense, _order(cell), cell.chain)):
         fdfr, ism = ([_of(group, whose, name) for whose in ("attacked", "undefended")] for name in ("fdfr", "ism"))
-        ism0 = [
+        likeness = [
             _mean_of(scores.mean(values) for cell in group if (values := getattr(cell, side)))
             for side in ("m_def", "m_none")
         ]
         real = _of(group, "unseen", "fdfr")
-        rows.append((defense, chain, *(_number(value, "fdfr") for value in (*fdfr, real, *ism, *ism0))))
-    heads = ("FDFR", "no defense", "real", "ISM", "no defense", "ISM0", "no defense")
+        rows.append((defense, chain, *(_number(value, "fdfr") for value in (*fdfr, real, *ism, *likeness))))
+    heads = ("FDFR", "no defense", "real", "ISM", "no defense", "likeness", "no defense")
     note = (
         "FDFR: share of the pictures without a face, and that of real pictures. ISM: mean cosine of the faces "
-        "that are found; a dash where none is. ISM0 counts a picture without a face as 0 and is what P is made of."
+        "that are found; a dash where none is. Likeness: the task's target metric, which A is made of, not anchored."
     )
     return Table("Faces", note, ("defense", "chain", *heads), tuple(rows))
 

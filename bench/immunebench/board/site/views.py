@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from immunebench.board.scores import scale as scores
 from immunebench.board.scores.cell import cell_score
 from immunebench.board.scores.model import Board, Row, TaskScore
 from immunebench.board.site.suite import CheckedSheet, Suite
@@ -84,8 +83,8 @@ class CellView:
 
     @property
     def p(self) -> str:
-        """P of this seed alone (P_raw, clipped) as text; a dash if it is undefined or the power gate fails."""
-        return "\N{EN DASH}" if self.p_raw is None or self.uninformative else number(scores.clip(self.p_raw))
+        """P(1) of this seed alone as text, unclipped; a dash if it is undefined or the power gate fails."""
+        return "\N{EN DASH}" if self.p_raw is None or self.uninformative else number(self.p_raw)
 
 
 def lines(board: Board, catalog: Catalog | None = None) -> list[Line]:
@@ -134,7 +133,7 @@ def cell_views(suite: Suite) -> dict[str, CellView]:
 
 
 def gallery(suite: Suite, views: Mapping[str, CellView]) -> dict[str, CellView]:
-    """Return example cells: the leading entry where P is highest and lowest, under the strongest attack."""
+    """Return example cells: the leading entry where P(1) is highest and lowest, under the strongest attack."""
     if suite.board is None:
         return {}
     entries = [row for row in suite.board.rows if not row.control]
