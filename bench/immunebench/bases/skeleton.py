@@ -22,8 +22,12 @@ def networks(shape: Shape) -> dict[str, Any]:
     These are ``unet``, ``vae`` and ``text_encoder``, and ``text_encoder_2`` if the shape has one. Under
     ``torch.device("meta")`` they take no memory.
     """
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+    import torch
+
+    # Parts of torch 2.8 that these load compute with tensors as they are loaded, which the meta device cannot.
+    with torch.device("cpu"):
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     made = {
         "unet": UNet2DConditionModel(**shape.unet),
