@@ -8,7 +8,7 @@ import signal
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -336,6 +336,39 @@ def measure(
                 cell, graph = open_cells.pop(key), plan.roots[key]
                 records[key] = results.save(build_record(cell, graph, store), partial(cell_sheet, graph, store, folder))
 
+    carry_out(plan, store, executor, progress, outcome, tell, retry_failed=retry_failed, folder=folder)
+    return [records[cell.key] for cell in plan.cells]
+
+
+def carry_out(
+    plan: Plan,
+    store: Store,
+    executor: Executor,
+    progress: Progress,
+    outcome: Outcome,
+    tell: Callable[[Event], None],
+    *,
+    retry_failed: bool,
+    folder: Path,
+) -> None:
+    """Make the stages of a plan that the store lacks, with a progress report; a signal stops it where it can resume.
+
+    Parameters
+    ----------
+    plan, store, executor, retry_failed
+        As for `immunebench.execution.scheduler.execute`.
+    progress, outcome, tell
+        The report, what it reads, and what hears every event.
+    folder
+        Named where the disk fails without saying at which file.
+
+    Raises
+    ------
+    UsageError
+        A folder can no longer be written.
+    KeyboardInterrupt
+        It was interrupted; finished artifacts remain.
+    """
     with progress, _report_corruption(progress), _stoppable():
         try:
             scheduler.execute(plan.stages, store, executor, retry_failed=retry_failed, tell=tell, outcome=outcome)
@@ -347,7 +380,6 @@ def measure(
             why = f"{error.strerror or error}; what was measured stays, the same command continues"
             raise UsageError(f"the run stopped: {why}", file=error.filename or folder) from error
         progress.say(progress.summary())
-    return [records[cell.key] for cell in plan.cells]
 
 
 def require_machine(plan: Plan, store: Store) -> None:

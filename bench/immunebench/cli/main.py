@@ -14,6 +14,7 @@ from immunebench.cli import (
     listing,
     new,
     planning,
+    protect,
     releases,
     running,
     sets,
@@ -38,7 +39,7 @@ app.add_typer(weights.weights_app, name="weights")
 app.add_typer(data.data_app, name="data")
 app.add_typer(new.new_app, name="new")
 app.add_typer(export.export_app, name="export")
-for group in (listing, running, planning, board, releases, sheet, capacity, sets, submission):
+for group in (listing, running, planning, protect, board, releases, sheet, capacity, sets, submission):
     group.register(app)
 
 
