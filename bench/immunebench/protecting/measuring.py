@@ -40,11 +40,13 @@ def measured(plan: Planned, catalog: Catalog, photo: Photo, protected: Pixels, s
         What it took.
     """
     height, width = saved.pixels.shape[:2]
+    # Pillow's arrays are read-only, which PyTorch warns of.
+    clean, square = photo.pixels.copy(), saved.square.copy()
     largest = int(linf(saved.pixels[None], saved.clean[None])[0])
     distance = _distance(catalog, plan.request.base)
-    apart = None if distance is None else _apart(photo.pixels, saved.square, distance)
-    made = np.abs(protected.astype(np.int16) - photo.pixels).mean()
-    stayed = np.abs(saved.square.astype(np.int16) - photo.pixels).mean()
+    apart = None if distance is None else _apart(clean, square, distance)
+    made = np.abs(protected.astype(np.int16) - clean).mean()
+    stayed = np.abs(square.astype(np.int16) - clean).mean()
     budget, p = plan.entry.budget, plan.entry.perceptual_budget
     kept = (budget is None or largest <= budget) and (p is None or (apart is not None and apart <= p + _SPARE))
     return Copy(
@@ -55,7 +57,7 @@ def measured(plan: Planned, catalog: Catalog, photo: Photo, protected: Pixels, s
         height=height,
         linf=largest,
         psnr=round(float(psnr(saved.pixels[None], saved.clean[None])[0]), 2),
-        ssim=round(float(ssim(saved.square[None], photo.pixels[None])[0]), 4),
+        ssim=round(float(ssim(square[None], clean[None])[0]), 4),
         perceptual=None if apart is None else round(apart, 4),
         seconds=round(seconds, 2),
         covered=round(min(width, height) / max(width, height), 4),
