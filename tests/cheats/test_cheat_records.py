@@ -191,7 +191,29 @@ def other_chain(record: dict[str, Any]) -> None:
     record["comparability"] = "/".join([head, task, "dreambooth@1", *rest])
 
 
+def other_floor_scores(record: dict[str, Any]) -> None:
+    record["env"] = lines(SMOKE, "none@1.jsonl")[0][
+        "env"
+    ]  # Of the same machine, so that equal stages give equal bytes.
+    record["attestation"]["files"]["floor_scores"] = "0" * 64
+
+
+def no_hash_of_what_is_released(record: dict[str, Any]) -> None:
+    del record["attestation"]["files"]["protect_model"]
+
+
+def unheard_of_box(record: dict[str, Any]) -> None:
+    record["attestation"]["boxes"] = dict.fromkeys(record["attestation"]["boxes"], "vault")
+
+
+def negative_memory(record: dict[str, Any]) -> None:
+    record["cost"]["adapt"]["peak_process_gib"] = -3.0
+
+
 CHEATS: list[tuple[Change, str, str]] = [
+    (other_floor_scores, "disagrees", "attestation.files.floor_scores: is 000000000000..., and"),
+    (no_hash_of_what_is_released, "unknown", "attestation.files.protect_model: is missing"),
+    (negative_memory, "range", "cost.adapt.peak_process_gib: must be at least 0, not -3.0"),
     (raised_ceiling, "disagrees", "baseline.ceiling.scores."),
     (raised_floor, "disagrees", "baseline.floor.scores."),
     (moved_anchor, "disagrees", "anchors.m_same: is"),
@@ -222,6 +244,21 @@ def test_an_altered_record_is_named_and_in_no_row(results: Path, change: Change,
     assert of_others(made) == before and (row is None or (row.a is None and row.rank is None))
     shown = markdown(made, "t")
     assert "Records with findings" in shown and f"{OWN}@" in shown
+
+
+def test_a_box_that_nobody_knows_is_a_fault_of_its_line(results: Path) -> None:
+    hand_in(results, unheard_of_box)
+    problems = found(results)
+    assert [(p.kind, p.line) for p in problems] == [("field", 1), ("field", 2), ("field", 3), ("field", 4)]
+    assert all("attestation.boxes." in p.message and "'vault'" in p.message for p in problems)
+
+
+def test_hashes_of_another_kind_of_machine_are_not_compared(results: Path) -> None:
+    def elsewhere(record: dict[str, Any]) -> None:
+        record["attestation"]["files"]["anchors"] = "0" * 64
+
+    hand_in(results, elsewhere)
+    assert found(results) == []
 
 
 def test_a_record_typed_by_hand_for_no_entry_has_no_row(results: Path) -> None:

@@ -173,7 +173,9 @@ os._exit(0)
 def test_an_endless_stage_ends_at_its_limit(any_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(any_world.boxes, "_timeout", 3.0)
     line = any_world.cheat("import time\ntime.sleep(1000)")
-    assert line.startswith("timeout: stopped after 3.") and line.endswith("the limit is 3 s a stage")
+    # The 12th line of the file is the one that sleeps.
+    assert line.startswith("timeout: cheat: stopped after 3.")
+    assert line.endswith("the limit is 3 s a stage (cheat/defense.py, line 12)")
 
 
 def test_without_a_limit_given_there_is_one(any_world: World) -> None:
@@ -195,7 +197,7 @@ for n in range(1000):
 
 def test_a_process_that_ends_itself_is_said_with_its_end(any_world: World) -> None:
     line = any_world.cheat("import os\nos._exit(0)")
-    assert line == "error: its process ended with exit code 0, twice"
+    assert line == "error: cheat: its process ended with exit code 0, twice"
     assert [event.kind for event in any_world.events].count("again") == 1
 
 
@@ -228,3 +230,43 @@ for step in ctx.counted(3, resumes=True):
     )
     assert any("symbolic link" in event.text for event in any_world.events if event.kind == "noted")
     assert not any(path.name == "000009" for path in any_world.store.root.rglob("*"))
+
+
+WRONG = [
+    ("protect_images", "return list(published.captions)", "protect_images returned list, not Pictures"),
+    ("protect_images", "return Pictures(published.pixels[:, ::2], published.captions)", "returned pictures of shape"),
+    ("protect_images", "return Pictures(published.pixels ^ 64, published.captions)", "Linf of 64/255 exceeds"),
+    ("protect_model", "return {}", "protect_model returned dict, not Weights"),
+    ("protect_model", "return Weights({'gone': theta})", "weights: the base has no tensor 'gone'"),
+    ("protect_model", "return Weights({name: theta.reshape(-1)})", "weights: "),
+    ("protect_model", "return Weights({name: theta * float('nan')})", "a value is not finite"),
+    ("protect_model", "raise ValueError('no such luck')", "ValueError: no such luck"),
+]
+CODE = """\
+from immunebench import Pictures, Weights
+
+
+def protect_images(model, concept, published, params, ctx):
+    {body}
+
+
+def protect_model(model, concepts, params, ctx):
+    name, theta = next(iter(model.unet_tensors("attention").items()))
+    {body}
+"""
+
+
+@pytest.mark.parametrize(("hook", "body", "said"), WRONG, ids=[said for _, _, said in WRONG])
+def test_what_is_wrong_with_a_result_is_said_with_the_authors_file_and_line(
+    any_world: World, hook: str, body: str, said: str
+) -> None:
+    any_world.entry(CODE.format(body=body), hook=hook, more="budget = 8\n" if hook == "protect_images" else "")
+    given = {"owner": any_world.given("owner")}
+    if hook == "protect_images":
+        given["published"] = any_world.given("published")
+    spec = any_world.spec(hook, given, **({"budget": 8} if hook == "protect_images" else {}))
+    line = any_world.run(spec)
+    # What is raised has a line of its own; of what is returned, the hook's definition is named.
+    at = {"protect_images": 4, "protect_model": 8}[hook] + (2 if body.startswith("raise") else 0)
+    assert line.startswith("error: cheat: ") and said in line
+    assert line.endswith(f"(cheat/defense.py, line {at})"), line

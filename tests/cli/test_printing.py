@@ -57,6 +57,24 @@ def test_progress_escapes_what_stages_say() -> None:
     assert harmless(out) and len(out.splitlines()) == 2 and r"\x1b" in out
 
 
+def test_time_left_is_not_that_of_a_first_stage_which_starts_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two stages of 240 s are left after one of 0.1 s that took 10; half of one is done after 240, twice its time."""
+    clock = [0.0]
+    monkeypatch.setattr("immunebench.execution.progress.time.monotonic", lambda: clock[0])
+    seconds = {"a": 0.1, "b": 240.0, "c": 240.0}
+    progress = Progress(dict.fromkeys(seconds, "n"), seconds, {}, Outcome(), stream=io.StringIO())
+    progress.tell(Event("started", "a"))
+    progress.tell(Event("made", "a", seconds=10.0))
+    assert "about 9 min left" in progress.summary()  # (10 + 120) / (0.1 + 120) of 480 s, not 100 times as much
+    progress.tell(Event("started", "b"))
+    clock[0] = 240.0
+    progress.tell(Event("progress", "b", "training", 5, 10))
+    assert "about 9 min left" in progress.summary()  # (250 + 120) / (120.1 + 120) of 360 s
+    clock[0] = 480.0
+    progress.tell(Event("made", "b", seconds=480.0))
+    assert "about 7 min left" in progress.summary()  # (490 + 120) / (240.1 + 120) of 240 s
+
+
 def test_ctrl_c_while_the_command_line_is_imported_shows_no_traceback(tmp_path: Path) -> None:
     # A module that the command line imports stands for any: it sends the signal at that moment.
     (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")

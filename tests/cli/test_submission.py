@@ -165,7 +165,39 @@ def test_each_tampered_field_is_named(world: Path) -> None:
     write_records(file, [one.model_copy(update=raised(one)) for one in sound])
     done = verify(file)
     assert done.differences and all(one.field.startswith("scores.") for one in done.differences)
+    assert all((one.file, one.cell) == ("results/mini-smoke/mine@1.jsonl", done.cells[0]) for one in done.differences)
+    assert {one.line for one in done.differences} == {[one.cell.key for one in sound].index(done.cells[0]) + 1}
     assert done.marks is None and not (file.parent / "marks.json").exists()
+
+
+def test_a_record_of_other_code_is_named_by_file_line_and_field_before_anything_runs(world: Path) -> None:
+    file = submitted(world)
+    records = read_records(file)
+    records[1] = records[1].model_copy(
+        update={"code": records[1].code.model_copy(update={"entry_files": {"defense.py": "0" * 64}})}
+    )
+    write_records(file, records)
+
+    def runs(*given: object) -> dict[str, object]:
+        raise AssertionError("it was run")
+
+    done = verifying.verify_path(file, cells=1, run_stage=runs)
+    assert done.cells == () and done.lines()[0].startswith("nothing was run: ")
+    fields = [one.field for one in done.differences]
+    assert "code.entry_files.defense.py" in fields and set(fields) == {f for f in fields if f.startswith("code.")}
+    told = f"differs: results/mini-smoke/mine@1.jsonl:2: {records[1].cell.key}: code.entry_files.defense.py: the record"
+    assert any(line.startswith(told) for line in done.lines())
+    assert not (file.parent / "marks.json").exists()
+
+
+def test_a_time_that_another_run_does_not_take_is_told_and_decides_nothing(world: Path) -> None:
+    file = submitted(world)
+    slow = {"adapt": read_records(file)[0].cost["adapt"].model_copy(update={"seconds": 9_000.0})}
+    write_records(file, [one.model_copy(update={"cost": {**one.cost, **slow}}) for one in read_records(file)])
+    done = verify(file)
+    assert done.differences == () and done.marks is not None
+    (line,) = [line for line in done.lines() if line.startswith("not compared: ")]
+    assert "cost.adapt.seconds: the record says 9000, this run took 0" in line
 
 
 def test_on_another_machine_means_are_held_to_the_tolerance(world: Path) -> None:

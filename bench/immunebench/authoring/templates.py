@@ -283,6 +283,9 @@ def _entry(
     families = scoring.FAMILIES.get(form)
     if families is not None:  # a track fixes its families: pictures of relearn tasks, say, have no owner
         tasks = [task for task in tasks if catalog.task(task).family in families]
+    # One a family: a first run is a matter of minutes a task. An erasure has one family, and all tasks of it.
+    if len({catalog.task(task).family for task in tasks}) > 1:
+        tasks = list({catalog.task(task).family: task for task in reversed(tasks)}.values())[::-1]
     suite = {
         **dev.model_dump(mode="json", include={"profile", "seeds", "prompts", "pictures", "curve_pictures"}),
         "id": name,
@@ -320,7 +323,7 @@ def _entry(
         (f"{kind} {name}: a working example ({form}), to be replaced by your method",),
         (
             *([f"immunebench check {shlex.quote(_shown(folder))}"] if kind == "defense" else []),
-            command(folders["root"], f"run {name}"),
+            command(folders["root"], f"run {name} --task {tasks[0]}"),
         ),
     )
 

@@ -57,4 +57,8 @@ def advice(records: Collection[Record], suite: str, options: str) -> Iterator[st
     failed = next((record.failure for record in records if record.failure is not None), None)
     if failed is not None:
         yield f"traceback: immunebench why {failed.digest[:12]}"
+    if any(record.status == "timeout" for record in records):
+        yield "too long: fewer steps in the entry's presets, or a longer --timeout; then the same with --retry-failed"
+    elif failed is not None:
+        yield "again: a changed entry runs anew by itself, the same one with --retry-failed"
     yield f"next: immunebench board {suite}{options}"

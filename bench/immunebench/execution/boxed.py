@@ -7,6 +7,7 @@ time and memory itself, and has what was written admitted by a process that has 
 from __future__ import annotations
 
 import itertools
+import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -42,6 +43,10 @@ _ADMISSION = 3_600.0
 #: A disk with less room is full, whoever says so.
 _FULL = 256 << 20
 _MOST_NOTES, _MOST_OUT = 20, 10_000
+#: Seconds before its end at which a stage prints where it is, and the most that such a clock is set to.
+_LAST = 5.0
+_LONG = 1e6
+_FRAME = re.compile(r'^  File "([^"\n]{1,500})", line (\d{1,7}) in ', re.MULTILINE)
 #: Default limits of a stage in seconds.
 HOURS_CPU, HOURS_GPU = 6 * 3600.0, 24 * 3600.0
 
@@ -204,7 +209,9 @@ class _Attempt:
                 if again:
                     self._tell(Event("again", self._spec.digest, how))
                     continue
-                raise _Refused("error", f"{how}, twice", ended.printed, transient=True)
+                name = str(self._spec.key.get("entry", "")) if self._boxes._own else ""
+                why = f"{name}: {how}, twice" if name else f"{how}, twice"
+                raise _Refused("error", why, ended.printed, transient=True)
             self._check(ended)
             return ended, lent, self._spent(ended.seconds, ended.cpu_seconds, ended.peak_bytes)
         raise AssertionError("two attempts")
@@ -226,9 +233,12 @@ class _Attempt:
         if why:
             self._note(why, 0.0)
         self._spare = replace(found, resumed=found.resumed + 1) if found is not None else Spent()
-        job = {**lent.job, "bookmark": str(lent.mark), "token": self._shelf.token, "every": str(bookmark.seconds())}
-        work = _STAGE if boxes._own else _OTHER
         seconds = limit(spec, boxes._timeout)
+        job = {
+            **lent.job, "bookmark": str(lent.mark), "token": self._shelf.token, "every": str(bookmark.seconds()),
+            "told_after": min(max(0.8 * seconds, seconds - _LAST), _LONG),
+        }  # fmt: skip
+        work = _STAGE if boxes._own else _OTHER
         asked = Asked(work, job, lent.view, lent.environment, seconds, self._spare.seconds)
         return lent, boxes._asked(asked, self._heard, self._marked)
 
@@ -263,6 +273,20 @@ class _Attempt:
             before.resumed,
         )
 
+    def _place_of(self, ended: Ended) -> str:
+        """Return the innermost line of an entry's code that a process stood in before its time was up; else nothing.
+
+        It is what the process printed, so an entry can say another line of its own.
+        """
+        if self._lent is None:
+            return ""
+        for file, line in _FRAME.findall(ended.printed):
+            for entry in self._lent.job.get("entries", ()):
+                folder = Path(entry["folder"])
+                if Path(file).is_relative_to(folder):
+                    return f" ({printable(Path(file).relative_to(folder.parent).as_posix())}, line {line})"
+        return ""
+
     def _check(self, ended: Ended) -> None:
         """Raise the failure that an end means."""
         name = str(self._spec.key.get("entry", "")) if self._boxes._own else ""
@@ -274,8 +298,9 @@ class _Attempt:
             kind = "error" if ended.word.transient and not transient else ended.word.kind
             raise _Refused(kind, ended.word.message, trace, transient)
         if ended.fault:
-            prefix = f"{name}: " if name and ended.kind != "timeout" else ""
-            raise _Refused(ended.kind, f"{prefix}{ended.fault}", ended.printed)
+            place = self._place_of(ended) if ended.kind == "timeout" else ""
+            prefix = f"{name}: " if name and (place or ended.kind != "timeout") else ""
+            raise _Refused(ended.kind, f"{prefix}{ended.fault}{place}", ended.printed)
         numerics = self._spec.key.get("numerics")
         if self._boxes._own and isinstance(numerics, Mapping) and numerics.get("device") != "cuda":
             cap, peak = float(numerics["memory_gib"]), ended.peak_bytes / machine.GIB

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import re
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +29,8 @@ from immunebench.core.wording import opaque, recaption
 from immunebench.execution.inputs import Key, load_distance, loader, surrogate
 
 Report = Callable[[str, int, int], None]
+#: A message that names a file and a line of an entry already.
+_PLACED = re.compile(r"\.py, line \d+\)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,25 @@ def named(entry: Entry, call: Callable[[], Any]) -> Any:
         raise StageError("error", f"{entry.id}: {type(error).__name__}: {text}{_where(entry, error)}") from error
 
 
+@contextmanager
+def returned(entry: Entry, hook: str) -> Iterator[None]:
+    """Add the place of a hook's definition to what is said of its return value, which no line of it raised.
+
+    Raises
+    ------
+    StageError
+        As raised in the block.
+    """
+    try:
+        yield
+    except StageError as error:
+        code = getattr(inspect.unwrap(entry.function(hook)), "__code__", None)
+        if code is None or _PLACED.search(str(error)) or not Path(code.co_filename).is_relative_to(entry.folder):
+            raise
+        place = f"{Path(code.co_filename).relative_to(entry.folder.parent).as_posix()}, line {code.co_firstlineno}"
+        raise StageError(error.kind, f"{error} ({place})") from error
+
+
 def _where(entry: Entry, error: Exception) -> str:
     """Return the innermost line of the entry's own code that an exception passed; empty if it passed none.
 
@@ -146,14 +170,17 @@ def check_pictures(entry: str, published: Pictures, protected: object, budget: i
     if not isinstance(protected, Pictures):
         raise StageError("error", f"{entry}: protect_images returned {type(protected).__name__}, not Pictures")
     if protected.pixels.shape != published.pixels.shape:
-        raise StageError("error", f"{entry}: pictures of shape {protected.pixels.shape}, not {published.pixels.shape}")
+        shapes = f"pictures of shape {protected.pixels.shape}, not {published.pixels.shape}"
+        raise StageError("error", f"{entry}: protect_images returned {shapes}, that of the published ones")
     if protected.captions != published.captions:
-        raise StageError("error", f"{entry}: protect_images changed the captions")
+        raise StageError("error", f"{entry}: protect_images changed the captions; return published.captions")
     if budget is None:
         return
     change = np.abs(protected.pixels.astype(np.int16) - published.pixels.astype(np.int16))
     if change.max() > budget:
-        raise StageError("error", f"{entry}: Linf of {change.max()}/255 exceeds the declared budget of {budget}/255")
+        over = int((change.reshape(len(change), -1).max(axis=1) > budget).sum())
+        what = f"Linf of {change.max()}/255 exceeds the declared budget of {budget}/255"
+        raise StageError("error", f"{entry}: {what} in {over} of {len(change)} pictures; clip to it, and round last")
 
 
 def check_perceptual(entry: str, distances: NDArray[np.float64], p: float) -> None:

@@ -6,6 +6,7 @@ other entries. What the stage writes and says is not believed; see `immunebench.
 
 from __future__ import annotations
 
+import faulthandler
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -108,6 +109,8 @@ def _carried_out(job: Job, channel: Channel, call: Callable[..., dict[str, objec
             told = now
             channel.say(Progress(what=str(what)[:200], done=int(done), total=int(total)))
 
+    # Printed shortly before the parent ends this process, so that it can say where the time went.
+    faulthandler.dump_traceback_later(float(job["told_after"]), file=2)
     inputs = {name: Path(folder) for name, folder in job["inputs"].items()}
     mark = _Bookmark(Path(job["bookmark"]), job["token"], channel, float(job["every"]))
     try:

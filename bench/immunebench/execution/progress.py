@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 _EVERY = 5.0
+#: Seconds at the expected speed that an estimate starts with, as the first stages take what processes take to start.
+_PRIOR = 120.0
 
 
 class Progress:
@@ -27,7 +29,7 @@ class Progress:
     names
         What to call each planned stage, by digest.
     seconds
-        Expected seconds of each stage, by digest; only their proportions need to be right.
+        Expected seconds of each stage, by digest. They are corrected by what stages take, the more the longer it runs.
     cells
         Stages of each cell, by cell key.
     outcome
@@ -62,6 +64,8 @@ class Progress:
         self._bars: Bars | None = None
         self._total: TaskID | None = None
         self._running: dict[str, TaskID] = {}
+        # Of stages that are being made: when they began, and the share of their work that is done.
+        self._under_way: dict[str, tuple[float, float]] = {}
 
     def __enter__(self) -> Progress:
         if self._stream.isatty():
@@ -96,6 +100,7 @@ class Progress:
     def tell(self, event: Event) -> None:
         """Update the display by an event of the scheduler."""
         name = self._names.get(event.digest, event.digest[:12])
+        self._follow(event)
         if event.kind in ("made", "reused", "failed", "blocked"):
             self._settle(event)
         elif event.kind == "lost":
@@ -132,9 +137,27 @@ class Progress:
             parts.append(f"about {duration(self._left())} left")
         return ", ".join(parts)
 
+    def _follow(self, event: Event) -> None:
+        now = time.monotonic()
+        if event.kind in ("started", "again"):
+            self._under_way[event.digest] = now, 0.0
+        elif event.kind == "progress":
+            began, share = self._under_way.get(event.digest, (now, 0.0))
+            # A stage may have several loops; the longest is taken for the whole.
+            done = min(event.done / event.total, 1.0) if event.total else 0.0
+            self._under_way[event.digest] = began, max(share, done)
+        elif event.kind != "noted":
+            self._under_way.pop(event.digest, None)
+
     def _left(self) -> float:
-        speed = self._spent / self._expected if self._expected > 0 else 1.0
-        return max(self._rest, 0.0) * speed / self._workers
+        spent, expected, rest, now = self._spent, self._expected, self._rest, time.monotonic()
+        for digest, (began, share) in self._under_way.items():
+            done = share * self._seconds.get(digest, 0.0)
+            if done > 0:
+                spent, expected, rest = spent + now - began, expected + done, rest - done
+        prior = min(_PRIOR, sum(self._seconds.values()))
+        slower = (spent + prior) / (expected + prior) if prior > 0 else 1.0
+        return max(rest, 0.0) * slower / self._workers
 
     def _settle(self, event: Event) -> None:
         self._rest -= self._seconds.get(event.digest, 0.0)

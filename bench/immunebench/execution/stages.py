@@ -34,6 +34,7 @@ from immunebench.execution.hooks import (
     concept_of,
     make_context,
     named,
+    returned,
 )
 from immunebench.execution.inputs import Key, forget_base, load_base, loader, released
 
@@ -120,9 +121,10 @@ def protect(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> 
     params = Params({**key["params"], "budget": key["budget"], **({} if p is None else {"perceptual_budget": p})})
     if hook == "protect_model":
         weights = call_hook(entry, hook, model, (concept,), params, ctx)
-        if not isinstance(weights, Weights):
-            raise StageError("error", f"{entry.id}: {hook} returned {type(weights).__name__}, not Weights")
-        named(entry, lambda: model.check(weights))
+        with returned(entry, hook):
+            if not isinstance(weights, Weights):
+                raise StageError("error", f"{entry.id}: {hook} returned {type(weights).__name__}, not Weights")
+            named(entry, lambda: model.check(weights))
         weights.save(out / "weights.safetensors")
     elif hook == "freeze":
         mask = call_hook(entry, hook, model, (concept,), params, ctx)
@@ -132,9 +134,10 @@ def protect(key: Key, inputs: Mapping[str, Path], out: Path, report: Report) -> 
     else:
         published = Pictures.load(inputs["published"])
         protected = call_hook(entry, hook, model, concept, published, params, ctx)
-        check_pictures(entry.id, published, protected, params.budget)
-        if p is not None:
-            check_perceptual(entry.id, distances(published, protected, ctx), p)
+        with returned(entry, hook):
+            check_pictures(entry.id, published, protected, params.budget)
+            if p is not None:
+                check_perceptual(entry.id, distances(published, protected, ctx), p)
         protected.save(out)
     ctx.write_log()
     return {}

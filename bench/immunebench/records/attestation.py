@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-from immunebench.records.record import Attestation
+from immunebench.records.record import Attestation, Box
 from immunebench.store.graph import CellGraph
 
 #: Logs and captions carry nothing that is scored, and logs hold times.
@@ -63,11 +63,11 @@ def payload_digest(files: Mapping[str, Mapping[str, Any]]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _boxes(graph: CellGraph, store: Manifests) -> dict[str, str]:
+def _boxes(graph: CellGraph, store: Manifests) -> dict[str, Box]:
     """Return the box of the own entries' stages, by a short digest of the stage; absent from a manifest is none."""
-    found = {}
+    found: dict[str, Box] = {}
     for digest in graph.stages:
         made = store.manifest(digest) if digest in graph.parts["attack"] else None
         if made is not None and made["stage"] in _ENTRIES:
-            found[f"{made['stage']}-{digest[:12]}"] = str(made.get("meta", {}).get("box", NO_BOX))
+            found[f"{made['stage']}-{digest[:12]}"] = cast(Box, made.get("meta", {}).get("box", NO_BOX))
     return found

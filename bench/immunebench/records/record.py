@@ -12,6 +12,7 @@ from immunebench.store.graph import Cell
 
 #: `invalidated` is set by hand on a record that was found to be wrong; it then counts as missing.
 Status = Literal["ok", "oom", "over_memory", "timeout", "error", "skipped", "invalidated"]
+Box = Literal["bubblewrap", "landlock", "none"]
 Part = Literal["defense", "attack", "baseline", "utility", "fidelity", "beside"]
 SCHEMA = 1
 
@@ -239,7 +240,7 @@ class Attestation(Model):
     """
 
     files: dict[str, Sha256]
-    boxes: dict[str, str]
+    boxes: dict[str, Box]
     prompts: int = Field(ge=1)
     pictures: int = Field(ge=1)
 

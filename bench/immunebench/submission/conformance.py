@@ -10,6 +10,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from immunebench.declared import scoring
 from immunebench.declared.schema import Values
 from immunebench.declared.suite import Suite
 from immunebench.execution import scheduler
-from immunebench.execution.executor import RunStage
+from immunebench.execution.executor import Executor, RunStage
 from immunebench.execution.lending import foreign
 from immunebench.plan.planning import make_plan
 from immunebench.records.attestation import payload_digest
@@ -70,26 +71,27 @@ def conformance(
         yield finding("box", entry.path, "was not run: this machine has no box for a stranger's code", None, "warning")
         return
     with tempfile.TemporaryDirectory(prefix="immunebench-check-") as place:
-        first, again = Store(Path(place) / "first"), Store(Path(place) / "again")
-        failed = _run(first, stages, run_stage)
-        if failed is not None:
-            yield _failure(entry, failed)
-            return
-        yield from _released(entry, first, own, published)
-        if not getattr(entry.manifest, "deterministic", True):
-            return
-        shutil.copytree(first.root, again.root)
-        for digest in own:
-            made = again.path(digest)
-            if made is not None:
-                shutil.rmtree(made)
-        failed = _run(again, stages, run_stage)
+        store = Store(Path(place) / "store")
+        with _executor(store, run_stage) as executor:
+            failed = _run(store, stages, executor)
+            if failed is not None:
+                yield _failure(entry, failed)
+                return
+            yield from _released(entry, store, own, published)
+            if not getattr(entry.manifest, "deterministic", True):
+                return
+            before = _digests(store, own)
+            for digest in own:
+                made = store.path(digest)
+                if made is not None:
+                    shutil.rmtree(made)
+            failed = _run(store, stages, executor)
         if failed is not None:
             yield finding("nondeterministic", entry.path, f"failed in a second run of the same seed: {failed}")
             return
+        after = _digests(store, own)
         for digest in own:
-            before, after = first.manifest(digest), again.manifest(digest)
-            if before and after and payload_digest(before["files"]) != payload_digest(after["files"]):
+            if before[digest] != after[digest]:
                 hook = stages[digest].key.get("hook")
                 yield finding(
                     "nondeterministic", entry.path, f"{hook} released other bytes in a second run of one seed"
@@ -140,14 +142,38 @@ def few_steps(params: JsonValue) -> Values:
     return values
 
 
-def _run(store: Store, stages: dict[str, StageSpec], run_stage: RunStage | str | None) -> str | None:
-    """Run stages; return the line of the first failure, None if there is none."""
+class _Kept:
+    """An executor that stays open for a second run: its processes import torch once."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.slots, self.submit, self.finished = executor.slots, executor.submit, executor.finished
+
+    def close(self) -> None:
+        """Leave it open; `_executor` closes it."""
+
+
+@contextmanager
+def _executor(store: Store, run_stage: RunStage | str | None) -> Iterator[Executor]:
     inline = run_stage is not None and not isinstance(run_stage, str)
     executor = api.make_executor(
         store, 1, processes=not inline, run_stage=run_stage, timeout=None if inline else TIMEOUT
     )
+    try:
+        yield _Kept(executor)
+    finally:
+        executor.close()
+
+
+def _run(store: Store, stages: dict[str, StageSpec], executor: Executor) -> str | None:
+    """Run stages; return the line of the first failure, None if there is none."""
     outcome = scheduler.execute(stages, store, executor)
     return next(iter(outcome.failed.values()), None)
+
+
+def _digests(store: Store, own: list[str]) -> dict[str, str | None]:
+    """Return one SHA-256 of what each of an entry's stages released."""
+    made = {digest: store.manifest(digest) for digest in own}
+    return {digest: None if found is None else payload_digest(found["files"]) for digest, found in made.items()}
 
 
 def _failure(entry: Entry, line: str) -> Finding:

@@ -7,7 +7,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,9 @@ from immunebench.core.version import __version__
 from immunebench.declared import scoring
 from immunebench.execution.executor import RunStage
 from immunebench.records.code_state import source_state
+from immunebench.records.files import read_lines
 from immunebench.store.artifacts import Store
+from immunebench.submission.findings import shown
 from immunebench.submission.running import only, records_of
 
 if TYPE_CHECKING:
@@ -35,31 +37,47 @@ _BY_RUN = (
     *("created", "cost", "env", "code.version", "code.commit", "code.dirty", "sheet", "artefacts", "schema_version"),
     *("attestation.boxes", "purified.seconds_per_picture", "purified.peak_", "track", "cell.defense_title"),
 )
+#: Factor between two times of a stage from which it is told, of stages that take more than so many seconds.
+_OTHER_TIME, _SHORT = 5.0, 10.0
 #: Of these, only another machine's rounding is allowed for.
 _REAL_PICTURES = ("anchors.", "unseen.", "beside.unseen.")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A field in which a record and its repetition differ."""
+    """A field in which a record and its repetition differ; `line` is that of the record in its file."""
 
     cell: str
     field: str
     said: str
     found: str
+    file: str = ""
+    line: int = 0
 
     def __str__(self) -> str:
-        return f"{self.cell}: {self.field}: the record says {self.said}, this run gives {self.found}"
+        where = f"{self.file}:{self.line}: " if self.line else ""
+        return f"{where}{self.cell}: {self.field}: the record says {self.said}, here it is {self.found}"
 
 
 @dataclass(frozen=True)
 class Verified:
-    """The outcome of a verification; a mark only if nothing differs."""
+    """The outcome of a verification.
+
+    Attributes
+    ----------
+    cells
+        What was run again; nothing where planning alone shows that the records are of another code.
+    differences, mark
+        A mark only if nothing differs.
+    remarks
+        What is told and decides nothing.
+    """
 
     cells: tuple[str, ...]
     exact: bool
     differences: tuple[Difference, ...]
     mark: Reproduction | None
+    remarks: tuple[str, ...] = ()
 
 
 def draw(keys: list[str], cells: int, seed: int, digest: str) -> list[str]:
@@ -104,7 +122,10 @@ def verify(
     if not records:
         raise UsageError("holds no record with status ok", file=file)
     chosen = draw(list(records), cells, seed, file_digest(file))
+    if stale := list(_stale(records, chosen, catalog, file, closed=bool(given))):
+        return Verified((), False, _placed(stale, file), None)
     differences: list[Difference] = []
+    remarks: list[str] = []
     artifacts: dict[str, dict[str, str]] = {}
     boxes: set[str] = set()
     same = True
@@ -125,6 +146,7 @@ def verify(
             same, environment = same and alike, again.env
             # The code of a closed entry is a stub here.
             differences += compare(record, again, exact=alike, skipped=("code.entry_files",) if given else ())
+            remarks += _slower(record, again) if alike else []
             if again.attestation is not None:
                 artifacts[key] = again.attestation.files
                 boxes |= set(again.attestation.boxes.values())
@@ -136,7 +158,43 @@ def verify(
             environment=environment, version=__version__, commit=source_state()["commit"],
             created=datetime.now(UTC).isoformat(timespec="seconds"), signature="0" * 64,
         ).signed()  # fmt: skip
-    return Verified(tuple(chosen), same, tuple(differences), mark)
+    return Verified(tuple(chosen), same, _placed(differences, file), mark, tuple(remarks))
+
+
+def _placed(differences: list[Difference], file: Path) -> tuple[Difference, ...]:
+    """Name file and line of the records that differ."""
+    numbers = {line.record().cell.key: line.number for line in read_lines(file)}
+    return tuple(replace(one, file=shown(file), line=numbers[one.cell]) for one in differences)
+
+
+def _stale(
+    records: Mapping[str, Record], chosen: list[str], catalog: Catalog, file: Path, *, closed: bool
+) -> Iterator[Difference]:
+    """Yield what planning shows already: parameters and files of an entry's code that are not those of here."""
+    for key, record in records.items():
+        try:
+            facts = _plan(record, catalog, file).roots[key].facts
+        except UsageError:
+            if key in chosen:
+                raise
+            continue  # Of other versions: nothing of it can be run.
+        pairs: list[tuple[str, JsonValue, JsonValue]] = [("params", dict(record.params), dict(facts.params))]
+        if not closed:
+            pairs.append(("code.entry_files", dict(record.code.entry_files), dict(facts.entry_files)))
+        for where, said, found in pairs:
+            theirs, ours = dict(_leaves(said, where)), dict(_leaves(found, where))
+            for name in sorted({*theirs, *ours}):
+                if theirs.get(name) != ours.get(name):
+                    yield Difference(key, name, _text(theirs.get(name)), _text(ours.get(name)))
+
+
+def _slower(record: Record, again: Record) -> Iterator[str]:
+    """Yield stages whose time differs by more than a busy machine explains: it is nobody's score, and is only told."""
+    for stage, cost in sorted(record.cost.items()):
+        took = again.cost[stage].seconds if stage in again.cost else cost.seconds
+        if max(cost.seconds, took) > _OTHER_TIME * min(cost.seconds, took) and max(cost.seconds, took) > _SHORT:
+            times = f"the record says {cost.seconds:.0f}, this run took {took:.0f}"
+            yield f"{record.cell.key}: cost.{stage}.seconds: {times}"
 
 
 def _plan(record: Record, catalog: Catalog, file: Path) -> Plan:

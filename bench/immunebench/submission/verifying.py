@@ -36,20 +36,29 @@ class Outcome:
     held_out: tuple[tuple[str, HeldOut], ...] = ()
     marks: Path | None = None
     closed: bool = False
+    remarks: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """Return the lines to print."""
         how = "exactly" if self.exact else "within the tolerance: another kind of machine or other versions"
+        if not self.cells:
+            lines = ["nothing was run: these records are not of the code and parameters that are here"]
+            return [*lines, *self._differences()]
         ran = f"ran again: {', '.join(self.cells)}"
         lines = [ran + (", from the released artifacts on" if self.closed else "")]
-        lines += [f"differs: {one}" for one in self.differences[:20]]
-        if len(self.differences) > 20:
-            lines.append(f"and {len(self.differences) - 20} fields more")
+        lines += self._differences()
+        lines += [f"not compared: {one}" for one in self.remarks]
         if not self.differences:
             lines.append(f"every number agrees, {how}")
         for name, one in self.held_out:
             lines.append(f"held out: {name}: A {_number(one.a)}, on public tasks of its family {_number(one.a_public)}")
         return [*lines, *([f"wrote {self.marks}"] if self.marks is not None else [])]
+
+    def _differences(self) -> list[str]:
+        lines = [f"differs: {one}" for one in self.differences[:20]]
+        if len(self.differences) > 20:
+            lines.append(f"and {len(self.differences) - 20} fields more")
+        return lines
 
     def as_dict(self) -> dict[str, object]:
         """Return the outcome as JSON types."""
@@ -58,6 +67,7 @@ class Outcome:
             "exact": self.exact,
             "closed": self.closed,
             "differences": [vars(one) for one in self.differences],
+            "remarks": list(self.remarks),
             "held_out": {name: one.model_dump() for name, one in self.held_out},
             "marks": None if self.marks is None else str(self.marks),
         }
@@ -117,7 +127,7 @@ def _verify(
         given = _given(bundle, [record.cell.key for record in records]) if bundle is not None and closed else None
         done = verify(file, catalog, cells=cells, seed=seed, workers=workers, run_stage=run_stage, given=given)
         hidden: list[tuple[str, HeldOut]] = []
-        if tasks is not None and not closed:
+        if tasks is not None and not closed and not done.differences:
             names = sorted(path.stem for path in tasks.rglob("*.toml"))
             hidden = held_out(records, names, catalog, workers=workers, run_stage=run_stage)
     written = None
@@ -125,7 +135,7 @@ def _verify(
     if done.mark is not None and (bundle is None or marks != bundle.records.parent):
         mark: Reproduction = done.mark.model_copy(update={"held_out": tuple(one for _, one in hidden)})
         written = add_reproduction(marks, mark)
-    return Outcome(done.cells, done.exact, done.differences, tuple(hidden), written, closed)
+    return Outcome(done.cells, done.exact, done.differences, tuple(hidden), written, closed, done.remarks)
 
 
 def _entry(bundle: Bundle) -> Path:

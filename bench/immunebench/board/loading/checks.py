@@ -90,7 +90,8 @@ def _ranges(record: Record) -> Iterator[Complaint]:
         if rate is not None:
             yield from _within(name, rate, 0, 1)
     for stage, cost in record.cost.items():
-        yield from _within(f"cost.{stage}.seconds", cost.seconds, 0, None)
+        for name in ("seconds", "peak_reserved_gib", "peak_process_gib"):
+            yield from _within(f"cost.{stage}.{name}", getattr(cost, name), 0, None)
 
 
 def _within(where: str, value: float, least: float | None, most: float | None) -> Iterator[Complaint]:

@@ -41,7 +41,7 @@ class _Claim:
 
     by: Placed
     field: str
-    value: float
+    value: float | str
 
     @property
     def rank(self) -> int:
@@ -52,6 +52,8 @@ class _Claim:
         return tuple(self.by.record.env.get(name) for name in MACHINE)
 
     def agrees(self, other: _Claim) -> bool:
+        if isinstance(self.value, str) or isinstance(other.value, str):
+            return self.value == other.value
         same = self.machine == other.machine and any(self.machine) and self.by.record.code == other.by.record.code
         allowed = _EXACT if same else scoring.ANCHORS_AGREE if "anchors" in self.field else scoring.BASELINES_AGREE
         return math.isclose(self.value, other.value, rel_tol=0.0, abs_tol=allowed)
@@ -83,8 +85,12 @@ def _outliers(claims: Sequence[_Claim]) -> Iterator[tuple[_Claim, str]]:
     for claim in claims:
         against = tied if tied is not None and claim.agrees(leader) else leader
         if tied is not None or not claim.agrees(leader):
-            other = f"{against.by.file}:{against.by.line} ({against.by.mark}) says {against.value:.6g}"
-            yield claim, f"{claim.field}: is {claim.value:.6g}, and {other} of the same cell"
+            other = f"{against.by.file}:{against.by.line} ({against.by.mark}) says {_said(against.value)}"
+            yield claim, f"{claim.field}: is {_said(claim.value)}, and {other} of the same cell"
+
+
+def _said(value: float | str) -> str:
+    return f"{value[:12]}..." if isinstance(value, str) else f"{value:.6g}"
 
 
 def _support(claim: _Claim, claims: Iterable[_Claim]) -> tuple[int, bool]:
@@ -99,9 +105,15 @@ def _claims(place: Placed) -> Iterator[tuple[tuple[object, ...], _Claim]]:
     measured = (record.comparability, cell.base, cell.base_revision)
     erases = cell.defense_kind == "erasure"
 
-    def claim(kind: str, field: str, value: float, *more: object) -> tuple[tuple[object, ...], _Claim]:
+    def claim(kind: str, field: str, value: float | str, *more: object) -> tuple[tuple[object, ...], _Claim]:
         return (*measured, kind, *more), _Claim(place, field, value)
 
+    for name, stage in _attested(record):
+        # Equal stages on one kind of machine give equal bytes; of another kind nothing is known.
+        machine = tuple(record.env.get(part) for part in MACHINE)
+        if any(machine):
+            assert record.attestation is not None
+            yield claim("made of", f"attestation.files.{name}", record.attestation.files[name], stage, machine)
     if record.anchors is not None:
         yield claim("m_same", "anchors.m_same", record.anchors.m_same)
         yield claim("m_other", "anchors.m_other", record.anchors.m_other)
@@ -125,6 +137,15 @@ def _claims(place: Placed) -> Iterator[tuple[tuple[object, ...], _Claim]]:
     if use.benign is not None:
         yield claim("benign floor", "utility.benign.floor", use.benign.floor, cell.seed, erases)
         yield claim("benign ceiling", "utility.benign.ceiling", use.benign.ceiling, cell.seed, erases)
+
+
+def _attested(record: Record) -> Iterator[tuple[str, str]]:
+    """Yield the name of each attested artifact that no defense has touched, with the digest of its stage."""
+    made, baseline = record.attestation, record.baseline
+    parts = (("floor_scores", baseline.floor), ("ceiling_scores", baseline.ceiling), ("anchors", record.anchors))
+    for name, part in parts:
+        if made is not None and part is not None and name in made.files:
+            yield name, part.digest
 
 
 def _means(where: str, part: Baseline | None) -> Iterator[tuple[str, float]]:

@@ -26,7 +26,7 @@ def stranger(record: Record, catalog: Catalog) -> str | None:
     if theirs != ours:
         newer = f"suite_version: is {record.suite_version!r}, and the newest here is {suite.version!r}"
         return newer if theirs > ours else None
-    for check in (_names, _defense, _in_suite, _pictures):
+    for check in (_names, _defense, _in_suite, _pictures, _rests_on):
         for found in check(record, catalog, suite):
             return found
     return None
@@ -104,3 +104,13 @@ def _pictures(record: Record, catalog: Catalog, suite: Suite) -> Iterator[str]:
         if name in scores and len(scores[name].values) != expected:
             drawn = f"{suite.prompts} prompts x {suite.pictures}"
             yield f"{where}.{name}.n: is {len(scores[name].values)}, and the suite draws {drawn}"
+
+
+def _rests_on(record: Record, catalog: Catalog, suite: Suite) -> Iterator[str]:
+    """Look for the hashes that every run of these hooks leaves."""
+    made = record.attestation
+    if made is None or record.status != "ok":
+        return
+    for name in ("scores", "pictures", *(hook for hook in record.cell.hooks if hook.startswith("protect_"))):
+        if name not in made.files:
+            yield f"attestation.files.{name}: is missing, and every run of this cell makes it"
