@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
-import immunebench
 from immunebench.board.assembly.scored import score_folder
+from immunebench.board.scores.model import Board
+from immunebench.board.tables.columns import columns
 from immunebench.board.tables.finding import finding
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
-#: Columns of the README's table, as `immunebench.scores` calls them.
+#: Columns of the README's table, by the keys of the board's columns.
 COLUMNS = {"A": "a", "W": "work", "P(1/8)": "p_at.1/8", "P(1)": "p_at.1", "P(2)": "p_at.2", "U": "u"}
+
+
+def board(suite: str) -> Board:
+    scored = score_folder(ROOT / "results" / suite).board
+    assert scored is not None
+    return scored
 
 
 def table(heading: str) -> list[dict[str, str]]:
@@ -32,24 +37,19 @@ def table(heading: str) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("suite", ["mini-core"])
 def test_the_board_in_the_readme_is_that_of_the_records(suite: str) -> None:
-    scores = immunebench.scores(suite, results=ROOT / "results").set_index("defense")
-    shown = table(f"[`{suite}`]")
-    assert [row["defense"].partition("@")[0] for row in shown] == list(scores.index)
-    for row in shown:
-        name, _, version = row["defense"].partition("@")
-        measured = scores.loc[name]
-        assert int(version) == measured["version"]
-        for head, column in COLUMNS.items():
-            text, value = row.get(head, "-"), measured[column]
-            if text.startswith(">") or text == "-":
-                assert pd.isna(value) or head not in row, (name, head)
-            else:
-                assert float(text) == pytest.approx(value, abs=0.00501), (name, head)
+    measured, shown = board(suite), {row["defense"]: row for row in table(f"[`{suite}`]")}
+    by_key = {column.key: column for column in columns(measured)}
+    assert list(shown) == [f"{row.defense}@{row.version}" for row in measured.rows]
+    for row in measured.rows:
+        found = shown[f"{row.defense}@{row.version}"]
+        assert {head: found[head] for head in COLUMNS} == {
+            head: by_key[key].text(row) for head, key in COLUMNS.items()
+        }
+        interval = "-" if row.a_interval is None else "{:.2f} to {:.2f}".format(*row.a_interval)
+        assert found["95 %"] == interval
 
 
 @pytest.mark.parametrize("suite", ["mini-core"])
 def test_the_sentence_in_the_readme_is_the_boards(suite: str) -> None:
-    board = score_folder(ROOT / "results" / suite).board
-    assert board is not None
-    quoted = " ".join(re.sub(r"^> ?", "", line) for line in README.splitlines() if line.startswith(">"))
-    assert finding(board) in " ".join(quoted.split())
+    quoted = " ".join(line.removeprefix(">") for line in README.splitlines() if line.startswith(">"))
+    assert finding(board(suite)) in " ".join(quoted.split())

@@ -65,7 +65,9 @@ def _delay(row: Row) -> str:
         return ""
     text = f" over its whole course ({percent(row.area.p[1.0])} at the end)" if 1.0 in row.area.p else ""
     work = work_text(row)
-    return f"{text}, makes it {work} times as long" if row.area.work is not None and work[0] in "0123456789>" else text
+    if row.area.work is None or work[0] not in "0123456789>":
+        return text
+    return f"{text}, makes it {work.replace('>', 'more than ')} times as long"
 
 
 def _elsewhere(board: Board, best: Row) -> list[str]:
