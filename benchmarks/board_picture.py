@@ -1,9 +1,9 @@
-"""Draw the README's picture from the contact sheets of a suite: a block a task, a row a defense, the first pictures of each.
+"""Draw the README's picture from the contact sheets of a suite: a block a task, a row a defense.
 
     python benchmarks/board_picture.py --suite mini-core --out docs/board.webp
 
-Every sheet has three rows of pictures of 64 x 64: real ones of the concept, what the attack draws undefended, and what it draws
-against its defense. The latter two have the same prompts and noise in each column.
+Every sheet has three rows of pictures of 64 x 64: real ones of the concept, what the attack draws undefended, and what
+it draws against its defense. The latter two have the same prompts and noise in each column.
 """
 
 from __future__ import annotations
