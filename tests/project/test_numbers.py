@@ -42,9 +42,7 @@ def test_the_board_in_the_readme_is_that_of_the_records(suite: str) -> None:
     assert list(shown) == [f"{row.defense}@{row.version}" for row in measured.rows]
     for row in measured.rows:
         found = shown[f"{row.defense}@{row.version}"]
-        assert {head: found[head] for head in COLUMNS} == {
-            head: by_key[key].text(row) for head, key in COLUMNS.items()
-        }
+        assert {head: found[head] for head in COLUMNS} == {head: by_key[key].text(row) for head, key in COLUMNS.items()}
         interval = "-" if row.a_interval is None else "{:.2f} to {:.2f}".format(*row.a_interval)
         assert found["95 %"] == interval
 
