@@ -89,6 +89,18 @@ def test_curves_are_means_of_anchored_similarity() -> None:
     assert (panel.floor, panel.undefended[120]) == (pytest.approx(0.1), pytest.approx(0.9))
 
 
+def test_a_defense_of_fewer_tasks_has_its_own_panel_with_the_undefended_curve_of_these() -> None:
+    tasks = (made_up.TASKS[0], made_up.TASKS[2])
+    made = [made_up.record(name, task, "lora") for name in ("none", "wall") for task in tasks]
+    made += [made_up.record("esd-imma", tasks[1], "lora")]
+    board = made_up.board(made)
+    drawn = {panel.title: panel for panel in curves.panels(board, map(measurement, made))}
+    part = f"lora: {tasks[1].partition('-')[0]}"
+    assert {title: list(panel.lines) for title, panel in drawn.items()} == {"lora": ["wall"], part: ["esd-imma"]}
+    (gate,) = (gate for gate in board.power if gate.task == tasks[1])
+    assert drawn[part].undefended == pytest.approx(dict(gate.curve or {}))
+
+
 def test_the_curves_cross_half_of_the_gain_where_work_is_counted() -> None:
     """Undefended, 0.5 is crossed 1.5 octaves after the first save, defended 3; the axis begins one before it."""
     undefended, slow = (

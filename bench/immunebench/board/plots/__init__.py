@@ -37,7 +37,7 @@ _PLOTS = {
     "chains": ("Which attack gets through", "A of each defense against each attack, the strongest framed."),
     "curves": (
         "What the attack learns, step by step",
-        "Similarity over steps: floor, no defense, the first six defenses; ticks on the half of the gain show W.",
+        "Similarity over steps: floor, no defense, the first six defenses of these tasks; ticks show W.",
     ),
     "tasks": ("Task by task", "A of every task per defense, with the headline and its interval."),
     "cost": ("What protection costs", "A over the seconds of protecting one task."),

@@ -36,7 +36,7 @@ class Panel:
     Parameters
     ----------
     title
-        What the panel shows, such as a chain.
+        What the panel shows: a chain, and the families if not all of its tasks are shown.
     floor
         Similarity before the attack.
     undefended
@@ -63,32 +63,38 @@ class Panel:
 def panels(
     board: Board, measurements: Iterable[Measurement], *, task: str | None = None, defense: str | None = None
 ) -> list[Panel]:
-    """Return one panel per chain: the mean over informative tasks, or one task; all rows, or one defense.
+    """Return panels per chain: means over informative tasks, or one task; all rows, or one defense.
 
-    Defenses are in the order of the board, at most `MOST_LINES`.
+    A mean over other tasks is another mean, so that defenses share a panel, and its undefended curve, with those that
+    were run on the same tasks. They are in the order of the board, at most `MOST_LINES` in a panel.
     """
     gates = [gate for gate in board.power if gate.informative and task in (None, gate.task)]
     chosen = [row.defense for row in board.rows if defense in (None, row.defense) and row.defense not in _SAME]
     curves: dict[tuple[str, str, str], list[Curve]] = defaultdict(list)
     finals: dict[str, int] = {}
+    families: dict[str, str] = {}
     for cell in measurements:
         finals.setdefault(cell.chain, cell.final or max(cell.curve, default=0))
+        families[cell.task] = cell.family
         if cell.measured and cell.anchored and cell.m_same > cell.m_other and cell.curve:
             curves[cell.defense, cell.task, cell.chain].append(_anchored(cell))
     found = []
     for chain in sorted({gate.chain for gate in gates}):
-        here = [gate for gate in gates if gate.chain == chain]
-        lines = {}
-        for name in chosen[:MOST_LINES]:
-            own = [curve for gate in here for curve in curves.get((name, gate.task, chain), [])]
+        here = {gate.task: gate for gate in gates if gate.chain == chain}
+        groups: dict[tuple[str, ...], dict[str, Curve]] = defaultdict(dict)
+        for name in chosen:
+            own = {place: curves.get((name, place, chain), []) for place in here}
+            met = tuple(place for place in here if own[place])
             # Curves without a common step have no mean.
-            if own and (mean := _mean(own)):
-                lines[name] = mean
-        none = [gate.curve for gate in here if gate.curve]
-        if none and (undefended := _mean(none)):
-            found.append(
-                Panel(chain, scores.mean([gate.floor for gate in here]), undefended, lines, finals.get(chain, 0))
-            )
+            mean = _mean([curve for those in own.values() for curve in those]) if met else {}
+            if mean and len(groups[met]) < MOST_LINES:
+                groups[met][name] = mean
+        for met, lines in (groups or {tuple(here): {}}).items():
+            none = [curve for place in met if (curve := here[place].curve)]
+            if none and (undefended := _mean(none)):
+                part = "" if met == tuple(here) else f": {', '.join(sorted({families[place] for place in met}))}"
+                floor = scores.mean([here[place].floor for place in met])
+                found.append(Panel(f"{chain}{part}", floor, undefended, lines, finals.get(chain, 0)))
     return found
 
 
@@ -112,13 +118,12 @@ def similarity_over_steps(drawn: Sequence[Panel]) -> Figure | None:
         )
         for index in range(len(drawn))
     ]
-    names = list(dict.fromkeys(name for panel in drawn for name in panel.lines))
     values = [v for panel in drawn for v in (panel.floor, *panel.undefended.values(), *_values(panel.lines.values()))]
     low, high = min(values), max(values)
     room = 0.09 * (high - low or 1.0)
     for index, axes in enumerate(grids):
         axes.set_ylim(low - room, high + room)
-        _panel(axes, drawn[index], names)
+        _panel(axes, drawn[index])
         axes.set_xlabel("steps of the attack")
         if index % columns == 0:
             axes.set_ylabel("similarity to the concept")
@@ -127,7 +132,7 @@ def similarity_over_steps(drawn: Sequence[Panel]) -> Figure | None:
     return figure
 
 
-def _panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
+def _panel(axes: Axes, panel: Panel) -> None:
     axes.axhline(panel.floor, color=PALE, linewidth=1.2, linestyle=(0, (1, 2)), zorder=1)
     saved = sorted({*panel.undefended, *(step for curve in panel.lines.values() for step in curve)} - {0})
     at = {0: 0.0, **{step: 1 + math.log2(step / saved[0]) for step in saved}}
@@ -136,8 +141,7 @@ def _panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
     drawn: list[tuple[str, Curve, str, str, Any]] = [
         ("no defense", {0: panel.floor, **panel.undefended}, INK, "o", (0, (5, 2)))
     ]
-    for name, curve in panel.lines.items():
-        look = CYCLE[names.index(name) % len(CYCLE)]
+    for look, (name, curve) in zip(CYCLE, panel.lines.items(), strict=False):
         drawn.append((label(name, 20), dict(curve), look.colour, look.marker, "-"))
     for name, points, colour, marker, dashes in drawn:
         steps = sorted(points)

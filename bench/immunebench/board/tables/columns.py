@@ -59,8 +59,11 @@ class Column:
 
 
 def interval_text(interval: Interval | None, digits: int = 2) -> str:
-    """Return an interval as ``[0.35, 0.49]``, with an end at infinity as ``[4.00, inf]``; an empty string for None."""
-    if interval is None:
+    """Return an interval as ``[0.35, 0.49]``, with an end at infinity as ``[4.00, inf]``.
+
+    An empty string for None, and for an interval of times from 0 to infinity, which says nothing.
+    """
+    if interval is None or (interval[0] <= 0 and math.isinf(interval[1])):
         return ""
     low, high = ("inf" if math.isinf(end) else number(end, digits) for end in interval)
     return f"[{low}, {high}]"
