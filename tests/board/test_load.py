@@ -224,6 +224,17 @@ def test_what_is_printed_of_a_record_cannot_steer_a_terminal(results: Path) -> N
     assert "\x1b" not in text and "\u202e" not in text and "wiped" in text
 
 
+def test_a_record_of_one_attack_under_the_name_of_another_blocks_no_board(results: Path) -> None:
+    chain = json.loads(shield(results).read_text("utf-8").splitlines()[0])["cell"]["chain"]
+    other = "lora" if chain == "dreambooth" else "dreambooth"
+    rewrite(shield(results), 1, lambda made: made["cell"].update(chain=other))
+    problem = only(results)
+    assert (problem.kind, problem.line) == ("inconsistent", 1)
+    assert "cell.chain: is" in problem.message
+    row = score_folder(results).board.row("shield")
+    assert row is not None and row.a is None
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_damage_never_helps_a_score(results: Path, data: st.DataObject) -> None:

@@ -109,6 +109,9 @@ def _agreement(record: Record) -> Iterator[Complaint]:
             yield "inconsistent", f"{where}.mean: is {measured.mean!r}, and the mean of its values is {mean!r}"
     if (record.status == "ok") != (record.failure is None) and record.status != "skipped":
         yield "inconsistent", f"status: is {record.status!r} {'with' if record.failure else 'without'} a failed stage"
+    links = "+".join(link.attack for link in record.cell.links)
+    if record.cell.chain != links:
+        yield "inconsistent", f"cell.chain: is {record.cell.chain!r}, and its links are {links!r}"
     key = comparability(record)
     if record.comparability != key:
         yield "inconsistent", f"comparability: is {record.comparability!r}, and its names and versions give {key!r}"
