@@ -118,7 +118,9 @@ def render(board: Board, blocks: Sequence[Block], path: Path) -> str:
     shown = [*controls, *(row.defense for row in board.rows if not row.control)]
     shown += [row.defense for row in board.rows if row.control and row.defense not in controls]
     names = ["reference", "before", *(name for name in shown if board.row(name) is not None)]
-    columns = min([COLUMNS, *(len(pictures) for block in blocks for pictures in block.rows.values())])
+    # The words above and below need the width of six.
+    most = COLUMNS if len(blocks) > 1 else COLUMNS + 2
+    columns = min([most, *(len(pictures) for block in blocks for pictures in block.rows.values())])
     block_width = columns * (_SIDE + _GAP) + _SCORE
     width = 2 * _MARGIN + _PANEL + len(blocks) * block_width
     image = Image.new("RGB", (width, _HEAD + len(names) * _ROW + _FOOT), PAPER)
