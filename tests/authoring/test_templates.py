@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -151,3 +152,13 @@ def test_the_command_names_what_it_wrote_and_overwrites_nothing(house: Path) -> 
     again = CliRunner().invoke(cli.app, ["new", "defense", "mine"])
     assert isinstance(again.exception, UsageError) and "mine: exists already" in str(again.exception)
     assert (house / "defenses/mine/defense.toml").read_text() == "mine alone"
+
+
+def test_a_new_defense_is_tried_on_one_dev_task_a_family_and_the_first_is_named(house: Path) -> None:
+    result = CliRunner().invoke(cli.app, ["new", "defense", "mine"])
+    tasks = tomllib.loads((house / "suites/mine.toml").read_text())["tasks"]
+    assert tasks == ["style-okafor", "object-umbrella", "identity-chidi", "relearn-cat"]
+    assert "immunebench run mine --task style-okafor" in result.stdout
+    assert CliRunner().invoke(cli.app, ["new", "defense", "eraser", "--track", "erasure"]).exit_code == 0
+    erased = tomllib.loads((house / "suites/eraser.toml").read_text())["tasks"]
+    assert erased == ["relearn-cat", "relearn-watercolour"]
