@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from immunebench.core.errors import UsageError
+from immunebench.core.wording import CONTENT
 from immunebench.pictures.decoding import METADATA, SUFFIXES
 
 #: Columns of a CSV and fields of a line of JSON, as data sets of the Hugging Face hub call them.
@@ -105,6 +106,41 @@ def with_subject(captions: Mapping[str, str], noun: str, file: Path) -> dict[str
             message = f"{name}: a caption must hold {SUBJECT} or the noun {noun!r}, unlike"
             raise UsageError(message, file=file, value=caption)
     return found
+
+
+def noun_of(asked: str | None, family: str, similar: str) -> str:
+    """Return the class noun of one's own pictures: as asked, else that of a similar task, which no object has.
+
+    Raises
+    ------
+    UsageError
+        It is not valid, or an object has none.
+    """
+    if asked is not None:
+        return checked(asked, None, "--noun")
+    if family == "object":
+        raise UsageError("is required for an object, e.g. --noun mug", field="--noun")
+    return similar
+
+
+def contents(file: Path | None, family: str, noun: str, pictures: Sequence[str]) -> dict[str, str]:
+    """Return the content of each picture by its name: from a file of captions, else the words of the family.
+
+    Raises
+    ------
+    UsageError
+        As `read_captions`, or a caption does not name the subject.
+    """
+    found = dict.fromkeys(pictures, CONTENT[family])
+    if file is not None:
+        own = read_captions(file, pictures)
+        found |= own if family == "style" else with_subject(own, noun, file)
+    return found
+
+
+def with_noun(text: str, theirs: str, noun: str, family: str) -> str:
+    """Return a text of a similar task with another class noun in the place of its own; of other families as it is."""
+    return re.sub(rf"\b{re.escape(theirs)}\b", lambda _: noun, text) if family == "object" else text
 
 
 def checked(text: str, file: Path | None, field: str) -> str:

@@ -13,7 +13,6 @@ from immunebench.authoring.scaffold import Created, Draft, checked_id, command, 
 from immunebench.bases import base_folder
 from immunebench.catalog.places import folders_to_write
 from immunebench.core.errors import UsageError
-from immunebench.core.wording import CONTENT
 from immunebench.declared import schema
 from immunebench.declared.suite import Suite
 from immunebench.declared.task import Task, TaskPictures
@@ -89,7 +88,7 @@ def new_task(request: TaskRequest, catalog: Catalog) -> Created:
         An option or a picture is not valid, there are too few pictures, or the name is taken; nothing is written.
     """
     like = _like(request, catalog)
-    noun = _noun(request, like)
+    noun = captions.noun_of(request.noun, request.family, like.concept.noun)
     name = _id(request)
     folders = folders_to_write(request.out)
     file, suite_file = folders["tasks"] / request.family / f"{name}.toml", folders["suites"] / f"{name}.toml"
@@ -109,7 +108,7 @@ def new_task(request: TaskRequest, catalog: Catalog) -> Created:
     if len(found.photos) < MIN_PICTURES:
         several = f"{len(found.photos)} different pictures of {len(found.names)} files"
         raise UsageError(f"holds {several}; a task needs at least {MIN_PICTURES}", file=request.images)
-    words = _captions(request, noun, found.names)
+    words = captions.contents(request.captions, request.family, noun, found.names)
     splits, left = assign_splits(found.photos)
     counts = {split: len(photos) for split, photos in splits.items()}
     table = _task(request, name, noun, like, counts, catalog.models.bases[request.base].placeholders)
@@ -176,26 +175,10 @@ def _like(request: TaskRequest, catalog: Catalog) -> Task:
     return known[0]
 
 
-def _noun(request: TaskRequest, like: Task) -> str:
-    if request.noun is not None:
-        return captions.checked(request.noun, None, "--noun")
-    if request.family == "object":
-        raise UsageError("is required for an object, e.g. --noun mug", field="--noun")
-    return like.concept.noun
-
-
 def _id(request: TaskRequest) -> str:
     folder = request.images.expanduser().resolve().name
     slug = re.sub(r"[^a-z0-9]+", "-", folder.lower()).strip("-").removeprefix("my-")
     return checked_id(request.id or f"my-{slug or 'photos'}"[:64].strip("-"), "--id")
-
-
-def _captions(request: TaskRequest, noun: str, names: Sequence[str]) -> dict[str, str]:
-    words = dict.fromkeys(names, CONTENT[request.family])
-    if request.captions is not None:
-        own = captions.read_captions(request.captions, names)
-        words |= own if request.family == "style" else captions.with_subject(own, noun, request.captions)
-    return words
 
 
 def _task(
@@ -220,8 +203,7 @@ def _task(
     source = like.concept.source
 
     def own(prompts: Sequence[str]) -> list[str]:
-        word = re.compile(rf"\b{re.escape(like.concept.noun)}\b")
-        return [word.sub(lambda _: noun, p) for p in prompts] if request.family == "object" else list(prompts)
+        return [captions.with_noun(prompt, like.concept.noun, noun, request.family) for prompt in prompts]
 
     prompts = own(like.evaluation.prompts)
     if request.prompts is not None:

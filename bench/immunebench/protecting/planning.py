@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from immunebench.catalog.catalog import Catalog
 from immunebench.catalog.entry import Entry
 from immunebench.core.errors import UsageError
 from immunebench.core.types import Pictures
-from immunebench.core.wording import CONTENT
 from immunebench.declared.profile import Profile
 from immunebench.declared.suite import Suite
 from immunebench.declared.task import Prior, Task, TaskConcept, TaskPictures, Wording
@@ -51,11 +49,14 @@ class Set:
         In the order of their digests.
     protect
         Digest of the stage that protects them.
+    stages
+        Digests of that stage and all that it needs, inputs first.
     """
 
     task: Task
     photos: tuple[Photo, ...]
     protect: str
+    stages: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ def planned(request: Request, catalog: Catalog, *, writes: bool = True) -> Itera
     entry, left_out = picture_side(catalog, request.defense)
     check_full_size(catalog, entry, request.base)
     like = _like(request, catalog)
-    noun = _noun(request, like)
+    noun = captions.noun_of(request.noun, request.family, like.concept.noun)
     side = catalog.side(request.base)
     if side is None:
         folder = catalog.base_folder(request.base)
@@ -129,7 +130,7 @@ def planned(request: Request, catalog: Catalog, *, writes: bool = True) -> Itera
     files, notes = picture_files(request.folder.expanduser(), field="FOLDER")
     names = outputs(files)
     out = checked_out(request, tuple(names.values())) if writes or request.out is not None else None
-    contents = _contents(request, noun, tuple(names))
+    contents = captions.contents(request.captions, request.family, noun, tuple(names))
     photos = sorted((Photo(file.name, read_picture(file, side)) for file in files), key=lambda p: (p.digest, p.name))
     groups = [tuple(photos[i] for i in part) for part in _parts(len(photos), request.at_once)]
     tasks = [_task(request, like, noun, group) for group in groups]
@@ -141,10 +142,10 @@ def planned(request: Request, catalog: Catalog, *, writes: bool = True) -> Itera
         for task, group in zip(tasks, groups, strict=True):
             published = builder.published(task, len(group))
             _, _, protected = builder.protect(entry, task, request.seed, {}, published)
-            sets.append(Set(task, group, protected))
+            sets.append(Set(task, group, protected, builder.closure((protected,))))
         cells = tuple(Cell(task.id, entry.id, "", profile.id, request.seed) for task in tasks)
         # Without what an entry of several hooks does to a model.
-        needed = {digest: builder.specs.stages[digest] for digest in builder.closure(part.protect for part in sets)}
+        needed = {digest: builder.specs.stages[digest] for part in sets for digest in part.stages}
         plan = Plan(builder.suite, cells, needed, {})
         yield Planned(request, entry, left_out, profile, side, out, names, tuple(notes), tuple(sets), plan)
 
@@ -182,29 +183,12 @@ def _like(request: Request, catalog: Catalog) -> Task:
     return known[0]
 
 
-def _noun(request: Request, like: Task) -> str:
-    if request.noun is not None:
-        return captions.checked(request.noun, None, "--noun")
-    if request.family == "object":
-        raise UsageError("is required for an object, e.g. --noun mug", field="--noun")
-    return like.concept.noun
-
-
-def _contents(request: Request, noun: str, names: Sequence[str]) -> dict[str, str]:
-    found = dict.fromkeys(names, CONTENT[request.family])
-    if request.captions is not None:
-        own = captions.read_captions(request.captions, names)
-        found |= own if request.family == "style" else captions.with_subject(own, noun, request.captions)
-    return found
-
-
 def _task(request: Request, like: Task, noun: str, photos: Sequence[Photo]) -> Task:
     """Return a set of pictures as a task: what a defense is told of a concept, and no more."""
     name = f"own-{hashlib.sha256(''.join(photo.digest for photo in photos).encode()).hexdigest()[:16]}"
-    word = re.compile(rf"\b{re.escape(like.concept.noun)}\b")
 
     def own(text: str) -> str:
-        return word.sub(lambda _: noun, text) if request.family == "object" else text
+        return captions.with_noun(text, like.concept.noun, noun, request.family)
 
     caption = own(like.owner.caption)
     if request.caption is not None:

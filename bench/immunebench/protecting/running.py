@@ -98,7 +98,7 @@ def protect(
     api.check_limits(1, timeout)
     api.require_writable(store.root, "--store")
     outcome = Outcome()
-    parts = _stages(plan)
+    parts = {part.task.id: part.stages for part in plan.sets}
     expected = {digest: price.seconds for digest, price in priced(plan, store).items()}
     progress = Progress(_names(plan), expected, parts, outcome, stream=stream)
     api.carry_out(
@@ -128,17 +128,6 @@ def _names(plan: Planned) -> dict[str, str]:
         if digest in last else f"{spec.stage} for {plan.entry.id}"
         for digest, spec in plan.plan.stages.items()
     }  # fmt: skip
-
-
-def _stages(plan: Planned) -> dict[str, tuple[str, ...]]:
-    """Return the stages that each set needs."""
-    stages = plan.plan.stages
-
-    def closure(root: str) -> tuple[str, ...]:
-        inner = [digest for needed in stages[root].inputs.values() for digest in closure(needed)]
-        return tuple(dict.fromkeys([*inner, root]))
-
-    return {part.task.id: closure(part.protect) for part in plan.sets}
 
 
 def _written(plan: Planned, catalog: Catalog, store: Store, known: Mapping[str, Any]) -> Done:
