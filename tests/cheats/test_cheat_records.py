@@ -192,9 +192,8 @@ def other_chain(record: dict[str, Any]) -> None:
 
 
 def other_floor_scores(record: dict[str, Any]) -> None:
-    record["env"] = lines(SMOKE, "none@1.jsonl")[0][
-        "env"
-    ]  # Of the same machine, so that equal stages give equal bytes.
+    # Of the same machine, so that equal stages give equal bytes.
+    record["env"] = lines(SMOKE, "none@1.jsonl")[0]["env"]
     record["attestation"]["files"]["floor_scores"] = "0" * 64
 
 
