@@ -178,7 +178,7 @@ def test_two_runs_share_one_store(tmp_path: Path) -> None:
 
 
 def test_kill_9_leaves_nothing_partial_and_resumes(tmp_path: Path) -> None:
-    specs = [Toy("adapt", {"value": i, "do": "sleep", "seconds": 0.3}) for i in range(5)]
+    specs = [Toy("adapt", {"value": i, "do": "sleep", "seconds": 0.3}) for i in range(12)]
     other = multiprocessing.get_context("spawn").Process(target=run_sleepers, args=(tmp_path, graph(*specs), 2))
     other.start()
     store = Store(tmp_path)
@@ -192,14 +192,14 @@ def test_kill_9_leaves_nothing_partial_and_resumes(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         done = {s.digest for s in specs if Store(tmp_path).get(s.digest)}
-    assert 0 < len(done) < 5
+    assert 0 < len(done) < 12
     outcome = execute(graph(*specs), store, Processes(store, 2, TOY))
     assert outcome.present == {s.digest for s in specs} and not outcome.made & done
     assert no_drafts(store)
 
 
 def test_interrupt_kills_workers_and_clears_drafts(tmp_path: Path) -> None:
-    store, slow = Store(tmp_path), Toy("adapt", {"value": 1, "do": "sleep", "seconds": 60})
+    store, slow = Store(tmp_path), Toy("adapt", {"value": 1, "do": "sleep", "seconds": 600})
     pool = Processes(store, 1, TOY)
 
     def tell(event: Event) -> None:
@@ -209,7 +209,7 @@ def test_interrupt_kills_workers_and_clears_drafts(tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         execute(graph(slow), store, pool, tell=tell)
-    assert time.monotonic() - began < 30 and no_drafts(store) and not store.has(slow.digest)
+    assert time.monotonic() - began < 300 and no_drafts(store) and not store.has(slow.digest)
     assert not list((tmp_path / "runs").glob("*.json"))
 
 
