@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import World, loaded
+from conftest import HONEST, NUMERICS, World, loaded
 
 from immunebench.execution import boxed, lending
 
@@ -193,6 +193,28 @@ for n in range(1000):
 """)
     assert "GiB that its stage may" in line or "Errno" in line
     assert not list((any_world.store.root / "boxes").glob("*/*"))
+
+
+def test_memory_beyond_the_cap_ends_the_stage_at_once(any_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(any_world.boxes, "_timeout", 120.0)
+    # Three quarters of a GiB at a time, then it waits: whoever looks only at the end meets the time limit.
+    greedy = """
+    import time
+    kept = []
+    for _ in range(3):
+        kept.append(torch.ones(192 << 20))
+        time.sleep(0.2)
+    time.sleep(1000)
+"""
+    any_world.entry(HONEST.replace("{cheat}", greedy))
+    line = any_world.run(any_world.spec(numerics={**NUMERICS, "memory_gib": 2}))
+    found = re.fullmatch(r"over_memory: cheat: memory exceeded the cap of 2 GiB: process peak (\d\.\d\d) GiB", line)
+    assert found is not None and 2 < float(found[1]) < 3.5, line
+
+
+def test_memory_that_no_process_shows_is_refused(any_world: World) -> None:
+    line = any_world.cheat("import os\nos.write(os.memfd_create('hidden'), bytes(1 << 20))")
+    assert line.startswith("error: ") and "Operation not permitted" in line, line
 
 
 def test_a_process_that_ends_itself_is_said_with_its_end(any_world: World) -> None:

@@ -129,7 +129,7 @@ def _enter(kind: str, view: View, environment: Mapping[str, str], spaces: dict[s
         if os.geteuid() == 0:
             linux.drop_capabilities()
     if kind != "none":
-        seccomp.install()
+        seccomp.install(gpu=view.gpu)
     os.chdir(place)
     return None
 

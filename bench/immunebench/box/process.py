@@ -28,9 +28,10 @@ from immunebench.box.choice import Kind
 from immunebench.box.folders import fault_of
 from immunebench.box.messages import BadMessage, Done, Excerpt, Failed, Lines, Marked, Note, Progress
 from immunebench.box.view import View
+from immunebench.core.machine import GIB
 
 _TICK = 0.25
-#: Seconds from one look at the disk to the next, at least; a look takes this share of the time at most.
+#: Seconds from one look at disk and memory to the next, at least; a look takes this share of the time at most.
 _LOOK_EVERY, _LOOK_SHARE = 0.5, 0.02
 _STARTED_IN = 600.0
 _CHUNK = 1 << 16
@@ -297,7 +298,7 @@ class _Watch:
                     tell(message)
 
     def _look(self) -> None:
-        """Stop the process where it takes more time or disk than it may."""
+        """Stop the process where it takes more time, disk or memory than it may."""
         now, asked = time.monotonic(), self._asked
         if self._fault:
             return
@@ -305,10 +306,13 @@ class _Watch:
             limit = f"the limit is {asked.timeout:g} s a stage"
             self._stop(f"stopped after {now - self._limit_from:.1f} s, {limit}", "timeout")
         elif now - self._looked > max(_LOOK_EVERY, self._look_took / _LOOK_SHARE):
-            fault = fault_of(asked.view)
+            fault, kind = fault_of(asked.view), "error"
+            if fault is None and asked.view.memory is not None:
+                peak, kind = _used(self._pid)[1], "over_memory"
+                fault = over_memory(asked.view.memory, peak) if peak > asked.view.memory else None
             self._looked, self._look_took = time.monotonic(), time.monotonic() - now
             if fault is not None:
-                self._stop(fault, "error")
+                self._stop(fault, kind)
 
     def _stop(self, fault: str, kind: str) -> None:
         self._fault, self._kind, self._word = fault, kind, None
@@ -353,6 +357,11 @@ class _Watch:
                 self._word = message
             elif not isinstance(message, Marked):
                 tell(message)
+
+
+def over_memory(cap: int, peak: int) -> str:
+    """Say that a process took more memory than it may, both in bytes."""
+    return f"memory exceeded the cap of {cap / GIB:g} GiB: process peak {peak / GIB:.2f} GiB"
 
 
 def _used(pid: int) -> tuple[float, int]:

@@ -42,6 +42,8 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "sethostname": (170, 161), "setdomainname": (171, 162), "iopl": (172, None), "ioperm": (173, None),
     "modify_ldt": (154, None), "vhangup": (153, 58), "lookup_dcookie": (212, 18), "uselib": (134, None),
 }  # fmt: skip
+#: Files of memory alone: neither a process's own memory nor its disk shows them. A GPU's driver may need them.
+_UNSEEN: dict[str, tuple[int, int]] = {"memfd_create": (319, 279), "memfd_secret": (447, 447)}
 _CLONE, _CLONE3 = {"x86_64": 56, "aarch64": 220}, 435
 _KILL = {"x86_64": (62, 200, 234), "aarch64": (129, 130, 131)}  # kill, tkill, tgkill
 _PRLIMIT, _AFFINITY = {"x86_64": 302, "aarch64": 261}, {"x86_64": 203, "aarch64": 122}
@@ -68,7 +70,7 @@ def _compared(argument: int, code: int, value: int, *, refuse_match: bool) -> li
     return [(_LOAD, 0, 0, _ARGUMENTS + 8 * argument), (code, 0, 1, value), first, second]
 
 
-def program(pid: int, machine: str) -> list[Step]:
+def program(pid: int, machine: str, *, gpu: bool = False) -> list[Step]:
     """Return the filter as steps (code, jump if true, jump if false, value).
 
     Parameters
@@ -77,6 +79,8 @@ def program(pid: int, machine: str) -> list[Step]:
         The only process that may be signalled: itself.
     machine : str
         `x86_64` or `aarch64`.
+    gpu : bool
+        Whether files of memory stay open.
     """
     refuse = (_RETURN, 0, 0, _ERRNO | errno.EPERM)
     steps: list[Step] = [
@@ -90,7 +94,7 @@ def program(pid: int, machine: str) -> list[Step]:
         steps.extend([(_EQUAL, 0, len(then), number), *then])
 
     index = 0 if machine == "x86_64" else 1
-    for numbers in _REFUSED.values():
+    for numbers in [*_REFUSED.values(), *(() if gpu else _UNSEEN.values())]:
         number = numbers[index]
         if number is not None:
             on(number, [refuse])
@@ -111,9 +115,9 @@ def program(pid: int, machine: str) -> list[Step]:
     return [*steps, (_RETURN, 0, 0, _ALLOW)]
 
 
-def install() -> None:
+def install(*, gpu: bool = False) -> None:
     """Filter the calls of this process from now on, for good; it has one thread."""
-    steps = program(os.getpid(), platform.machine())
+    steps = program(os.getpid(), platform.machine(), gpu=gpu)
     packed = b"".join(struct.pack("HBBI", *step) for step in steps)
     memory = ctypes.create_string_buffer(packed, len(packed))
 

@@ -34,6 +34,8 @@ class View:
         How many files and folders.
     gpu
         Whether the devices of a GPU are there.
+    memory
+        How many bytes of memory one of its processes may take, by its peak; None: as many as there are.
     """
 
     read: tuple[str, ...] = ()
@@ -41,6 +43,7 @@ class View:
     bytes: int = 1 << 30
     files: int = 10_000
     gpu: bool = False
+    memory: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the values as JSON has them."""

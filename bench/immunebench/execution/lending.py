@@ -17,6 +17,7 @@ from immunebench.box.view import View
 from immunebench.catalog.catalog import Catalog
 from immunebench.catalog.entry import Entry, digests
 from immunebench.catalog.own_entries import is_own
+from immunebench.core.machine import GIB
 from immunebench.core.wording import opaque
 from immunebench.store.artifacts import Spec
 from immunebench.store.files import files_below
@@ -130,11 +131,14 @@ def lend(place: Path, spec: Spec, inputs: Mapping[str, Path], kind: Kind, catalo
     entries = [_entry(place, entry, files) for entry, files in _entries(catalog, spec)]
     saves = len(key["params"].get("saves", ())) if spec.stage == "adapt" else 1
     size = sum(file.stat().st_size for folder in bases.values() for file in files_below(Path(folder)))
+    on_gpu = key["numerics"].get("device") == "cuda"
     view = View(
         read=(*_within(place), *bases.values(), *read),
         write=_writable(place),
         bytes=_SPARE + 2 * size * (saves + 4),
-        gpu=key["numerics"].get("device") == "cuda",
+        gpu=on_gpu,
+        # On a GPU the cap is the card's, whose memory this side cannot see.
+        memory=None if on_gpu else int(float(key["numerics"]["memory_gib"]) * GIB),
     )
     job = {
         "stage": spec.stage, "key": cut, "inputs": lent, "out": str(place / "out"), "bases": bases,
