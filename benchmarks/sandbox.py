@@ -75,11 +75,13 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--suite", default="mini-smoke")
     options.add_argument("--task", default="style-solano")
+    options.add_argument("--defense", action="append", help="as in `run`, repeated; imma-lora, mist-8 and aspl-8")
     options.add_argument("--steps", type=int, default=60, help="steps of every stage")
     options.add_argument("--box", choices=choice.KINDS, default=choice.chosen())
     asked = options.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    plan = api.plan_suite(asked.suite, task=asked.task, defense=["none", "imma-lora"], attack="lora")
+    defenses = ["none", *(asked.defense or ("imma-lora", "mist-8", "aspl-8"))]
+    plan = api.plan_suite(asked.suite, task=asked.task, defense=defenses, attack="lora")
     wall, worked, differ = [0.0, 0.0], [0.0, 0.0], 0
     with tempfile.TemporaryDirectory() as folder:
         stores = [Store(Path(folder) / name) for name in ("inline", "boxed")]
