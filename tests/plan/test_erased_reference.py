@@ -24,3 +24,24 @@ def test_utility_is_held_against_what_the_defense_did_not_make(defense: str, ref
     assert made_of(plan, use.floor) & {"esd", "imma-lora"} == reference
     assert made_of(plan, use.ceiling) & {"esd", "imma-lora"} == reference
     assert "esd" in made_of(plan, use.g)
+
+
+def test_an_honest_user_s_model_is_asked_for_the_erased_concept() -> None:
+    """Benign drift: the fine-tuning is the one that U is measured on, the prompts are the attacker's."""
+    plan = api.plan_suite("mini-dev", task="relearn-cat", defense="esd+imma-lora", attack="lora")
+    (graph,) = [plan.roots[cell.key] for cell in plan.cells if cell.defense == "esd+imma-lora"]
+    drawn = plan.stages[plan.stages[graph.erasure["after_benign"]].inputs["generated"]]
+    before = plan.stages[plan.stages[graph.erasure["released"]].inputs["generated"]]
+    honest = plan.stages[plan.stages[graph.utility.s].inputs["generated"]]
+    assert drawn.inputs["adapter"] == honest.inputs["adapter"] and drawn.key["step"] == honest.key["step"]
+    assert drawn.inputs["weights"] == before.inputs["weights"] == honest.inputs["weights"]
+    assert drawn.key["prompts"] == before.key["prompts"] != honest.key["prompts"]
+    assert drawn.key["noise_key"] == before.key["noise_key"], "the same noise as before, so that they can be compared"
+    attacked = plan.stages[graph.pictures[graph.final]]
+    assert attacked.inputs["adapter"] != drawn.inputs["adapter"]
+
+
+@pytest.mark.parametrize("task", ["style-okafor", "identity-chidi"])
+def test_only_what_was_erased_can_come_back(task: str) -> None:
+    plan = api.plan_suite("mini-dev", task=task, defense="imma-lora", attack="lora")
+    assert not any(graph.erasure for graph in plan.roots.values())

@@ -131,8 +131,16 @@ def test_what_a_task_begins_from_is_nobody_s_protection(tmp_path: Path, defense:
     (cell,) = made.cells
     store = FakeStore(made, tmp_path / "store")
     store.scores[made.roots[cell.key].anchor] = {"m_same": 0.9, "m_other": 0.1}
-    cost = build_record(cell, made.roots[cell.key], store).cost
-    assert (cost["protect"].seconds if "protect" in cost else None) == protecting
+    graph = made.roots[cell.key]
+    store.scores |= {
+        graph.erasure[whose]: scored(**{graph.facts.metric.partition("@")[0]: mean})
+        for whose, mean in {"base": 0.875, "released": 0.125, "after_benign": 0.375}.items()
+    }
+    got = build_record(cell, graph, store)
+    assert (got.cost["protect"].seconds if "protect" in got.cost else None) == protecting
+    seen = beside(got)
+    # With nothing released, base and released model draw the same pictures only where nothing is erased.
+    assert (seen.concept_base, seen.concept_released, seen.concept_after_benign) == (0.875, 0.125, 0.375)
 
 
 def scored(**means: float) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,13 +115,7 @@ class Builder:
             fidelity=None if images == published else self.grading.fidelity(task, images, published),
             parts={},
             stages=(),
-            erasure={
-                whose: self.grading.score(
-                    task, self.specs.generate(task, prompts, model, [task.id, cell.seed]), compared
-                )
-                for whose, model in {"base": {}, "released": released}.items()
-                if task.family == "relearn"
-            },
+            erasure=self.erasure(task, released, mask, cell.seed, prompts, compared),
             published=published,
             given=given,
             # Compared picture by picture: where a clean picture was mixed in, the reference is that picture.
@@ -280,7 +274,6 @@ class Builder:
         benign = task.benign
         prompts = self.prompts(benign.prompts, benign.token, task)
         last = self.final(attack, task)
-        images = self.specs.pictures(task, benign.concept, "published", task.pictures.published, benign.source)
         reference = self.specs.pictures(task, benign.concept, "reference", task.pictures.reference, benign.source)
         compared = {"reference": reference}
         noise: list[str | int] = [f"benign/{benign.concept}", seed]
@@ -296,9 +289,7 @@ class Builder:
             )
 
         def personalised(model: Model, mask: Mask) -> str:
-            words = Wording(caption=benign.caption, token=benign.token)
-            own_seed = stream(seed, "adapt", "benign", benign.concept)
-            adapter = self.specs.adapt(attack, task, words, benign.noun, images, model, own_seed, (last,), mask)
+            adapter = self.honestly(task, attack, model, mask, seed)
             return self.specs.generate(task, prompts, model, noise, adapter, last)
 
         def alike(made: str) -> str:
@@ -328,6 +319,33 @@ class Builder:
                 if self.suite.integrity and own != of
             },
         )
+
+    def honestly(self, task: Task, attack: Entry, model: Model, mask: Mask, seed: int) -> str:
+        """Add the fine-tuning of an honest user, on the task's benign concept; return its stage."""
+        benign = task.benign
+        images = self.specs.pictures(task, benign.concept, "published", task.pictures.published, benign.source)
+        words = Wording(caption=benign.caption, token=benign.token)
+        own_seed = stream(seed, "adapt", "benign", benign.concept)
+        return self.specs.adapt(
+            attack, task, words, benign.noun, images, model, own_seed, (self.final(attack, task),), mask
+        )
+
+    def erasure(
+        self, task: Task, released: Model, mask: Mask, seed: int, prompts: Sequence[str], compared: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Add what is drawn of a concept to relearn before any attack; nothing in the other families.
+
+        By the base, by the released model, and by the released model that an honest user has fine-tuned on something
+        else: a safety that benign use undoes was not there (SPQR, 2511.19558; ResAlign, 2507.16302).
+        """
+        if task.family != "relearn":
+            return {}
+        noise: list[str | int] = [task.id, seed]
+        models: dict[str, Model] = {"base": {}, "released": released}
+        drawn = {whose: self.specs.generate(task, prompts, model, noise) for whose, model in models.items()}
+        adapter, last = self.honestly(task, self.honest, released, mask, seed), self.final(self.honest, task)
+        drawn["after_benign"] = self.specs.generate(task, prompts, released, noise, adapter, last)
+        return {whose: self.grading.score(task, made, compared) for whose, made in drawn.items()}
 
     def facts(self, task: Task, entry: Defense, chain: Sequence[Entry], params: Values) -> Facts:
         """Return the facts about the cell that its record states; ``task`` is on the base that is attacked."""

@@ -30,6 +30,7 @@ HEADS: Mapping[str, str] = {
     "integrity_share": "integrity, 0 to 1",
     "concept_base": "concept in the base",
     "concept_released": "concept before the attack",
+    "concept_after_benign": "concept after honest fine-tuning",
 }
 
 

@@ -42,6 +42,8 @@ class Beside:
     concept_base, concept_released
         For a concept to relearn: its probability in pictures of the base model, and in those of the released model
         before any attack.
+    concept_after_benign
+        The same for the released model after benign fine-tuning, which shows nothing of the concept.
     """
 
     prompt_accuracy: float | None = None
@@ -58,6 +60,7 @@ class Beside:
     integrity_floor: float | None = None
     integrity_ceiling: float | None = None
     integrity_share: float | None = None
+    concept_after_benign: float | None = None
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,7 @@ def beside(record: Record) -> Beside:
         integrity_share=None if integrity is None or (share := integrity_share(integrity)) is None else share.value,
         concept_base=None if erasure is None or erasure.base is None else erasure.base.mean,
         concept_released=None if erasure is None or erasure.released is None else erasure.released.mean,
+        concept_after_benign=None if erasure is None or erasure.after_benign is None else erasure.after_benign.mean,
     )
 
 
