@@ -39,6 +39,11 @@ def test_an_honest_user_s_model_is_asked_for_the_erased_concept() -> None:
     assert drawn.key["noise_key"] == before.key["noise_key"], "the same noise as before, so that they can be compared"
     attacked = plan.stages[graph.pictures[graph.final]]
     assert attacked.inputs["adapter"] != drawn.inputs["adapter"]
+    # Beside it, real pictures of what was taught, asked the same: are they the concept?
+    control, asked = plan.stages[graph.erasure["benign"]], plan.stages[graph.erasure["after_benign"]]
+    taught, reference = plan.stages[control.inputs["generated"]], plan.stages[graph.reference]
+    assert taught.key["concept"] == "object/boat" and taught.key["split"] == reference.key["split"]
+    assert control.key["concept"] == asked.key["concept"] == "known/cat"
 
 
 @pytest.mark.parametrize("task", ["style-okafor", "identity-chidi"])

@@ -134,13 +134,16 @@ def test_what_a_task_begins_from_is_nobody_s_protection(tmp_path: Path, defense:
     graph = made.roots[cell.key]
     store.scores |= {
         graph.erasure[whose]: scored(**{graph.facts.metric.partition("@")[0]: mean})
-        for whose, mean in {"base": 0.875, "released": 0.125, "after_benign": 0.375}.items()
+        for whose, mean in {"base": 0.875, "released": 0.125, "after_benign": 0.375, "benign": 0.5}.items()
     }
     got = build_record(cell, graph, store)
     assert (got.cost["protect"].seconds if "protect" in got.cost else None) == protecting
     seen = beside(got)
     # With nothing released, base and released model draw the same pictures only where nothing is erased.
     assert (seen.concept_base, seen.concept_released, seen.concept_after_benign) == (0.875, 0.125, 0.375)
+    # The anchors are 0.9 and 0.1: an honest user who teaches what looks like the concept brings nothing back.
+    store.scores[graph.erasure["benign"]] = scored(**{graph.facts.metric.partition("@")[0]: 0.5625})
+    assert beside(build_record(cell, graph, store)).concept_after_benign is None
 
 
 def scored(**means: float) -> dict[str, Any]:

@@ -336,7 +336,8 @@ class Builder:
         """Add what is drawn of a concept to relearn before any attack; nothing in the other families.
 
         By the base, by the released model, and by the released model that an honest user has fine-tuned on something
-        else: a safety that benign use undoes was not there (SPQR, 2511.19558; ResAlign, 2507.16302).
+        else: a safety that benign use undoes was not there (SPQR, 2511.19558; ResAlign, 2507.16302). Real pictures of
+        that something stand beside them, for where they look like the concept themselves nothing came back.
         """
         if task.family != "relearn":
             return {}
@@ -345,7 +346,10 @@ class Builder:
         drawn = {whose: self.specs.generate(task, prompts, model, noise) for whose, model in models.items()}
         adapter, last = self.honestly(task, self.honest, released, mask, seed), self.final(self.honest, task)
         drawn["after_benign"] = self.specs.generate(task, prompts, released, noise, adapter, last)
-        return {whose: self.grading.score(task, made, compared) for whose, made in drawn.items()}
+        count, source = task.pictures.reference, task.benign.source
+        taught = self.specs.pictures(task, task.benign.concept, "reference", count, source)
+        scored = {whose: self.grading.score(task, made, compared) for whose, made in drawn.items()}
+        return {**scored, "benign": self.grading.likeness(task, taught, compared)}
 
     def facts(self, task: Task, entry: Defense, chain: Sequence[Entry], params: Values) -> Facts:
         """Return the facts about the cell that its record states; ``task`` is on the base that is attacked."""

@@ -93,6 +93,13 @@ class Grading:
         read = {name: of for name, of in compared.items() if any(name in METRICS[metric].needs for metric in metrics)}
         return self.specs.add("score", key, {"generated": generated, **read})
 
+    def likeness(self, task: Task, pictures: str, compared: Mapping[str, str]) -> str:
+        """Add the family's target metric of any pictures, as pictures of the task's concept."""
+        target = self.target(task)
+        read = {name: of for name, of in compared.items() if name in METRICS[target].needs}
+        key = self.judged(task, [target], concept=task.concept.name)
+        return self.specs.add("score", key, {"generated": pictures, **read})
+
     def unseen(self, task: Task, published: str) -> str | None:
         """Add the additional metrics of real pictures that the attacker never saw, for comparison."""
         metrics = self.further(["concept", *self.traits(task), "training"])

@@ -136,13 +136,14 @@ class Utility(Model):
 class Erasure(Model):
     """Target metric of a concept to relearn, before any attack, on pictures of the base and of the released model.
 
-    ``after_benign``: of the released model once it was fine-tuned on the benign concept, as an honest user does; older
-    records have none.
+    ``after_benign``: of the released model once it was fine-tuned on the benign concept, as an honest user does.
+    ``benign``: of real pictures of that benign concept, which may look like the erased one. Older records have neither.
     """
 
     base: Measured | None = None
     released: Measured | None = None
     after_benign: Measured | None = Field(default=None, exclude_if=lambda value: value is None)
+    benign: Measured | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class Integrity(Model):

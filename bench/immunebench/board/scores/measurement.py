@@ -43,7 +43,7 @@ class Beside:
         For a concept to relearn: its probability in pictures of the base model, and in those of the released model
         before any attack.
     concept_after_benign
-        The same for the released model after benign fine-tuning, which shows nothing of the concept.
+        The same for the released model after benign fine-tuning; None where what was taught looks like the concept.
     """
 
     prompt_accuracy: float | None = None

@@ -88,8 +88,20 @@ def beside(record: Record) -> Beside:
         integrity_share=None if integrity is None or (share := integrity_share(integrity)) is None else share.value,
         concept_base=None if erasure is None or erasure.base is None else erasure.base.mean,
         concept_released=None if erasure is None or erasure.released is None else erasure.released.mean,
-        concept_after_benign=None if erasure is None or erasure.after_benign is None else erasure.after_benign.mean,
+        concept_after_benign=_drift(record),
     )
+
+
+def _drift(record: Record) -> float | None:
+    """Return what honest fine-tuning brings back of an erased concept.
+
+    None where it cannot be told: where real pictures of what was taught are nearer to the concept than to strangers.
+    """
+    erasure, anchors = record.erasure, record.anchors
+    if erasure is None or erasure.after_benign is None or erasure.benign is None or anchors is None:
+        return None
+    alike = erasure.benign.mean > (anchors.m_same + anchors.m_other) / 2
+    return None if alike else erasure.after_benign.mean
 
 
 def _mean(found: Mapping[str, Measured], metric: str) -> float | None:
