@@ -305,8 +305,9 @@ def test_rules_state_the_thresholds_that_the_code_uses() -> None:
     numbers = {
         name: f"{value:g}" for name, value in vars(scoring).items() if name.isupper() and isinstance(value, int | float)
     }
-    classes = ", ".join(map(str, scoring.BUDGET_CLASSES))
-    numbers |= {"FIDELITY_METRIC": scoring.FIDELITY_METRIC, "BUDGET_CLASSES": classes}
+    classes = ("BUDGET_CLASSES", "PERCEPTUAL_CLASSES")
+    numbers |= {name: ", ".join(map(str, getattr(scoring, name))) for name in classes}
+    numbers["FIDELITY_METRIC"] = scoring.FIDELITY_METRIC
     for attack in scoring.PUBLIC_BASE_ATTACKS:
         assert f"`{attack}`" in text
     assert stated == numbers

@@ -11,6 +11,7 @@ import pytest
 from immunebench.board.assembly.aggregate import aggregate
 from immunebench.board.scores.measurement import Further, Measurement
 from immunebench.board.scores.model import Board
+from immunebench.board.tables.finding import finding
 from immunebench.board.tables.layout import markdown
 from immunebench.declared import scoring
 
@@ -238,3 +239,15 @@ def test_roles_of_chains() -> None:
     assert scoring.role("jpeg50+lora-rank-x16") == "ladder"
     assert scoring.role("adaptive-lora") == "ladder"
     assert scoring.role("merge-back+lora") == "public base"
+
+
+def test_the_sentence_is_on_what_its_interval_tells_from_none() -> None:
+    """A high mean of tasks that disagree comes after a low one of tasks that agree."""
+    data: dict[str, Any] = {"kind": "data", "changes_images": True, "changes_model": False, "fidelity": 0.9}
+    wild = [c for c in suite({"wild": 0.45}, spread=0.9, **data, linf=8.0, budget=8.0) if c.defense == "wild"]
+    board = aggregate(suite({"steady": 0.3}) + wild)
+    assert row(board, "wild").a > row(board, "steady").a
+    assert row(board, "wild").a_interval[0] < 0 < row(board, "steady").a_interval[0]
+    said = finding(board)
+    assert said.startswith("steady partly stops the lora attack: it takes away 30%")
+    assert "ranked apart: wild (data, Linf 8) 45%, not told from none;" in said

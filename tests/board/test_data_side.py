@@ -221,7 +221,13 @@ def test_protected_pictures_show_their_mean_and_their_worst_inside_their_class()
     fidelity = {"linf": (7.0, 8.0), "psnr": (40.0, 30.0), "ssim": (0.9, 0.7), "perceptual": (0.1, 0.3)}
     cells = [cell("mist", chain, budget=8, linf=8.0, data={"fidelity": fidelity}) for chain in ("lora", "jpeg+lora")]
     cells.append(
-        cell("glaze", perceptual_budget=0.05, linf=40.0, data={"fidelity": {"linf": (40.0,), "psnr": (28.0,)}})
+        cell(
+            "glaze",
+            perceptual_budget=0.05,
+            linf=40.0,
+            changes={"perceptual": 0.09},
+            data={"fidelity": {"linf": (40.0,), "psnr": (28.0,)}},
+        )
     )
     found = table(cells, "Protected pictures")
     rows = [dict(zip(found.heads, row, strict=True)) for row in found.rows]
@@ -229,18 +235,21 @@ def test_protected_pictures_show_their_mean_and_their_worst_inside_their_class()
         "defense": "mist", "declared": "8 of 255", "class": "8", "linf worst": "8", "psnr": "35.0",
         "psnr worst": "30.0", "ssim": "0.80", "ssim worst": "0.70", "perceptual": "0.200", "perceptual worst": "0.300",
     }  # fmt: skip
-    assert (rows[1]["declared"], rows[1]["class"], rows[1]["ssim"]) == ("LPIPS 0.05", "LPIPS 0.05", "-")
+    assert (rows[1]["declared"], rows[1]["class"], rows[1]["ssim"]) == ("LPIPS 0.05", "perceptual 0.1", "-")
 
 
 @pytest.mark.parametrize(
-    ("changes", "perceptual", "expected"),
-    [([3.0, 7.0], None, 8), ([4.0], None, 4), ([4.01], None, 8), ([17.0, 2.0], None, None), ([], None, None),
-     ([40.0], 0.05, "LPIPS 0.05"), ([], 0.05, None)],
+    ("changes", "perceptual", "seen", "expected"),
+    [([3.0, 7.0], None, [], 8), ([4.0], None, [0.3], 4), ([4.01], None, [], 8), ([17.0, 2.0], None, [], None),
+     ([], None, [], None), ([40.0], 0.05, [], "LPIPS 0.05"), ([], 0.05, [0.01], None),
+     ([40.0], 0.05, [0.15, 0.25], "perceptual 0.2"), ([40.0], 0.05, [0.15, 0.26], "perceptual 0.4"),
+     ([40.0], 0.2, [0.04], "perceptual 0.05"), ([40.0], 0.05, [0.3, 0.6], None)],
 )  # fmt: skip
 def test_a_budget_class_holds_every_measured_change(
-    changes: list[float], perceptual: float | None, expected: int | str | None
+    changes: list[float], perceptual: float | None, seen: list[float], expected: int | str | None
 ) -> None:
-    assert scoring.budget_class(changes, perceptual) == expected
+    """What an entry declares by the network that it was lent is no class: the judge's network says how much is seen."""
+    assert scoring.budget_class(changes, perceptual, seen) == expected
 
 
 def test_faces_that_nobody_found_leave_a_dash_and_not_a_zero() -> None:

@@ -53,6 +53,9 @@ CONFIDENCE: Final = 0.95
 BUDGET_CLASSES: Final = (4, 8, 16)
 """Classes of changed pictures by the largest change of a pixel, measured after saving, of 255."""
 
+PERCEPTUAL_CLASSES: Final = (0.05, 0.1, 0.2, 0.4)
+"""Classes of changed pictures by the judge's mean perceptual distance, of entries that declare a perceptual one."""
+
 ANCHORS_AGREE: Final = 0.001
 """Largest difference between two records' anchors of one cell that were measured on different machines."""
 
@@ -126,7 +129,9 @@ def role(chain: str) -> Role:
     return "ladder" if LADDER.fullmatch(rung) else "headline"
 
 
-def budget_class(changes: Sequence[float], perceptual: float | None = None) -> int | str | None:
+def budget_class(
+    changes: Sequence[float], perceptual: float | None = None, seen: Sequence[float] = ()
+) -> int | str | None:
     """Class of an entry that changes pictures: ranks are inside it.
 
     Parameters
@@ -134,18 +139,25 @@ def budget_class(changes: Sequence[float], perceptual: float | None = None) -> i
     changes
         Largest change of a pixel in each protected set, of 255, measured after saving.
     perceptual
-        The perceptual distance that the entry declares and was held to in place of a largest change.
+        The perceptual distance that the entry declares and was held to in place of a largest change, by the network
+        that it may optimise against.
+    seen
+        The mean perceptual distance of each protected set by the judge's network, which no entry is lent.
 
     Returns
     -------
     int | str | None
-        The smallest of `BUDGET_CLASSES` that holds every change, or ``LPIPS 0.05``; None above the largest class
-        and where nothing was measured.
+        The smallest of `BUDGET_CLASSES` that holds every change. For an entry that declares a perceptual distance the
+        smallest of `PERCEPTUAL_CLASSES` that holds what the judge sees on average, as ``perceptual 0.2``, or where it
+        did not look what is declared, as ``LPIPS 0.05``. None above the largest class and where nothing was measured.
     """
     if not changes:
         return None
-    if perceptual is not None:
+    if perceptual is not None and not seen:
         return f"LPIPS {perceptual:g}"
+    if perceptual is not None:
+        found = next((most for most in PERCEPTUAL_CLASSES if sum(seen) / len(seen) <= most + 1e-6), None)
+        return None if found is None else f"perceptual {found:g}"
     return next((most for most in BUDGET_CLASSES if max(changes) <= most + 1e-6), None)
 
 

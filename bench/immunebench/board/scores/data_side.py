@@ -71,10 +71,10 @@ def declared(cell: Measurement) -> str:
     return "-" if cell.budget is None else f"{cell.budget:g} of 255"
 
 
-def _class(cells: Iterable[Measurement]) -> str:
-    found = scoring.budget_class(
-        [cell.linf for cell in cells if cell.linf is not None], next(iter(cells)).perceptual_budget
-    )
+def _class(cells: Sequence[Measurement]) -> str:
+    changes = [cell.linf for cell in cells if cell.linf is not None]
+    seen = [cell.changes["perceptual"] for cell in cells if "perceptual" in cell.changes]
+    found = scoring.budget_class(changes, cells[0].perceptual_budget, seen)
     return "none" if found is None else str(found)
 
 

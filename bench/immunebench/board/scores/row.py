@@ -44,7 +44,8 @@ def make_row(
     first = cells[0]
     task_scores = _task_scores(cells, required, power, families)
     changes = [cell.linf for cell in cells if cell.linf is not None]
-    change = scoring.budget_class(changes, first.perceptual_budget)
+    seen = [cell.changes["perceptual"] for cell in cells if "perceptual" in cell.changes]
+    change = scoring.budget_class(changes, first.perceptual_budget, seen)
     # A mean over the remaining records could be higher than the mean over all of them.
     shown = () if lost else task_scores
     counted = [score for score in shown if scoring.role(score.chain) == "headline"]

@@ -11,9 +11,17 @@ _HARDLY, _LARGELY = 0.1, 0.75
 
 
 def winner(board: Board) -> Row | None:
-    """Return the row with the highest A above 0 that is complete and passes the gates; None if there is none."""
+    """Return the row with the highest A above 0 that is complete and passes the gates; None if there is none.
+
+    A row whose interval tells it from no defense comes before any whose interval does not.
+    """
     able = [row for row in board.rows if not row.control and row.passes and (row.a or 0.0) > 0.0]
-    return max(able, key=lambda row: row.a or 0.0, default=None)
+    return max(able, key=lambda row: (not _untold(row), row.a or 0.0), default=None)
+
+
+def _untold(row: Row) -> bool:
+    """Return whether a row has an interval that holds 0."""
+    return row.a_interval is not None and row.a_interval[0] <= 0.0 <= row.a_interval[1]
 
 
 def tied(board: Board, row: Row) -> list[Row]:
@@ -73,11 +81,13 @@ def _delay(row: Row) -> str:
 def _elsewhere(board: Board, best: Row) -> list[str]:
     """Return text on the best rows of the groups (track and budget class) other than that of the overall best row."""
     leads = [rows[0] for league, rows in board.leagues.items() if league != best.league]
-    return (
-        [f"ranked apart: {', '.join(f'{row.defense} ({row.league}) {percent(row.a or 0.0)}' for row in leads)}"]
-        if leads
-        else []
-    )
+    if not leads:
+        return []
+    named = [
+        f"{row.defense} ({row.league}) {percent(row.a or 0.0)}{', not told from none' if _untold(row) else ''}"
+        for row in leads
+    ]
+    return [f"ranked apart: {', '.join(named)}"]
 
 
 def _sure(board: Board, best: Row) -> str:
