@@ -251,3 +251,7 @@ def test_the_sentence_is_on_what_its_interval_tells_from_none() -> None:
     said = finding(board)
     assert said.startswith("steady partly stops the lora attack: it takes away 30%")
     assert "ranked apart: wild (data, Linf 8) 45%, not told from none;" in said
+    restyled = suite({"restyle-20": 0.25}, **data, linf=90.0, perceptual_budget=0.2, changes={"perceptual": 0.15})
+    restyled = [dataclasses.replace(c, kind="control") for c in restyled if c.defense != "none"]
+    beside = finding(aggregate([*suite({"steady": 0.3}), *restyled]))
+    assert "; restyling them without optimisation (perceptual 0.2) 25%;" in beside

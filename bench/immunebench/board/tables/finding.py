@@ -107,6 +107,8 @@ def _controls(board: Board) -> list[str]:
     noise, destroy = board.row("noise"), board.row("destroy")
     if noise is not None and noise.a is not None:
         parts.append(f"random noise on the pictures takes away {percent(noise.a)}")
+    restyled = [r for r in board.rows if r.control and r.defense.startswith("restyle") and r.a is not None]
+    parts += [f"restyling them without optimisation ({row.budget_class}) {percent(row.a or 0.0)}" for row in restyled]
     if destroy is not None and destroy.a is not None and destroy.u is not None:
         parts.append(f"destroying the model takes away {percent(destroy.a)} and keeps {destroy.u:.0%} of the use")
     return parts
