@@ -9,6 +9,7 @@ from immunebench.board.scores.cell import cell_score
 from immunebench.board.scores.model import Board, Row, TaskScore
 from immunebench.board.site.suite import CheckedSheet, Suite
 from immunebench.board.tables.columns import Column, columns, remarks, strongest_chains
+from immunebench.board.tables.finding import winner
 from immunebench.board.text import number, slug
 from immunebench.catalog.catalog import Catalog
 from immunebench.catalog.entry import Entry
@@ -137,7 +138,7 @@ def gallery(suite: Suite, views: Mapping[str, CellView]) -> dict[str, CellView]:
     if suite.board is None:
         return {}
     entries = [row for row in suite.board.rows if not row.control]
-    leading = next((row for row in entries if row.passes), (entries or list(suite.board.rows))[0])
+    leading = winner(suite.board) or next((r for r in entries if r.passes), (entries or list(suite.board.rows))[0])
     shown = [
         view
         for view in views.values()
