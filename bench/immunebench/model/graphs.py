@@ -102,14 +102,14 @@ class Graphs:
         self._seen: Counter[Hashable] = Counter()
         self._recorded: dict[Hashable, list[Recorded]] = {}
         self._refused: set[Hashable] = set()
-        self._modules: list[nn.Module] = []
+        self._parts: _Parts | None = None
 
     def clear(self) -> None:
         """Forget all recordings: the network or the memory of its weights changed."""
         self._seen.clear()
         self._recorded.clear()
         self._refused.clear()
-        self._modules.clear()
+        self._parts = None
 
     def run(
         self, network: nn.Module, function: Function, inputs: Sequence[Tensor], weights: Mapping[int, Tensor]
@@ -139,19 +139,27 @@ class Graphs:
 
     def _form(self, network: nn.Module, inputs: Sequence[Tensor], weights: Mapping[int, Tensor]) -> Hashable:
         """Return what decides the operations of a pass, None where they cannot be known."""
-        if not self._modules:
-            self._modules = list(network.modules())
-        if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in self._modules):
+        parts = self._parts = self._parts or _Parts(network)
+        if any(parts.hooks) or (torch.is_grad_enabled() and any(m.gradient_checkpointing for m in parts.recomputing)):
             return None
-        if torch.is_grad_enabled() and any(getattr(m, "gradient_checkpointing", False) for m in self._modules):
-            return None
-        switches = tuple(bool(m.disable_adapters) for m in self._modules if hasattr(m, "_disable_adapters"))
+        switches = tuple(bool(m._disable_adapters) for m in parts.adapted)
         return (
             torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled(),
             torch.is_deterministic_algorithms_warn_only_enabled(),
             tuple((tuple(x.shape), x.dtype, x.requires_grad) for x in inputs),
             tuple((key, weight.requires_grad) for key, weight in weights.items()), switches,
         )  # fmt: skip
+
+
+class _Parts:
+    """What of a network's modules decides whether a pass can be recorded, looked for once."""
+
+    def __init__(self, network: nn.Module) -> None:
+        modules = list(network.modules())
+        # The dictionaries themselves: a hook that is registered later is in them.
+        self.hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks)]
+        self.recomputing: list[Any] = [m for m in modules if hasattr(m, "gradient_checkpointing")]
+        self.adapted: list[Any] = [m for m in modules if hasattr(m, "_disable_adapters")]
 
 
 class Recorded:
