@@ -189,6 +189,7 @@ class Bench:
         texts = [text for text in (model.text, getattr(model.text, "second", None)) if text is not None]
         for network in (model.vae, *(text.encoder for text in texts)):
             network.to("cpu")
+        model.vae.to(runtime.dtype(numerics.vae_dtype))
         own = model.unet_tensors("all")
         for name, parameter in own.items():
             parameter.grad, parameter.data = None, model._pristine[name]
@@ -532,17 +533,22 @@ def equal(bench: Bench, profile: str, *, replay: bool = False) -> Figures:
     return found
 
 
-def sampling(bench: Bench, profile: str, batch: int) -> Figures:
-    """Return the seconds of a picture."""
-    numerics = bench.numerics(profile, batch=batch)
-    model = bench.model(numerics)
+def sampling(bench: Bench, profile: str, batch: int, *, replay: bool = False, **changes: Any) -> Figures:
+    """Return the seconds of a picture; with `replay` the denoiser's passes are replayed as graphs."""
+    with recording(bench, on=replay):
+        return _sampling(bench, bench.numerics(profile, batch=batch, **changes))
+
+
+def _sampling(bench: Bench, numerics: Numerics) -> Figures:
+    model, batch = bench.model(numerics), numerics.batch
     steps = numerics.sampling_steps if bench.on_gpu else 2
     prompts, seeds = ["a photo of a mug"] * batch, list(range(batch))
     with guarded(bench, numerics) as found:
-        model.sample(prompts, seeds, steps=2, guidance=7.5)
+        model.sample(prompts, seeds, steps=graphs.FIRST + 1 if bench.on_gpu else 2, guidance=7.5)
         start = bench.now()
         model.sample(prompts, seeds, steps=steps, guidance=7.5)
         found |= {"batch": batch, "steps": steps, "seconds a picture": round((bench.now() - start) / batch, 3)}
+        found |= replays(bench)
     return found
 
 
@@ -559,10 +565,10 @@ def plan(bench: Bench) -> list[Task]:
     def ways(entry: str, **options: Any) -> list[Task]:
         # The rehearsal computes in half precision too, without graphs.
         half = {} if bench.on_gpu else {"frozen_dtype": "bfloat16"}
-        of = {"casts at each use": {"masters": False}, "masters": {}, "masters and graphs": {"replay": True}}
+        kinds = {"casts at each use": {"masters": False}, "masters": {}, "masters and graphs": {"replay": True}}
         return [
             Task(HOST, f"{entry}, {way}", functools.partial(_stage, entry, SPEED, {**options, **half, **own}))
-            for way, own in of.items()
+            for way, own in kinds.items()
             if bench.on_gpu or "graphs" not in way
         ]
 
@@ -594,6 +600,7 @@ def plan(bench: Bench) -> list[Task]:
         *(Task(EQUAL, f"graphs on and off, {SPEED}", lambda b: equal(b, SPEED, replay=True)) for _ in sizes[:1]),
         Task(SAMPLING, f"{SPEED}, batch 4", lambda b: sampling(b, SPEED, 4)),
         Task(SAMPLING, f"{MEMORY}, batch 1", lambda b: sampling(b, MEMORY, 1)),
+        *(Task(SAMPLING, f"{SPEED}, batch 4, graphs", lambda b: sampling(b, SPEED, 4, replay=True)) for _ in sizes[:1]),
         Task(IMMA, "speed preset, other noise", lambda b: imma(b, profile=SPEED, seed=SEED + 1)),
     ]
     if bench.on_gpu:
@@ -605,6 +612,11 @@ def plan(bench: Bench) -> list[Task]:
         tasks += [
             Task(COMPILED, f"batch {n}", functools.partial(share, batch=n, compiled=True)) for n in (1, 4)
         ]  # fmt: skip
+        # The last: the autoencoder's weights are rounded from here on.
+        tasks.append(
+            Task(SAMPLING, f"{SPEED}, batch 4, autoencoder in bfloat16",
+                 lambda b: sampling(b, SPEED, 4, vae_dtype="bfloat16"))
+        )  # fmt: skip
     return tasks
 
 

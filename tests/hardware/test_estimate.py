@@ -63,6 +63,19 @@ def test_the_command_needs_no_card_and_says_what_it_is(monkeypatch: pytest.Monke
     assert (row["entry"], row["peak_gib"], row["fits"]) == ("lora", 2.5612, True)
 
 
+def test_the_page_has_the_figures_of_the_committed_files() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "profiles.md").read_text("utf-8")
+    section = page.partition("## Peaks by arithmetic")[2].partition("\n## ")[0]
+    assert "Arithmetic, not a measurement" in section
+    found = [line.split(" | ")[:3] for line in section.splitlines() if line.startswith("| ")]
+    rows = json.loads((docs / "gpu" / "estimates.json").read_text("utf-8"))
+    assert [[cell.strip("| ") for cell in row] for row in found[1:]] == [
+        [row["entry"], f"{row['peak_gib']:.2f}", f"{row['steps_gib']:.2f}"] for row in rows
+    ]
+    assert all(row["fits"] and row["profile"] == "t4-16g" and row["model"] == "shape of sd14" for row in rows)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -240,10 +240,11 @@ def _rounded(size: int) -> int:
 @contextmanager
 def _imitated(device: str, follow: Callable[[Resident], None], *, fused: bool) -> Iterator[None]:
     """Let the CPU do what the profile's device would: offloading, 8-bit moments, the operations kept in fp32."""
+    import numpy as np
     import torch
 
     from immunebench.methods.context import Context
-    from immunebench.model import optim
+    from immunebench.model import diffusion, optim
     from immunebench.model.offload import Resident
 
     maker = optim._maker
@@ -263,7 +264,8 @@ def _imitated(device: str, follow: Callable[[Resident], None], *, fused: bool) -
         change(torch.nn.Module, "_apply", _apply)
         change(Resident, "_move", lambda resident: follow(resident))
         change(optim, "_maker", made)
-        change(Context, "checkpoint", lambda *_: None)  # There are no values that could be saved.
+        change(Context, "checkpoint", lambda *_: None)  # There are no values that could be saved, or be drawn.
+        change(diffusion, "to_pixels", lambda x: np.zeros((len(x), *x.shape[2:], 3), np.uint8))
         if device == "cuda":
             stack.enter_context(norms_in_fp32())
         yield

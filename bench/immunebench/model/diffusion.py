@@ -174,12 +174,18 @@ class LatentDiffusion:
             On the CPU, so that one seed gives the same noise on every device.
         """
         chosen = np.asarray(indices)
-        rows = torch.as_tensor(chosen, device=data.latents.device)
+        rows = self._sent(torch.as_tensor(chosen))
         latents = data.latents[rows]
         noise = torch.randn(latents.shape, generator=generator)
         steps = torch.randint(self.noise_scheduler.config.num_train_timesteps, (len(rows),), generator=generator)
         captions = tuple(data.captions[row] for row in chosen.tolist()) if data.captions else ()
-        return Batch(latents, data.condition[rows], noise.to(self.device), steps.to(self.device), captions)
+        return Batch(latents, data.condition[rows], self._sent(noise), self._sent(steps), captions)
+
+    def _sent(self, drawn: Tensor) -> Tensor:
+        """Copy what was drawn on the CPU to the device, without waiting for a GPU."""
+        if self.device.type != "cuda":
+            return drawn.to(self.device)
+        return drawn.pin_memory().to(self.device, non_blocking=True)
 
     def predict(self, noised: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
         """Run the UNet on noised latents; fp32 in and out, whatever the frozen dtype.
