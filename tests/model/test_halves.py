@@ -20,7 +20,7 @@ from immunebench.methods.context import Context
 from immunebench.model import optim, runtime
 from immunebench.model.diffusion import LatentDiffusion
 from immunebench.model.runtime import training
-from tiny import tiny_folder, tiny_pictures
+from tiny import tiny_folder, tiny_pictures, tiny_xl_base
 
 CATALOG = load_catalog()
 TRAINED: dict[str, Any] = {
@@ -102,6 +102,22 @@ def test_only_inputs_are_cast_and_weights_are_copied_together(tmp_path: Path) ->
     assert calls[False]["aten::_to_copy"] > trained_tensors
     assert calls[True]["aten::_to_copy"] < 10
     assert calls[True]["aten::_foreach_copy_"] == 1 + groups
+
+
+def test_the_network_of_two_encoders_has_its_sizes_in_full_precision(tmp_path: Path) -> None:
+    folder = tiny_xl_base(tmp_path)
+    found = []
+    for changes in ({"frozen_dtype": "bfloat16"}, {"frozen_dtype": "bfloat16", "masters": True}):
+        numerics = Numerics(resolution=32, batch=2, **changes)
+        runtime.prepare_process(numerics)
+        model = LatentDiffusion.load(folder, numerics)
+        phi = Dense.attach(model)
+        batch = model.draw(model.prepare(tiny_pictures(2)), [0, 1], torch.Generator().manual_seed(0))
+        with training(phi.parameters):
+            found.append(model.loss(batch))
+            torch.autograd.backward(found[-1])
+        assert all(p.grad is not None and p.grad.dtype is torch.float32 for p in phi.parameters.values())
+    torch.testing.assert_close(found[1], found[0], rtol=4 * ROUNDING["bfloat16"], atol=0)
 
 
 def test_copies_follow_every_change_and_only_changes() -> None:

@@ -60,9 +60,10 @@ class Halves:
             self.graphs.clear()
 
     def __call__(self, noised: Tensor, timesteps: Tensor, tokens: Tensor, added: Mapping[str, Tensor]) -> Tensor:
-        """Run the network; floating-point inputs are cast once, and the output is fp32."""
+        """Run the network; latents and tokens are cast once, and the output is fp32."""
         weights = self._weights(self._masters())
-        inputs = [noised.to(self.dtype), timesteps, tokens.to(self.dtype), *(x.to(self.dtype) for x in added.values())]
+        # The network casts additional conditions itself, after it has embedded the sizes among them in fp32.
+        inputs = [noised.to(self.dtype), timesteps, tokens.to(self.dtype), *added.values()]
 
         def run(inputs: Sequence[Tensor], weights: Mapping[int, Tensor]) -> Tensor:
             z, t, c, *rest = inputs
