@@ -20,6 +20,7 @@ from immunebench.hardware.capacity import Job, parameters, shortened, take_steps
 from immunebench.hardware.estimate import Estimate, estimate
 from immunebench.model import runtime
 from immunebench.model.shapes import build, weights_gib
+from scripts import script
 
 
 def job(entry: str, kind: str = "attack", profile: str = "cpu", shape: str = "sd14-narrow") -> Job:
@@ -73,6 +74,8 @@ def test_the_page_has_the_figures_of_the_committed_files() -> None:
     assert [[cell.strip("| ") for cell in row] for row in found[1:]] == [
         [row["entry"], f"{row['peak_gib']:.2f}", f"{row['steps_gib']:.2f}"] for row in rows
     ]
+    counted = json.loads((docs / "gpu" / "launches.json").read_text("utf-8"))
+    assert script("launches").table(counted["entries"]) in page
     assert all(row["fits"] and row["profile"] == "t4-16g" and row["model"] == "shape of sd14" for row in rows)
 
 
