@@ -14,9 +14,11 @@ failed; with `--minutes 0` it only writes the page, which needs no GPU.
   text encoder at each step): with torch's own choice of kernels (TF32 in cuDNN, none deterministic) and without TF32.
   The same pictures, time steps and noise for all.
 - The peak of each attack that trains and each kind of defense of the model under the cap of a T4.
-- Share of the card's own rate of matrix products that a training step of the whole UNet reaches, at batch 1 and 4.
+- Share of the card's own rate of matrix products that a training step of the whole UNet reaches, at batch 1 and 4, with
+  the passes of the denoiser launched one by one and replayed as CUDA graphs.
+- Attacks with casts at each use, with fp32 masters and half-precision copies, and with graphs besides.
 - The guard: a stage over its cap ends as `oom`, and the next one runs.
-- Two equal runs: are the bytes of the weights equal?
+- Two equal runs: are the bytes of the weights equal, also of one with graphs and one without?
 - Sampling, the other profiles, other noise (how far loss curves lie apart by chance), and torch.compile of the UNet.
 """
 
@@ -56,17 +58,18 @@ from immunebench.hardware import capacity
 from immunebench.hardware.capacity import PICTURES, Job, made_up
 from immunebench.methods.adapters import Dense
 from immunebench.methods.context import Context
-from immunebench.model import runtime
+from immunebench.model import graphs, runtime
 from immunebench.model.batch import Batch
 from immunebench.model.diffusion import LatentDiffusion
+from immunebench.model.halves import recomputed
 from immunebench.model.offload import Resident
 from immunebench.model.runtime import training
 from immunebench.model.shapes import build
 
 SELF_CHECK = "Self-check of the script on a CPU: no figure of a GPU, and none to cite."
 IMMA, PEAKS, SHARE = "IMMA against DreamBooth", "Peaks under t4-16g", "Training step of the whole UNet"
-GUARD, EQUAL, SAMPLING, OTHERS, COMPILED = (
-    "Guard", "Two equal runs", "Sampling", "Other entries and profiles", "Compiled UNet",
+GUARD, EQUAL, SAMPLING, OTHERS, COMPILED, HOST = (
+    "Guard", "Two equal runs", "Sampling", "Other entries and profiles", "Compiled UNet", "Casts, masters, graphs",
 )  # fmt: skip
 MATRIX = "matrix products"
 SPEED, MEMORY = "a100-40g", "t4-16g"
@@ -127,7 +130,8 @@ class Bench:
         if found.optimiser_state == "8bit" and not self.eight_bit:
             changes["optimiser_state"] = "float32"
         if not self.on_gpu:
-            changes |= {"device": "cpu", "frozen_dtype": "float32", "compute_capability": "", "threads": 1}
+            computed = changes.get("frozen_dtype", "float32")
+            changes |= {"device": "cpu", "frozen_dtype": computed, "compute_capability": "", "threads": 1}
         return dataclasses.replace(found, **changes)
 
     def begin(self) -> None:
@@ -181,9 +185,11 @@ class Bench:
                 model._pristine = {name: tensor.pin_memory() for name, tensor in model._pristine.items()}
             self._model = model
         model.restore()
+        model._halves = None  # Made anew with or without graphs, as the environment says then.
         texts = [text for text in (model.text, getattr(model.text, "second", None)) if text is not None]
         for network in (model.vae, *(text.encoder for text in texts)):
             network.to("cpu")
+        model.vae.to(runtime.dtype(numerics.vae_dtype))
         own = model.unet_tensors("all")
         for name, parameter in own.items():
             parameter.grad, parameter.data = None, model._pristine[name]
@@ -192,8 +198,10 @@ class Bench:
         for name, parameter in own.items():
             # A copy on a CPU too: what is trained must not be the pristine weights.
             parameter.data = model._pristine[name].to(model.device, model.dtype, copy=True)
-        (model.unet.enable_gradient_checkpointing if numerics.checkpointing else
-         model.unet.disable_gradient_checkpointing)()  # fmt: skip
+        if numerics.checkpointing:
+            model.unet.enable_gradient_checkpointing(recomputed)
+        else:
+            model.unet.disable_gradient_checkpointing()
         model.autoencoder = Resident(model.vae, model.device, offload=numerics.offload)
         for text in texts:
             text.encoder.to(model.dtype)
@@ -258,8 +266,9 @@ class Lines:
 class Clock:
     """Is told of each step that is done, and waits for the device before it looks at the time."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, warm_up: int = 0) -> None:
         self.bench = bench
+        self.warm_up = max(bench.warm_up, warm_up)
         self.start = bench.now()
         self.times: list[float] = []
 
@@ -270,13 +279,13 @@ class Clock:
 
     def figures(self, parts: Sequence[str] = ()) -> Figures:
         """Return the mean seconds of a step after the warm-up, and those of each kind that steps take in turn."""
-        if len(self.times) <= self.bench.warm_up:
+        if len(self.times) <= self.warm_up:
             return {}
         ends = [self.start, *self.times]
         taken = [b - a for a, b in zip(ends, self.times, strict=False)]
-        figures: Figures = {"seconds a step": round(statistics.mean(taken[self.bench.warm_up :]), 4)}
+        figures: Figures = {"seconds a step": round(statistics.mean(taken[self.warm_up :]), 4)}
         for i, part in enumerate(parts):
-            mine = [s for step, s in enumerate(taken) if step >= self.bench.warm_up and step % len(parts) == i]
+            mine = [s for step, s in enumerate(taken) if step >= self.warm_up and step % len(parts) == i]
             figures[part] = round(statistics.mean(mine), 4) if mine else ""
         return figures | {"first step s": round(taken[0], 2)}
 
@@ -301,6 +310,28 @@ def guarded(bench: Bench, numerics: Numerics) -> Iterator[Figures]:
     bench.clean()
 
 
+@contextmanager
+def recording(bench: Bench, *, on: bool) -> Iterator[None]:
+    """Let passes of the denoiser be recorded and replayed as CUDA graphs, or not."""
+    before = os.environ.get(graphs.VARIABLE)
+    os.environ[graphs.VARIABLE] = "1" if on else "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[graphs.VARIABLE]
+        else:
+            os.environ[graphs.VARIABLE] = before
+        if on and bench._model is not None:
+            bench._model._weights_changed()  # Memory of recordings belongs to nobody else's peak.
+
+
+def replays(bench: Bench) -> Figures:
+    """Return how many passes were replayed, where they could be."""
+    halves = None if bench._model is None else bench._model._halves
+    return {} if halves is None or halves.graphs is None else {"replays": halves.graphs.replays}
+
+
 def as_torch_has_it(*, tf32: bool) -> None:
     """Choose kernels as torch does where nobody asks for anything; without TF32 in cuDNN if wanted."""
     torch.use_deterministic_algorithms(False)
@@ -312,29 +343,35 @@ def as_torch_has_it(*, tf32: bool) -> None:
 
 def stage(
     bench: Bench, entry: str, profile: str, *, steps: int | None = None, seed: int = SEED, plain: bool = False,
-    losses: bool = False,
+    losses: bool = False, replay: bool = False, **changes: Any,
 ) -> Figures:  # fmt: skip
-    """Return what an entry takes on a profile, run as a stage runs it; nothing is saved."""
+    """Return what an entry takes on a profile, run as a stage runs it; nothing is saved.
+
+    With `replay` passes are replayed as graphs; `changes` are fields of `Numerics`.
+    """
     catalog = default_catalog()
     kind = capacity.kind_of(catalog, entry)
-    steps = bench.warm_up + (steps or bench.steps)
+    parts = ("inner", "outer") if entry.startswith("imma") else ()
+    # Each kind of step is recorded when it comes for the third time.
+    first = (graphs.FIRST + 1) * max(1, len(parts)) if replay else 0
+    steps = max(bench.warm_up, first) + (steps or bench.steps)
     found_entry = catalog.attack(entry) if kind == "attack" else catalog.defense(entry).layers[0]
     job = Job(entry, kind, profile, bench.base, None if bench.base else bench.shape, steps)
     values = dict(capacity.parameters(catalog, found_entry, job))
     params = Params({**values, "steps": steps, **({"saves": [steps]} if "saves" in values else {})})
-    numerics = bench.numerics(profile)
+    numerics = bench.numerics(profile, **changes)
     model = bench.model(numerics)
     if plain:
         as_torch_has_it(tf32=True)
-    clock = Clock(bench)
-    with TemporaryDirectory() as out, guarded(bench, numerics) as found:
+    clock = Clock(bench, first)
+    with TemporaryDirectory() as out, recording(bench, on=replay), guarded(bench, numerics) as found:
         ctx, _ = capacity.take_steps(catalog, found_entry, job, model, params, Path(out), clock, seed)
         # Steps left out for all tensors or for some, whose moments may be missing from a peak.
         found["overflows"] = sum(bool(row.get("overflowed") or row.get("skipped")) for row in ctx.rows)
         if losses:
             found["losses"] = [row["loss"] for row in ctx.rows]
+        found |= replays(bench)
         del ctx, _
-    parts = ("inner", "outer") if entry.startswith("imma") else ()
     return {"moments": numerics.optimiser_state, "batch": params.get("batch", ""), **found, **clock.figures(parts)}
 
 
@@ -424,9 +461,16 @@ def training_step(bench: Bench, numerics: Numerics) -> tuple[LatentDiffusion, Ca
     return model, step
 
 
-def share(bench: Bench, batch: int, *, compiled: bool = False) -> Figures:
+def share(bench: Bench, batch: int, *, compiled: bool = False, replay: bool = False) -> Figures:
     """Return the share of the card's rate that a training step of the whole UNet reaches."""
-    numerics = bench.numerics(SPEED, batch=batch, memory_gib=bench.whole_card())
+    with recording(bench, on=replay):
+        return _share(bench, batch, compiled=compiled)
+
+
+def _share(bench: Bench, batch: int, *, compiled: bool) -> Figures:
+    # A compiled network looks its weights up where they are; it casts them at each use, in few kernels.
+    changes: Figures = {"masters": False} if compiled else {}
+    numerics = bench.numerics(SPEED, batch=batch, memory_gib=bench.whole_card(), **changes)
     model, step = training_step(bench, numerics)
     found: Figures = {"status": "ran"}
     one = bench.lines.rows.get((SHARE, "batch 1"), {}).get("TFLOP a step")
@@ -444,7 +488,7 @@ def share(bench: Bench, batch: int, *, compiled: bool = False) -> Figures:
             clock()
     finally:
         model.unet._compiled_call_impl = None
-    found |= clock.figures() | {"with warm-up s": round(bench.now() - start, 1)}
+    found |= clock.figures() | {"with warm-up s": round(bench.now() - start, 1)} | replays(bench)
     rate = bench.lines.rows.get((SHARE, MATRIX), {}).get("TFLOP/s")
     if one is not None:
         achieved = one * batch / found["seconds a step"]
@@ -463,13 +507,15 @@ def guard(bench: Bench, cap: float | None) -> Figures:
     return found
 
 
-def equal(bench: Bench, profile: str) -> Figures:
-    """Train twice from the same seed and hold the weights against each other."""
-    steps = 1
+def equal(bench: Bench, profile: str, *, replay: bool = False) -> Figures:
+    """Train twice from the same seed, the second time with graphs if wanted, and compare the weights."""
+    steps = graphs.FIRST + 1 if replay else 1
     found: Figures = {}
     first: list[torch.Tensor] = []
-    for _ in range(2):
-        found = stage(bench, "dreambooth", profile, steps=steps)
+    for again in (False, True):
+        # As many steps with graphs as without.
+        more = {"replay": True, "steps": steps - max(0, graphs.FIRST + 1 - bench.warm_up)} if again and replay else {}
+        found = stage(bench, "dreambooth", profile, **{"steps": steps, **more})
         assert bench._model is not None
         weights = [p.detach() for p in bench._model.unet.parameters()]
         if found["status"] != "fits":
@@ -487,17 +533,22 @@ def equal(bench: Bench, profile: str) -> Figures:
     return found
 
 
-def sampling(bench: Bench, profile: str, batch: int) -> Figures:
-    """Return the seconds of a picture."""
-    numerics = bench.numerics(profile, batch=batch)
-    model = bench.model(numerics)
+def sampling(bench: Bench, profile: str, batch: int, *, replay: bool = False, **changes: Any) -> Figures:
+    """Return the seconds of a picture; with `replay` the denoiser's passes are replayed as graphs."""
+    with recording(bench, on=replay):
+        return _sampling(bench, bench.numerics(profile, batch=batch, **changes))
+
+
+def _sampling(bench: Bench, numerics: Numerics) -> Figures:
+    model, batch = bench.model(numerics), numerics.batch
     steps = numerics.sampling_steps if bench.on_gpu else 2
     prompts, seeds = ["a photo of a mug"] * batch, list(range(batch))
     with guarded(bench, numerics) as found:
-        model.sample(prompts, seeds, steps=2, guidance=7.5)
+        model.sample(prompts, seeds, steps=graphs.FIRST + 1 if bench.on_gpu else 2, guidance=7.5)
         start = bench.now()
         model.sample(prompts, seeds, steps=steps, guidance=7.5)
         found |= {"batch": batch, "steps": steps, "seconds a picture": round((bench.now() - start) / batch, 3)}
+        found |= replays(bench)
     return found
 
 
@@ -511,7 +562,23 @@ def plan(bench: Bench) -> list[Task]:
         named = (lambda e: e) if section == PEAKS else (lambda e: f"{e}, {profile}")
         return [Task(section, named(e), functools.partial(_stage, e, profile, options)) for e in entries]
 
+    def ways(entry: str, **options: Any) -> list[Task]:
+        # The rehearsal computes in half precision too, without graphs.
+        half = {} if bench.on_gpu else {"frozen_dtype": "bfloat16"}
+        kinds = {"casts at each use": {"masters": False}, "masters": {}, "masters and graphs": {"replay": True}}
+        return [
+            Task(HOST, f"{entry}, {way}", functools.partial(_stage, entry, SPEED, {**options, **half, **own}))
+            for way, own in kinds.items()
+            if bench.on_gpu or "graphs" not in way
+        ]
+
     imma = functools.partial(stage, entry="imma-dreambooth", losses=True)
+    sizes = (1, 4) if bench.on_gpu else ()
+    graphed = [
+        Task(IMMA, f"speed preset, {SPEED}, {name}", functools.partial(imma, profile=SPEED, **how))
+        for name, how in (("graphs", {"replay": True}), ("casts at each use", {"masters": False}))
+        if bench.on_gpu
+    ]
     small = {"steps": 3 if bench.on_gpu else 1}
     tasks = [
         Task(IMMA, f"memory preset, {MEMORY}", lambda b: imma(b, profile=MEMORY)),
@@ -519,19 +586,25 @@ def plan(bench: Bench) -> list[Task]:
         Task(IMMA, "reference, no TF32", lambda b: reference(b, tf32=False)),
         Task(IMMA, f"speed preset, {SPEED}", lambda b: imma(b, profile=SPEED)),
         Task(IMMA, f"speed preset, {SPEED}, torch's kernels", lambda b: imma(b, profile=SPEED, plain=True)),
+        *graphed,
         *of(PEAKS, ("dreambooth", "imma-lora", "imma-ti", "lora", "textual-inversion"), MEMORY, **small),
         Task(SHARE, MATRIX, matrix_rate),
         Task(SHARE, "batch 1", lambda b: share(b, 1)),
         Task(SHARE, "batch 4", lambda b: share(b, 4)),
+        *(Task(SHARE, f"batch {n}, graphs", functools.partial(share, batch=n, replay=True)) for n in sizes),
+        *ways("lora", **small),
         Task(GUARD, "cap too small", lambda b: guard(b, 4.0 if b.on_gpu else 0.05)),
         Task(GUARD, "the next stage", lambda b: guard(b, None)),
         Task(EQUAL, f"speed preset, {SPEED}", lambda b: equal(b, SPEED)),
         Task(EQUAL, f"memory preset, {MEMORY}", lambda b: equal(b, MEMORY)),
+        *(Task(EQUAL, f"graphs on and off, {SPEED}", lambda b: equal(b, SPEED, replay=True)) for _ in sizes[:1]),
         Task(SAMPLING, f"{SPEED}, batch 4", lambda b: sampling(b, SPEED, 4)),
         Task(SAMPLING, f"{MEMORY}, batch 1", lambda b: sampling(b, MEMORY, 1)),
+        *(Task(SAMPLING, f"{SPEED}, batch 4, graphs", lambda b: sampling(b, SPEED, 4, replay=True)) for _ in sizes[:1]),
         Task(IMMA, "speed preset, other noise", lambda b: imma(b, profile=SPEED, seed=SEED + 1)),
     ]
     if bench.on_gpu:
+        tasks += [*ways("textual-inversion", **small), *ways("dreambooth", **small)]
         tasks += of(PEAKS, ("esd", "dreambooth-lora"), MEMORY, **small)
         for profile in (SPEED, "a10-24g", "v100-32g"):
             tasks += of(OTHERS, ("dreambooth", "lora", "imma-dreambooth", "imma-lora", "imma-ti", "textual-inversion",
@@ -539,6 +612,11 @@ def plan(bench: Bench) -> list[Task]:
         tasks += [
             Task(COMPILED, f"batch {n}", functools.partial(share, batch=n, compiled=True)) for n in (1, 4)
         ]  # fmt: skip
+        # The last: the autoencoder's weights are rounded from here on.
+        tasks.append(
+            Task(SAMPLING, f"{SPEED}, batch 4, autoencoder in bfloat16",
+                 lambda b: sampling(b, SPEED, 4, vae_dtype="bfloat16"))
+        )  # fmt: skip
     return tasks
 
 

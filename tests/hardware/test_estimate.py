@@ -20,6 +20,7 @@ from immunebench.hardware.capacity import Job, parameters, shortened, take_steps
 from immunebench.hardware.estimate import Estimate, estimate
 from immunebench.model import runtime
 from immunebench.model.shapes import build, weights_gib
+from scripts import script
 
 
 def job(entry: str, kind: str = "attack", profile: str = "cpu", shape: str = "sd14-narrow") -> Job:
@@ -61,6 +62,21 @@ def test_the_command_needs_no_card_and_says_what_it_is(monkeypatch: pytest.Monke
     assert "2.56" in done.stdout and "11,500 " in done.stdout
     (row,) = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)
     assert (row["entry"], row["peak_gib"], row["fits"]) == ("lora", 2.5612, True)
+
+
+def test_the_page_has_the_figures_of_the_committed_files() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "profiles.md").read_text("utf-8")
+    section = page.partition("## Peaks by arithmetic")[2].partition("\n## ")[0]
+    assert "Arithmetic, not a measurement" in section
+    found = [line.split(" | ")[:3] for line in section.splitlines() if line.startswith("| ")]
+    rows = json.loads((docs / "gpu" / "estimates.json").read_text("utf-8"))
+    assert [[cell.strip("| ") for cell in row] for row in found[1:]] == [
+        [row["entry"], f"{row['peak_gib']:.2f}", f"{row['steps_gib']:.2f}"] for row in rows
+    ]
+    counted = json.loads((docs / "gpu" / "launches.json").read_text("utf-8"))
+    assert script("launches").table(counted["entries"]) in page
+    assert all(row["fits"] and row["profile"] == "t4-16g" and row["model"] == "shape of sd14" for row in rows)
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def holding(demand: Demand, profiles: Sequence[Profile]) -> list[str]:
     own = next(p for p in profiles if p.id == demand.profile)
     same = (
         "device", "frozen_dtype", "trained_dtype", "vae_dtype", "checkpointing", "attention", "optimiser_state",
-        "release_gradients", "offload", "micro_batch",
+        "release_gradients", "offload", "micro_batch", "masters",
     )  # fmt: skip
     older = lacks_ampere(own.compute_capability)
     alike = [

@@ -226,7 +226,7 @@ class Numerics:
     attention : str
         `eager` or `sdpa`.
     frozen_dtype, trained_dtype, vae_dtype : str
-        `float32`, `float16` or `bfloat16`. A half-precision frozen dtype trains under autocast.
+        `float32`, `float16` or `bfloat16`. With a half-precision frozen dtype the networks compute in it.
     checkpointing : bool
         Gradient checkpointing of the UNet.
     optimiser_state : str
@@ -237,6 +237,9 @@ class Numerics:
         Keep the autoencoder and the text encoder in CPU memory while they are not in use.
     micro_batch : int
         Pictures of a training batch whose activations are in memory at once; 0 means the whole batch.
+    masters : bool
+        In half precision, copy trained weights to it together after each change; see `model.halves`. Otherwise
+        autocast casts them at each use, which takes less memory, and keeps norms in fp32.
     compute_capability : str
         CUDA compute capability of the profile's GPU, where it lacks features that are otherwise used (`7.5`: no
         bfloat16, no flash attention); empty where it lacks none.
@@ -261,6 +264,7 @@ class Numerics:
     release_gradients: bool = False
     offload: bool = False
     micro_batch: int = 0
+    masters: bool = False
     compute_capability: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
 

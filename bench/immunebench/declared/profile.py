@@ -43,6 +43,7 @@ class Profile(Model):
     release_gradients: bool = False
     offload: bool = False
     micro_batch: Annotated[int, Field(ge=0, le=10_000)] = 0
+    masters: bool = False
     compute_capability: Annotated[str, Field(pattern=r"^(\d+\.\d)?$")] = ""
 
     @model_validator(mode="after")
@@ -50,6 +51,14 @@ class Profile(Model):
         for name in ("frozen_dtype", "trained_dtype", "vae_dtype"):
             if getattr(self, name) == "bfloat16" and lacks_ampere(self.compute_capability):
                 raise ValueError(f"{name}: a GPU of compute_capability {self.compute_capability} has no bfloat16")
+        return self
+
+    @model_validator(mode="after")
+    def _masters_are_of_half_precision(self) -> Profile:
+        if self.masters and (self.frozen_dtype == "float32" or self.trained_dtype != "float32"):
+            raise ValueError("masters: needs a frozen_dtype of half precision and a trained_dtype of float32")
+        if self.masters and self.release_gradients:
+            raise ValueError("masters: gradients arrive together, so release_gradients would free none early")
         return self
 
     def numerics(self, *, sampling: bool) -> Values:

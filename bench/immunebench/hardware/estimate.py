@@ -22,6 +22,7 @@ from immunebench.core.machine import GIB
 from immunebench.core.types import Numerics
 from immunebench.declared.architecture import SHAPES
 from immunebench.hardware.capacity import Job, parameters, shortened, take_steps
+from immunebench.model.graphs import Graphs
 from immunebench.model.shapes import build
 
 if TYPE_CHECKING:
@@ -46,7 +47,10 @@ class Estimate:
     steps_gib
         The same from the second training step on.
     operations
-        Operations that the host dispatches in each step from the second on; views do not count.
+        Operations that the host dispatches in each step from the second on; views and allocations do not count, and
+        one on a list of tensors counts once.
+    casts
+        Those of them that only convert a tensor to another dtype.
     """
 
     entry: str
@@ -57,6 +61,7 @@ class Estimate:
     peak_gib: float
     steps_gib: float
     operations: tuple[int, ...]
+    casts: tuple[int, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -64,13 +69,20 @@ class Estimate:
         return self.peak_gib <= self.cap_gib
 
 
-def estimate(job: Job) -> Estimate:
+def estimate(job: Job, *, replayed: bool = False, fused: bool = True, **changes: Any) -> Estimate:
     """Let an entry take its steps without values and return the peak of its live tensors.
 
     Parameters
     ----------
     job : Job
         With a shape.
+    replayed : bool
+        Whether passes of the denoiser are replayed as graphs from the third step on, see `model.graphs`: what they
+        launch does not count as operations, and their memory is not in the peaks.
+    fused : bool
+        Whether a GPU's AdamW with fp32 moments is one operation, as it is now, or one for each kind of operation.
+    **changes
+        Fields of `Numerics` that differ from the profile's.
 
     Returns
     -------
@@ -86,7 +98,7 @@ def estimate(job: Job) -> Estimate:
     numerics = Numerics.of(profile.numerics(sampling=True))
     numerics = dataclasses.replace(
         numerics, device="cpu", compute_capability="", resolution=SHAPES[job.shape].resolution,
-        **{n: halves.get(getattr(numerics, n), getattr(numerics, n)) for n in ("frozen_dtype", "vae_dtype")},
+        **{n: halves.get(getattr(numerics, n), getattr(numerics, n)) for n in ("frozen_dtype", "vae_dtype")}, **changes,
     )  # fmt: skip
     entry = catalog.attack(job.entry) if job.kind == "attack" else catalog.defense(job.entry).layers[0]
     params = shortened(parameters(catalog, entry, job), job.steps)
@@ -95,7 +107,10 @@ def estimate(job: Job) -> Estimate:
         out = Path(stack.enter_context(TemporaryDirectory()))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(ledger)
-        stack.enter_context(_imitated(profile.device, ledger.follow))
+        stack.enter_context(_imitated(profile.device, ledger.follow, fused=fused))
+        if replayed:
+            made = lambda device: Graphs(_Unwatched(ledger))  # noqa: E731
+            stack.enter_context(mock.patch("immunebench.model.diffusion.graphs", made))
         model = build(SHAPES[job.shape], numerics)
         ledger.begin([p.data for p in model.unet.parameters()])
 
@@ -107,7 +122,7 @@ def estimate(job: Job) -> Estimate:
     # The first phase ends with the first step.
     return Estimate(
         job.entry, job.kind, job.profile, job.model, profile.memory_gib, round(max(peaks), 4), round(max(peaks[1:]), 4),
-        tuple(ledger.operations[1:]),
+        tuple(ledger.operations[1:]), tuple(ledger.casts[1:]),
     )  # fmt: skip
 
 
@@ -118,6 +133,7 @@ def _ledger() -> Any:
     from torch.utils._pytree import tree_leaves
 
     aten = torch.ops.aten
+    allocations = (aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided)
 
     class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Bytes of live storages, their largest sum in each phase, and the operations of each phase."""
@@ -130,6 +146,7 @@ def _ledger() -> Any:
             self.counts = False
             self.peaks: list[int] = []
             self.operations: list[int] = []
+            self.casts: list[int] = []
 
         def begin(self, tensors: list[Tensor]) -> None:
             """Start the first phase with these tensors on the device."""
@@ -155,6 +172,7 @@ def _ledger() -> Any:
         def _phase(self) -> None:
             self.peaks.append(self.now)
             self.operations.append(0)
+            self.casts.append(0)
 
         def _add(self, size: int) -> None:
             self.now += size
@@ -182,7 +200,8 @@ def _ledger() -> Any:
                 return True
             result = func(*args, **(kwargs or {}))
             if self.counts:
-                self.operations[-1] += not func.is_view
+                self.operations[-1] += not func.is_view and func.overloadpacket not in allocations
+                self.casts[-1] += func is aten._to_copy.default and result.dtype is not args[0].dtype
                 for value in tree_leaves(result):
                     if isinstance(value, torch.Tensor):
                         self._hold(value)
@@ -191,29 +210,52 @@ def _ledger() -> Any:
     return Ledger()
 
 
+class _Unwatched:
+    """Stands in for CUDA graphs: what is recorded runs once, uncounted, and replaying it launches nothing."""
+
+    def __init__(self, ledger: Any) -> None:
+        self.ledger = ledger
+
+    def warm_up(self, function: Callable[[], object]) -> None:
+        """Do nothing."""
+
+    def record(self, function: Callable[[], object], pool: Any) -> Callable[[], None]:
+        """Run the function for the tensors that it makes."""
+        counts, self.ledger.counts = self.ledger.counts, False
+        function()
+        self.ledger.counts = counts
+        return lambda: None
+
+    def pool(self) -> None:
+        """Return nothing."""
+
+    def give_up(self) -> None:
+        """Do nothing."""
+
+
 def _rounded(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
 @contextmanager
-def _imitated(device: str, follow: Callable[[Resident], None]) -> Iterator[None]:
+def _imitated(device: str, follow: Callable[[Resident], None], *, fused: bool) -> Iterator[None]:
     """Let the CPU do what the profile's device would: offloading, 8-bit moments, the operations kept in fp32."""
+    import numpy as np
     import torch
-    from torch.nn import functional as F
 
     from immunebench.methods.context import Context
-    from immunebench.model import optim
+    from immunebench.model import diffusion, optim
     from immunebench.model.offload import Resident
 
     maker = optim._maker
 
     def made(numerics: Numerics) -> Any:
-        return _eight_bit() if numerics.optimiser_state == "8bit" else maker(numerics)
+        if numerics.optimiser_state == "8bit":
+            return _eight_bit()
+        if device == "cuda" and fused:
+            return lambda p, **options: torch.optim.AdamW(p, fused=True, **options)
+        return maker(numerics)
 
-    def single(x: Any) -> Any:
-        return x.float() if isinstance(x, torch.Tensor) and torch.is_autocast_enabled("cpu") else x
-
-    group_norm, layer_norm = F.group_norm, F.layer_norm
     with ExitStack() as stack:
 
         def change(where: Any, name: str, value: Any) -> None:
@@ -222,11 +264,27 @@ def _imitated(device: str, follow: Callable[[Resident], None]) -> Iterator[None]
         change(torch.nn.Module, "_apply", _apply)
         change(Resident, "_move", lambda resident: follow(resident))
         change(optim, "_maker", made)
-        change(Context, "checkpoint", lambda *_: None)  # There are no values that could be saved.
+        change(Context, "checkpoint", lambda *_: None)  # There are no values that could be saved, or be drawn.
+        change(diffusion, "to_pixels", lambda x: np.zeros((len(x), *x.shape[2:], 3), np.uint8))
         if device == "cuda":
-            # CUDA's autocast keeps norms in fp32, the CPU's does not.
-            change(F, "group_norm", lambda x, n, *rest: group_norm(single(x), n, *map(single, rest)))
-            change(F, "layer_norm", lambda x, n, *rest: layer_norm(single(x), n, *map(single, rest)))
+            stack.enter_context(norms_in_fp32())
+        yield
+
+
+@contextmanager
+def norms_in_fp32() -> Iterator[None]:
+    """Keep norms in fp32 under autocast inside the block, as CUDA's does and the CPU's does not."""
+    import torch
+    from torch.nn import functional as F
+
+    def single(x: Any) -> Any:
+        return x.float() if isinstance(x, torch.Tensor) and torch.is_autocast_enabled("cpu") else x
+
+    group, layer = F.group_norm, F.layer_norm
+    with (
+        mock.patch.object(F, "group_norm", lambda x, n, *rest: group(single(x), n, *map(single, rest))),
+        mock.patch.object(F, "layer_norm", lambda x, n, *rest: layer(single(x), n, *map(single, rest))),
+    ):
         yield
 
 

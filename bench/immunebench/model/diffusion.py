@@ -16,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from immunebench.core.types import Numerics, Pictures, StageError, Weights
 from immunebench.model import runtime, sampling
 from immunebench.model.batch import Batch, Latents
+from immunebench.model.graphs import graphs
+from immunebench.model.halves import Halves, recomputed
 from immunebench.model.loading import read_parts
 from immunebench.model.offload import Resident
 from immunebench.model.optim import MICRO_BATCHES
@@ -86,7 +88,8 @@ class LatentDiffusion:
             raise StageError("error", f"profile: attention: unknown backend {numerics.attention!r}; eager or sdpa")
         self.unet.set_attn_processor(processors[numerics.attention]())
         if numerics.checkpointing:
-            self.unet.enable_gradient_checkpointing()
+            self.unet.enable_gradient_checkpointing(recomputed)
+        self._halves: Halves | None = None
         self.frozen: frozenset[str] = frozenset()
         self._pristine = {name: t.detach().cpu().clone() for name, t in self.unet.state_dict().items()}
 
@@ -171,12 +174,18 @@ class LatentDiffusion:
             On the CPU, so that one seed gives the same noise on every device.
         """
         chosen = np.asarray(indices)
-        rows = torch.as_tensor(chosen, device=data.latents.device)
+        rows = self._sent(torch.as_tensor(chosen))
         latents = data.latents[rows]
         noise = torch.randn(latents.shape, generator=generator)
         steps = torch.randint(self.noise_scheduler.config.num_train_timesteps, (len(rows),), generator=generator)
         captions = tuple(data.captions[row] for row in chosen.tolist()) if data.captions else ()
-        return Batch(latents, data.condition[rows], noise.to(self.device), steps.to(self.device), captions)
+        return Batch(latents, data.condition[rows], self._sent(noise), self._sent(steps), captions)
+
+    def _sent(self, drawn: Tensor) -> Tensor:
+        """Copy what was drawn on the CPU to the device, without waiting for a GPU."""
+        if self.device.type != "cuda":
+            return drawn.to(self.device)
+        return drawn.pin_memory().to(self.device, non_blocking=True)
 
     def predict(self, noised: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
         """Run the UNet on noised latents; fp32 in and out, whatever the frozen dtype.
@@ -194,12 +203,25 @@ class LatentDiffusion:
         tokens, pooled = self.text.split(condition)
         added = {} if pooled is None else {"added_cond_kwargs": self._added_conditions(noised, pooled)}
         half = self.dtype is not torch.float32
+        if half and self.numerics.masters:
+            return self._half_network()(noised, timesteps, tokens, added.get("added_cond_kwargs", {}))
         # Trained weights are cast at each use. With gradient checkpointing, autocast's cache of casts would amount to
         # a second copy of the network in memory.
         cache = not self.numerics.checkpointing
         with torch.autocast(self.device.type, self.dtype, enabled=half, cache_enabled=cache):
             prediction: Tensor = self.unet(noised, timesteps, tokens, return_dict=False, **added)[0]
         return prediction.float()
+
+    def _half_network(self) -> Halves:
+        """Return what runs the UNet with half-precision copies of its fp32 weights."""
+        if self._halves is None or self._halves.dtype is not self.dtype:
+            self._halves = Halves(self.unet, self.dtype, graphs(self.device))
+        return self._halves
+
+    def _weights_changed(self) -> None:
+        """Note that modules, or the dtype or memory of weights changed."""
+        if self._halves is not None:
+            self._halves.reset()
 
     def _added_conditions(self, noised: Tensor, pooled: Tensor) -> dict[str, Tensor]:
         """Return the additional conditions of Stable Diffusion XL's UNet: pooled text embedding and picture sizes.
@@ -452,10 +474,12 @@ class LatentDiffusion:
             own[name].grad = None
             own[name].data = own[name].data.to(tensor.dtype)
             own[name].copy_(tensor)
+        self._weights_changed()
 
     def frozen_copy(self) -> LatentDiffusion:
         """Return a model with a frozen copy of the current UNet; the other networks are shared."""
         other = copy.copy(self)
+        other._halves = None
         other.unet = copy.deepcopy(self.unet).eval().requires_grad_(False)
         return other
 
@@ -463,4 +487,5 @@ class LatentDiffusion:
         """Cast parameters in place to the dtype for training, so that small updates are not lost to rounding."""
         for parameter in tensors.values():
             parameter.data = parameter.data.to(runtime.dtype(self.numerics.trained_dtype))
+        self._weights_changed()
         return dict(tensors)

@@ -65,6 +65,7 @@ class AdamW:
         self.parameters = list(parameters.values())
         self._log = log
         self._counts = dtype(numerics.frozen_dtype) is not torch.float32
+        self._masters = numerics.masters
         make = functools.partial(_maker(numerics), lr=lr, weight_decay=weight_decay)
         self._set_up(make, numerics.device, scales=_scales(numerics))
 
@@ -105,6 +106,9 @@ class AdamW:
             nn.utils.clip_grad_norm_(self.parameters, clip, foreach=True)
         self._scaler.step(self._adamw)
         self._scaler.update()
+        if self._masters:
+            # Fused and 8-bit kernels do not count as in-place operations, by which `halves` sees that weights changed.
+            torch.autograd.graph.increment_version(self.parameters)
         self._adamw.zero_grad(set_to_none=True)
 
     def _count(self) -> None:
@@ -435,12 +439,13 @@ def _restore(
     tensors: Mapping[str, Tensor],
     numbers: Mapping[str, float],
 ) -> None:
-    """Load what `_state` returned into an optimiser; the step count stays on the CPU, where torch has it."""
+    """Load what `_state` returned into an optimiser; the step count stays on the CPU, as in torch, unless fused."""
     optimiser.state.clear()
+    fused = bool(optimiser.param_groups[0].get("fused"))
     for name, value in {**tensors, **numbers}.items():
         i, _, own = name.partition(".")
         p = parameters[int(i)]
-        moved = value.to(p.device) if isinstance(value, Tensor) and own != "step" else value
+        moved = value.to(p.device) if isinstance(value, Tensor) and (fused or own != "step") else value
         optimiser.state[p][own] = moved
 
 
@@ -465,7 +470,10 @@ def _maker(numerics: Numerics) -> Callable[..., torch.optim.Optimizer]:
     quantisation, fp32 arithmetic; tensors below 4,096 values keep fp32 moments.
     """
     if numerics.optimiser_state in ("float32", "fp32"):
-        # With one tensor per optimiser, foreach has no advantage and takes more memory.
+        # Fused on a GPU, which also takes the loss scale's verdict on the device. On a CPU foreach; but with one tensor
+        # per optimiser, it has no advantage and takes more memory.
+        if numerics.device == "cuda":
+            return lambda p, **options: torch.optim.AdamW(p, fused=True, **options)
         return lambda p, **options: torch.optim.AdamW(p, foreach=not numerics.release_gradients, **options)
     if numerics.optimiser_state != "8bit":
         known = "float32 or 8bit"

@@ -39,9 +39,10 @@ def static_gib(shape: Shape, numerics: Numerics, trained: Sequence[Sequence[str]
     Returns
     -------
     float
-        Weights on the device, two moments per trained value for each optimiser, and the gradient of the largest set
-        unless it is released. Eight-bit moments have a scale of four bytes per 256 values; the fp32 moments of tensors
-        below 4,096 values are neglected (less than 0.01 GiB for Stable Diffusion).
+        Weights on the device, two moments per trained value for each optimiser, the gradient of the largest set unless
+        it is released, and the half-precision copies of trained weights if the profile holds masters. Eight-bit moments
+        have a scale of four bytes per 256 values; the fp32 moments of tensors below 4,096 values are neglected (less
+        than 0.01 GiB for Stable Diffusion).
     """
     import torch
 
@@ -61,6 +62,7 @@ def static_gib(shape: Shape, numerics: Numerics, trained: Sequence[Sequence[str]
     moved = count(*(needle for needles in trained for needle in needles))
     size = frozen * (sum(own.values()) - moved) + value * (moved + count(*copied)) + 2 * moment * sum(sets)
     size += 0 if numerics.release_gradients else value * max(sets)
+    size += frozen * moved if numerics.masters else 0
     if not numerics.offload:
         dtypes = {n: numerics.vae_dtype if n == "vae" else numerics.frozen_dtype for n in parts if n != "unet"}
         size += sum(dtype(d).itemsize * sum(p.numel() for p in parts[n].parameters()) for n, d in dtypes.items())
