@@ -21,7 +21,7 @@ from immunebench.catalog.outline import Outline
 from immunebench.core.errors import UsageError
 from immunebench.core.home import expanded, require_cache
 from immunebench.execution import executor, scheduler
-from immunebench.execution.executor import Event, Executor, Inline, RunStage
+from immunebench.execution.executor import EngineLost, Event, Executor, Inline, RunStage
 from immunebench.execution.progress import Progress
 from immunebench.execution.scheduler import Outcome
 from immunebench.plan.estimate import estimate
@@ -365,7 +365,7 @@ def carry_out(
     Raises
     ------
     UsageError
-        A folder can no longer be written.
+        A folder can no longer be written, or the engine that carried out the stages ended.
     KeyboardInterrupt
         It was interrupted; finished artifacts remain.
     """
@@ -376,6 +376,9 @@ def carry_out(
             stored = len(outcome.present)
             progress.say(f"stopped: {stored} of {len(plan.stages)} stages are in the store; the same command resumes")
             raise
+        except EngineLost as error:
+            why = f"{error}; what was measured stays, the same command continues"
+            raise UsageError(f"the run stopped: {why}", field="--on") from error
         except OSError as error:
             why = f"{error.strerror or error}; what was measured stays, the same command continues"
             raise UsageError(f"the run stopped: {why}", file=error.filename or folder) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from immunebench.core.errors import UsageError
+from immunebench.execution.engines import slurm_engine
 from immunebench.execution.engines.choosing import on_engine
 from immunebench.execution.engines.slurm_engine import parsed
 from immunebench.execution.executor import Event, Executor, Inline
@@ -27,11 +29,20 @@ SUPPORT = str(Path(__file__).parents[1] / "support")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture(params=["ray", "slurm:local"])
+def needs(on: str) -> None:
+    """Skip a test whose engine is not here."""
+    name = on.partition(":")[0]
+    pytest.importorskip({"ray": "ray", "slurm": "submitit"}[name], reason=f"needs the extra {name}")
+    if on == "slurm" and (shutil.which("sinfo") is None or subprocess.run(["sinfo"], capture_output=True).returncode):
+        pytest.skip("needs a Slurm that answers `sinfo`, such as that of benchmarks/slurm_here.sh")
+
+
+@pytest.fixture(params=["ray", "slurm:local", "slurm"])
 def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """Starts an engine on this machine; its processes find the toy stages."""
-    name = request.param.partition(":")[0]
-    pytest.importorskip({"ray": "ray", "slurm": "submitit"}[name], reason=f"needs the extra {name}")
+    needs(request.param)
+    monkeypatch.setattr(slurm_engine, "_ASK", 1.0)
+    monkeypatch.setattr(slurm_engine, "_LATE", 2.0)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([SUPPORT, *filter(None, sys.path)]))
     monkeypatch.setenv("RAY_DISABLE_IMPORT_WARNING", "1")
 
@@ -77,7 +88,7 @@ def test_failures_dead_workers_and_time_limits_are_outcomes(tmp_path: Path, make
     broken = Toy("adapt", {"value": 1, "do": "raise"})
     needs = Toy("score", {"value": 1}, {"x": broken.digest})
     dying = Toy("protect", {"value": 1, "do": "exit"})
-    once = Toy("protect", {"value": 7, "do": "exit once", "marker": str(tmp_path / "once")})
+    once = Toy("protect", {"value": 7, "do": "kill once", "marker": str(tmp_path / "once")})
     slow = Toy("generate", {"value": 1, "do": "sleep", "seconds": 60})
     outcome = execute(graph(broken, needs, dying, once, slow), store, make(store, 8.0), tell=events.append)
     assert outcome.made == {once.digest} and value(store, once) == 7
@@ -88,6 +99,39 @@ def test_failures_dead_workers_and_time_limits_are_outcomes(tmp_path: Path, make
     assert note is not None and note["transient"] and note["kind"] == "error"
     assert once.digest in {event.digest for event in events if event.kind == "again"}
     assert not list((store.root / "tmp").glob(f"{once.digest}.*"))
+
+
+def jobs() -> dict[str, str]:
+    """This user's stages that Slurm queues or runs: state by job."""
+    command = ["squeue", "--me", "--noheader", "--format=%i %T %j"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = [line.split() for line in said.splitlines()]
+    return {job: state for job, state, name in found if name.startswith("immunebench-") and state != "COMPLETING"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [("scontrol", "requeue"), ("scancel",), ("scancel", "--signal=USR2")])
+def test_a_job_that_slurm_takes_away_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: tuple[str, ...]
+) -> None:
+    needs("slurm")
+    monkeypatch.setattr(slurm_engine, "_ASK", 0.5)
+    monkeypatch.setattr(slurm_engine, "_LATE", 1.0)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([SUPPORT, *filter(None, sys.path)]))
+    store, events = Store(tmp_path / "s"), list[Event]()
+    spec = Toy("adapt", {"value": 3, "do": "sleep", "seconds": 8.0, "log": str(tmp_path / "log")})
+
+    def tell(event: Event) -> None:
+        if event.kind == "started" and not any(before.kind == "started" for before in events):
+            running = [job for job, state in jobs().items() if state == "RUNNING"]
+            subprocess.run([*how, *running], check=True)
+        events.append(event)
+
+    outcome = execute(graph(spec), store, on_engine("slurm", store, 2, TOY, 60.0), tell=tell)
+    assert outcome.made == {spec.digest} and value(store, spec) == 3, (outcome, events)
+    kinds = [event.kind for event in events]
+    assert kinds.count("started") == 2 and kinds.count("again") == 1
+    assert len((tmp_path / "log").read_text().splitlines()) == 1, "what was taken away did not go on elsewhere"
 
 
 DRIVER = """
@@ -106,11 +150,11 @@ execute(specs, store, on_engine(sys.argv[2], store, 2, "toy_stages:add"),
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-@pytest.mark.parametrize("on", ["ray", "slurm:local"])
+@pytest.mark.parametrize("on", ["ray", "slurm:local", "slurm"])
 def test_a_stopped_driver_is_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on: str, how: signal.Signals
 ) -> None:
-    pytest.importorskip({"ray": "ray", "slurm": "submitit"}[on.partition(":")[0]], reason="needs the extra")
+    needs(on)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([SUPPORT, *filter(None, sys.path)]))
     command = [sys.executable, "-W", "ignore", "-c", DRIVER, str(tmp_path / "s"), on, str(tmp_path / "log")]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -119,12 +163,14 @@ def test_a_stopped_driver_is_resumed(
         if line.strip() == "made":
             break
     driver.send_signal(how)
-    driver.communicate(timeout=60)
+    driver.communicate(timeout=120)
     assert driver.returncode != 0
+    if on == "slurm" and how == signal.SIGINT:
+        assert not jobs(), "Ctrl-C cancels what is queued and what runs"
     store = Store(tmp_path / "s")
     before = sum(1 for _ in store.artifacts())
     assert 1 <= before < 6
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     kinds = done.stdout.split()
     assert kinds.count("reused") >= before and kinds.count("reused") + kinds.count("made") == 6

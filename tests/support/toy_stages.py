@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -51,6 +52,10 @@ def add(spec: Toy, inputs: dict[str, Path], out: Path, report: Callable[[str, in
             Path(spec.key["marker"]).touch()
             (out / "half.txt").write_text("half")
             os._exit(7)
+        case "kill once" if not Path(spec.key["marker"]).exists():
+            Path(spec.key["marker"]).touch()
+            (out / "half.txt").write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
         case "sleep":
             for step in range(int(spec.key["seconds"] / 0.02)):
                 report("sleeping", step, 100)

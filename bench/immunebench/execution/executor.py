@@ -33,6 +33,10 @@ DEFAULT_STAGES = SUITE_STAGES
 LONGEST_LINE = 2_000
 
 
+class EngineLost(Exception):
+    """What carries out the stages ended under the run: no stage failed, and the same command resumes."""
+
+
 @dataclass(frozen=True)
 class Event:
     """Something that happened to one stage.

@@ -36,9 +36,9 @@ def on_engine(
     """
     name, _, where = on.partition(":")
     if name == "ray":
-        from immunebench.execution.engines.ray_engine import RayTasks
+        from immunebench.execution.engines.ray_engine import RayActors
 
-        return RayTasks(store, where or None, workers, run_stage, timeout, box)
+        return RayActors(store, where or None, workers, run_stage, timeout, box)
     if name == "slurm":
         from immunebench.execution.engines.slurm_engine import SlurmJobs
 

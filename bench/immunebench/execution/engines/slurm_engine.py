@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import time
 from collections import Counter
 from contextlib import suppress
@@ -14,15 +17,26 @@ from immunebench.box.choice import Kind
 from immunebench.core.errors import UsageError, shortened
 from immunebench.execution.engines.worker import Clock, Order, died, sweep, timed_out
 from immunebench.execution.executor import DEFAULT_STAGES, Event, RunStage, Tell
-from immunebench.store.artifacts import Spec, Store
+from immunebench.store.artifacts import Spec, Store, open_at
 
 #: Jobs in the queue at a time, unless `--workers` says otherwise.
 _JOBS = 64
 #: Seconds between two looks at the jobs: of a cluster and of this machine.
 _LOOK, _LOOK_HERE = 2.0, 0.1
+#: Seconds between two questions to Slurm about its jobs, and those after its end in which a job's result may come: a
+#: network file system shows it late.
+_ASK, _LATE = 10.0, 30.0
+_ALIVE = frozenset({
+    "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING",
+    "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT",
+})  # fmt: skip
 #: Minutes and GiB of a job where the user says nothing else.
 _MINUTES, _GIB = 240, 16
 _LINE = 500
+#: Before Slurm takes a job away it signals each of its processes, within so many seconds; it kills them within these.
+_SIGNALS, _GRACE = 1.0, 600.0
+#: Seconds that `squeue` may take.
+_MOST_SECONDS = 60
 
 
 @dataclass
@@ -34,14 +48,28 @@ class StageJob:
 
     def __call__(self) -> Event:
         """Make the stage."""
-        return self.order.carry_out(self._tell)
+        warned: list[int] = []
+        if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+            signal.signal(signal.SIGTERM, lambda number, frame: warned.append(number))
+        event = self.order.carry_out(self._tell)
+        if event.kind == "failed":
+            time.sleep(_SIGNALS)
+            if warned:  # The processes of the stage ended of that, which is no failure of the stage.
+                self._forgive()
+                time.sleep(_GRACE)
+                raise TimeoutError("Slurm took the job away without ending it")
+        return event
 
     def checkpoint(self) -> Any:
         """Queue the stage again when Slurm pre-empts it; it goes on from its bookmark."""
         import submitit
 
+        self._forgive()
         self._tell(Event("again", self.order.spec.digest, "its job was pre-empted"))
         return submitit.helpers.DelayedSubmission(self)
+
+    def _forgive(self) -> None:
+        open_at(self.order.store).clear_failure(self.order.spec.digest)
 
     def _tell(self, event: Event) -> None:
         line = json.dumps({**asdict(event), "text": shortened(event.text, _LINE)})
@@ -56,6 +84,7 @@ class _Running:
     mail: Path
     wait: bool
     read: int = field(default=0)
+    gone: float | None = None
 
 
 class SlurmJobs:
@@ -113,6 +142,7 @@ class SlurmJobs:
         self._running: dict[str, _Running] = {}
         self._deaths: Counter[str] = Counter()
         self._box = box
+        self._asked = time.monotonic()
 
     def submit(self, spec: Spec, *, wait: bool) -> None:
         """Queue a stage."""
@@ -126,10 +156,17 @@ class SlurmJobs:
         """Block until a stage ended. A stage whose job was lost is queued once more, then fails."""
         while self._running:
             ended: list[Event] = []
+            self._ask(tell)
             for digest, running in list(self._running.items()):
-                done = running.job.done()
+                # Not `done`, which asks Slurm's accounting: many clusters have none, and it may be ten minutes late.
+                done = running.job.done() if self._here else _has_result(running.job)
                 self._read(running, tell)
-                event = self._ended(running, tell) if done else self._stopped(running)
+                if done:
+                    event = self._ended(running, tell)
+                elif running.gone is not None and time.monotonic() - running.gone > _LATE:
+                    event = self._again(running, "its job ended without a result", tell)
+                else:
+                    event = self._stopped(running)
                 if event is not None:
                     self._forget(digest)
                     ended.append(event)
@@ -176,6 +213,23 @@ class SlurmJobs:
             self._clock.note(event)
             tell(event)
 
+    def _ask(self, tell: Tell) -> None:
+        """Ask Slurm which jobs are still there, and which wait once more because they were pre-empted or requeued."""
+        if self._here or time.monotonic() - self._asked < _ASK:
+            return
+        states = queue()
+        self._asked = time.monotonic()
+        for digest, running in self._running.items() if states is not None else ():
+            state = states.get(str(running.job.job_id), "")
+            if state in _ALIVE:
+                running.gone = None
+            elif running.gone is None:
+                running.gone = self._asked
+            if state == "PENDING" and self._clock.runs(digest):
+                again = Event("again", digest, "its job is in the queue once more")
+                self._clock.note(again)
+                tell(again)
+
     def _ended(self, running: _Running, tell: Tell) -> Event | None:
         try:
             event: Event = running.job.result()
@@ -183,6 +237,9 @@ class SlurmJobs:
         except self._lost as error:
             lines = str(error).strip().splitlines()
             how = f"its job ended without a result ({shortened(lines[0] if lines else '', _LINE)})"
+        return self._again(running, how, tell)
+
+    def _again(self, running: _Running, how: str, tell: Tell) -> Event | None:
         digest = running.spec.digest
         self._deaths[digest] += 1
         if self._deaths[digest] > 1:
@@ -203,6 +260,23 @@ class SlurmJobs:
         running = self._running.pop(digest)
         self._clock.forget(digest)
         running.mail.unlink(missing_ok=True)
+
+
+def queue() -> dict[str, str] | None:
+    """Return the states of this user's jobs by id, None where Slurm does not answer."""
+    command = ["squeue", "--me", "--noheader", "--states=all", "--format=%i %T"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_MOST_SECONDS)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return dict(line.split(maxsplit=1) for line in said.stdout.splitlines() if len(line.split()) > 1)
+
+
+def _has_result(job: Any) -> bool:
+    folder = job.paths.folder
+    with suppress(OSError):  # Lest a network file system answers from its memory.
+        folder.chmod(folder.stat().st_mode)
+    return bool(job.paths.result_pickle.exists())
 
 
 def parsed(options: str | None) -> dict[str, str]:

@@ -98,6 +98,10 @@ class Clock:
         spent = 0.0 if began is None else time.monotonic() - began
         return spent if self.limit is not None and spent > self.limit else None
 
+    def runs(self, digest: str) -> bool:
+        """Return whether a worker is at a stage, as far as it is known."""
+        return digest in self._began
+
     def forget(self, digest: str) -> None:
         """Drop a stage that ended."""
         self._began.pop(digest, None)
