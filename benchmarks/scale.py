@@ -1,6 +1,8 @@
 """How planning and driving grow: seconds and memory of 100,000 cells, and what an engine adds to each stage.
 
     python benchmarks/scale.py --cells 100000 --json docs/scale/graph.json
+    python benchmarks/scale.py --seeds 95 --json docs/scale/planning.json
+    python benchmarks/scale.py --records 5000 --json docs/scale/records.json
     python benchmarks/scale.py --engines processes ray slurm:local --stages 40 --json docs/scale/engines.json
 
 The graph: the plan of `sd14-full` widened to as many cells with copies of its defenses (`immunebench plan --defenses`).
@@ -29,9 +31,11 @@ from immunebench.catalog.loading import default_catalog
 from immunebench.catalog.outline import Outline
 from immunebench.core.machine import cores, process_peak
 from immunebench.execution.executor import Event, Executor, Tell
+from immunebench.execution.results import Results
 from immunebench.execution.scheduler import execute
 from immunebench.plan.prices import prices
 from immunebench.plan.simulation import critical_path, simulate, widened
+from immunebench.records.files import read_records
 from immunebench.store.artifacts import Spec, Store
 from immunebench.store.graph import StageSpec
 
@@ -127,6 +131,40 @@ def graph(cells: int) -> Figures:
     return figures
 
 
+def planned(seeds: int) -> Figures:
+    """Measure planning of `sd14-full` with so many seeds: cells that share pictures and judges, and train anew."""
+    figures: Figures = {}
+    catalog = Outline.of(default_catalog())
+    plan_suite("mini-smoke", catalog=catalog)  # What is read once, whatever is planned.
+    with timed(figures, "plan"):
+        plan = plan_suite("sd14-full", catalog=catalog, seed=list(range(seeds)))
+    figures["plan"] |= {"cells": len(plan.cells), "stages": len(plan.stages)}
+    figures["milliseconds a cell"] = round(1e3 * figures["plan"]["processor seconds"] / len(plan.cells), 2)
+    figures["peak gib"] = round(process_peak() / 2**30, 2)
+    print(figures, flush=True)
+    return figures
+
+
+def recorded(cells: int, records: Path) -> Figures:
+    """Measure writing so many records of one defense, one after the other: copies of a record with other seeds."""
+    [first, *_] = read_records(records)
+    figures: Figures = {"cells": cells, "bytes a record": len(first.model_dump_json())}
+    with TemporaryDirectory() as folder:
+        results = Results(Path(folder) / "results", Store(Path(folder) / "store"), print)
+        began = last = time.process_time()
+        for number in range(cells):
+            cell = first.cell.model_copy(update={"seed": number})
+            results.save(first.model_copy(update={"cell": cell}), lambda: None)
+            if number + 1 in (100, 500, 1_000, cells):
+                now = time.process_time()
+                figures[f"processor seconds to {number + 1}"] = round(now - began, 1)
+        last = time.process_time()
+        results.save(first, lambda: None)
+        figures["milliseconds of the last"] = round(1e3 * (time.process_time() - last), 1)
+    print(figures, flush=True)
+    return figures
+
+
 def engine(name: str, stages: int, workers: int = 2) -> Figures:
     """Measure the seconds that an engine adds to each stage, once its workers run."""
     specs = {s.digest: s for s in (StageSpec("score", {"n": number}) for number in range(stages + 2 * workers))}
@@ -156,6 +194,9 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, help="cells of the graph")
+    parser.add_argument("--seeds", type=int, help="seeds of sd14-full to plan; 95 are 100,000 cells")
+    parser.add_argument("--records", type=int, help="records of one defense to write")
+    parser.add_argument("--record", type=Path, default=Path("results/mini-smoke"), help="folder with a record to copy")
     parser.add_argument("--engines", nargs="*", default=[], help="processes, ray, slurm:local, ...")
     parser.add_argument("--stages", type=int, default=100, help="stages of each engine")
     parser.add_argument("--json", type=Path, help="file to write")
@@ -165,6 +206,10 @@ def main() -> None:
     figures: Figures = {"cores": cores()}
     if options.cells:
         figures["graph"] = graph(options.cells)
+    if options.seeds:
+        figures["planning"] = planned(options.seeds)
+    if options.records:
+        figures["records"] = recorded(options.records, options.record)
     if options.engines:
         figures["engines"] = {name: engine(name, options.stages) for name in options.engines}
     if options.json:

@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from immunebench.core.errors import UsageError
@@ -20,7 +22,7 @@ from immunebench.execution.engines.slurm_engine import parsed
 from immunebench.execution.executor import Event, Executor, Inline
 from immunebench.execution.scheduler import execute
 from immunebench.store.artifacts import Store
-from toy_stages import Toy, add, graph
+from toy_stages import Toy, add, graph, processes_of, two_bases
 
 TOY = "toy_stages:add"
 Make = Callable[..., Executor]
@@ -101,6 +103,40 @@ def test_failures_dead_workers_and_time_limits_are_outcomes(tmp_path: Path, make
     assert not list((store.root / "tmp").glob(f"{once.digest}.*"))
 
 
+def test_on_ray_stages_of_one_base_go_to_the_process_that_has_it_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs("ray")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([SUPPORT, *filter(None, sys.path)]))
+    store, log = Store(tmp_path / "s"), tmp_path / "log"
+    specs = two_bases(log)
+    execute(graph(*specs), store, on_engine("ray", store, 2, TOY))
+    by_base = processes_of(specs, log)
+    assert [len(found) for found in by_base] == [1, 1] and by_base[0] != by_base[1]
+
+
+def test_on_ray_no_stage_waits_for_a_card_that_an_idle_process_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs("ray")
+    import ray
+
+    from immunebench.execution.engines import ray_engine
+
+    monkeypatch.setattr(ray, "init", partial(ray.init, num_gpus=1))  # One card, which nobody looks at.
+    monkeypatch.setattr(ray_engine, "_PLACE", 1.0)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([SUPPORT, *filter(None, sys.path)]))
+    store, log = Store(tmp_path / "s"), tmp_path / "log"
+    card = {"numerics": {"device": "cuda"}, "log": str(log)}
+    # Three that would share the card, at two places for stages; then one that needs two cores and no card.
+    specs = [Toy("generate", {"value": n, **card}) for n in range(3)]
+    specs.append(Toy("score", {"value": 9, "numerics": {"threads": 2}, "log": str(log)}, {"x": specs[2].digest}))
+    outcome = execute(graph(*specs), store, on_engine("ray", store, 2, TOY))
+    assert len(outcome.made) == len(specs)
+    process = dict(line.split() for line in log.read_text().splitlines())
+    assert len({process[str(n)] for n in range(3)}) == 1, "the base stays where it is"
+
+
 def jobs() -> dict[str, str]:
     """This user's stages that Slurm queues or runs: state by job."""
     command = ["squeue", "--me", "--noheader", "--format=%i %T %j"]
@@ -141,8 +177,8 @@ from immunebench.execution.engines.choosing import on_engine
 from immunebench.execution.scheduler import execute
 from immunebench.store.artifacts import Store
 from toy_stages import Toy, graph
-store = Store(sys.argv[1])
-specs = graph(*(Toy("score", {"value": n, "log": sys.argv[3], "do": "sleep", "seconds": 1.0}) for n in range(6)))
+store, each = Store(sys.argv[1]), {"log": sys.argv[3], "do": "sleep", "seconds": float(sys.argv[4])}
+specs = graph(*(Toy("score", {"value": n, **each}) for n in range(6)))
 execute(specs, store, on_engine(sys.argv[2], store, 2, "toy_stages:add"),
         tell=lambda event: print(event.kind, flush=True))
 """
@@ -156,12 +192,8 @@ def test_a_stopped_driver_is_resumed(
 ) -> None:
     needs(on)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([SUPPORT, *filter(None, sys.path)]))
-    command = [sys.executable, "-W", "ignore", "-c", DRIVER, str(tmp_path / "s"), on, str(tmp_path / "log")]
-    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert driver.stdout is not None
-    for line in driver.stdout:
-        if line.strip() == "made":
-            break
+    command = [sys.executable, "-W", "ignore", "-c", DRIVER, str(tmp_path / "s"), on, str(tmp_path / "log"), "1"]
+    driver = started(command)
     driver.send_signal(how)
     driver.communicate(timeout=120)
     assert driver.returncode != 0
@@ -170,11 +202,44 @@ def test_a_stopped_driver_is_resumed(
     store = Store(tmp_path / "s")
     before = sum(1 for _ in store.artifacts())
     assert 1 <= before < 6
+    resumed(command, before)
+    assert sum(1 for _ in store.artifacts()) == 6
+
+
+@pytest.mark.slow
+def test_a_run_whose_raylet_is_killed_ends_and_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs("ray")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([SUPPORT, *filter(None, sys.path)]))
+    command = [sys.executable, "-W", "ignore", "-c", DRIVER, str(tmp_path / "s"), "ray", str(tmp_path / "log"), "6"]
+    driver = started(command)
+    [raylet] = [p for p in psutil.Process(driver.pid).children(recursive=True) if p.name() == "raylet"]
+    raylet.kill()
+    _, said = driver.communicate(timeout=300)
+    assert driver.returncode == 1 and said.splitlines()[-1].startswith(
+        "immunebench.execution.executor.EngineLost: the Ray cluster ended"
+    )
+    store = Store(tmp_path / "s")
+    before = sum(1 for _ in store.artifacts())
+    assert 1 <= before < 6 and not any(store.failure(file.stem) for file in (store.root / "failures").glob("*"))
+    resumed(command, before)
+
+
+def started(command: list[str]) -> subprocess.Popen[str]:
+    """A driver that made its first stage."""
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    for line in driver.stdout:
+        if line.strip() == "made":
+            break
+    return driver
+
+
+def resumed(command: list[str], before: int) -> None:
+    """The same command makes what is left."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     kinds = done.stdout.split()
     assert kinds.count("reused") >= before and kinds.count("reused") + kinds.count("made") == 6
-    assert sum(1 for _ in store.artifacts()) == 6
 
 
 def test_what_cannot_be_used_is_said_before_anything_runs(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from immunebench.execution.executor import Event, Executor, Inline
 from immunebench.execution.process_pool import Processes
 from immunebench.execution.scheduler import Outcome, execute
 from immunebench.store.artifacts import CorruptArtifact, Store
-from toy_stages import Toy, add, graph
+from toy_stages import Toy, add, graph, processes_of, two_bases
 
 TOY = "toy_stages:add"
 
@@ -45,16 +45,9 @@ def executor(kind: str, store: Store, workers: int = 2) -> Executor:
 
 def test_stages_of_one_base_go_to_the_worker_that_has_it_loaded(tmp_path: Path) -> None:
     store, log = Store(tmp_path / "s"), tmp_path / "log"
-    # Both at once, so that both workers have a base; then one after the other, with both of them idle.
-    specs = [
-        Toy("generate", {"value": n, "base": "ab"[n], "do": "sleep", "seconds": 2, "log": str(log)}) for n in (0, 1)
-    ]
-    for number in range(2, 8):
-        needs = {str(place): spec.digest for place, spec in enumerate(specs)}
-        specs.append(Toy("generate", {"value": number, "base": "ba"[number % 2], "log": str(log)}, needs))
+    specs = two_bases(log)
     execute(graph(*specs), store, Processes(store, 2, TOY))
-    process = dict(line.split() for line in log.read_text().splitlines())
-    by_base = [{process[str(spec.key["value"])] for spec in specs if spec.key["base"] == base} for base in "ab"]
+    by_base = processes_of(specs, log)
     assert [len(found) for found in by_base] == [1, 1] and by_base[0] != by_base[1]
 
 

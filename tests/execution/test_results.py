@@ -14,7 +14,7 @@ from immunebench.board.loading.load import load_results
 from immunebench.cli.report import find_records, referenced
 from immunebench.core.errors import UsageError
 from immunebench.execution.results import Results
-from immunebench.records.files import read_records
+from immunebench.records.files import Line, read_records
 from immunebench.records.record import Record, Sheet
 from immunebench.store.artifacts import Store
 
@@ -160,3 +160,29 @@ def test_show_and_collection_pass_over_a_damaged_line_and_lose_nothing_of_it(
     ((_, found),) = find_records(ONE.cell.key, folder.path)
     assert found == ONE and f"passed over: {folder.file}:3: is no UTF-8 text" in capsys.readouterr().err
     assert {"e" * 64, "b" * 64} <= referenced(folder.path)
+
+
+def test_a_run_reads_what_it_wrote_no_second_time_and_what_another_wrote_it_does(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    usual = Line.record
+
+    def record(self: Line) -> Record:
+        read.append(self.number)
+        return usual(self)
+
+    monkeypatch.setattr(Line, "record", record)
+    mine = folder.results()
+    several = [ONE.model_copy(update={"cell": ONE.cell.model_copy(update={"seed": seed})}) for seed in range(1, 9)]
+    for one in several:
+        mine.save(one, lambda: None)
+    assert len(read) == 2, "the two that were there before"
+    folder.save(THREE)  # Another run.
+    assert len(read) == 2 + 10
+    mine.save(failed(THREE), lambda: None)
+    assert "the record with status ok stays" in folder.said[-1]
+    monkeypatch.undo()
+    there = read_records(folder.file)
+    assert sorted(r.cell.key for r in there) == sorted(r.cell.key for r in [ONE, TWO, THREE, *several])
+    assert next(r for r in there if r.cell.key == THREE.cell.key) == THREE

@@ -37,6 +37,21 @@ def graph(*specs: Toy) -> dict[str, Toy]:
     return {spec.digest: spec for spec in specs}
 
 
+def two_bases(log: Path) -> list[Toy]:
+    """Stages of the bases a and b: one of each at once, so that both workers have a base, then one after the other."""
+    specs = [Toy("generate", {"value": n, "base": "ab"[n], "do": "sleep", "seconds": 2, "log": str(log)}) for n in (0, 1)]
+    for number in range(2, 8):
+        needs = {str(place): spec.digest for place, spec in enumerate(specs)}
+        specs.append(Toy("generate", {"value": number, "base": "ba"[number % 2], "log": str(log)}, needs))
+    return specs
+
+
+def processes_of(specs: list[Toy], log: Path) -> list[set[str]]:
+    """The processes that made the stages of each base."""
+    process = dict(line.split() for line in log.read_text().splitlines())
+    return [{process[str(spec.key["value"])] for spec in specs if spec.key["base"] == base} for base in "ab"]
+
+
 def add(spec: Toy, inputs: dict[str, Path], out: Path, report: Callable[[str, int, int], None]) -> dict[str, object]:
     """Write the key's value plus the inputs' values; obey `key["do"]`."""
     match spec.key.get("do"):

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from immunebench.core.errors import UsageError, shortened
-from immunebench.records.files import BrokenLine, Line, read_lines, write_records
+from immunebench.records.files import BrokenLine, Line, line_of, read_lines, write_lines, write_records
 
 if TYPE_CHECKING:
     from immunebench.records.record import Record, Sheet, Status
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 #: Ranks of outcomes: one of a lower rank never replaces one of a higher rank.
 _RANK: dict[Status, int] = {"ok": 2, "error": 1, "oom": 1, "over_memory": 1, "timeout": 1}
 _SHOWN = 200
+#: How many files, those written last, are held in memory: a record is some 20 kB.
+_KEPT = 32
+
+_Stamp = tuple[int, int, int] | None
 
 
 @dataclass
@@ -32,6 +37,8 @@ class _Content:
 
     records: dict[str, Record] = field(default_factory=dict)
     broken: list[tuple[Line, str]] = field(default_factory=list)
+    #: What is written of each record, so that the others need not be put into words for each new one.
+    lines: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,7 @@ class Results:
     store: Store
     say: Callable[[str], None]
     replace: bool = False
+    _known: dict[Path, tuple[_Stamp, _Content]] = field(default_factory=dict, init=False, repr=False)
 
     def check(self, plan: Plan) -> None:
         """Read every file that records of a plan will be written to, and say which lines will be set aside.
@@ -85,20 +93,44 @@ class Results:
         """
         file = self._file(record.cell.defense, record.cell.defense_version)
         with self.store.lock(f"results-{hashlib.sha256(str(file).encode()).hexdigest()}"):
-            there = _read(file)
+            there = self._content(file)
             _set_aside(file, there.broken)
-            before = there.records.get(record.cell.key)
+            key = record.cell.key
+            before = there.records.get(key)
             if before is not None and not self.replace and _is_worse(record, before):
                 _write_beside(_worse(file), record)
                 stays = f"the record with status {before.status} stays, the new one ({record.status}) is in"
                 self.say(f"{record.cell.key}: {stays} {_worse(file).name}; --replace overwrites")
                 return record
             whole = record.model_copy(update={"sheet": sheet()})
-            write_records(file, (there.records | {record.cell.key: whole}).values())
+            self._known.pop(file, None)  # Until it is written.
+            lines = there.lines | {key: line_of(whole)}
+            write_lines(file, (lines[of] for of in sorted(lines)))
+            after = _Content(there.records | {key: whole}, [], lines)
+            self._known[file] = (_stamp(file), after)
+            if len(self._known) > _KEPT:
+                del self._known[next(iter(self._known))]
             return whole
+
+    def _content(self, file: Path) -> _Content:
+        """Return what a file holds, without reading it again where this run wrote it last."""
+        stamp, known = self._known.get(file, (None, None))
+        if known is not None and stamp == _stamp(file):
+            return known
+        found = _read(file)
+        found.lines.update({key: line_of(record) for key, record in found.records.items()})
+        return found
 
     def _file(self, defense: str, version: int) -> Path:
         return self.folder / f"{defense}@{version}.jsonl"
+
+
+def _stamp(file: Path) -> _Stamp:
+    """Return what changes with every writing of a file, since each one makes a new file."""
+    with suppress(FileNotFoundError):
+        status = file.stat()
+        return status.st_ino, status.st_mtime_ns, status.st_size
+    return None
 
 
 def _is_worse(new: Record, old: Record) -> bool:

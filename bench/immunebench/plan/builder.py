@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from immunebench.catalog.catalog import Catalog
 from immunebench.catalog.entry import Entry
@@ -21,6 +22,8 @@ from immunebench.plan.grading import Grading
 from immunebench.plan.specs import PUBLIC, Mask, Model, Specs, on_base, stream
 from immunebench.store.graph import Cell, CellGraph, Facts, UtilityGraph
 
+Built = TypeVar("Built")
+
 #: Number of pictures unrelated to the concept that a defense may use.
 PUBLIC_PICTURES = 64
 
@@ -34,6 +37,8 @@ class Builder:
         self.suite, self.catalog, self.file = suite, catalog, file
         # Benign personalisation is the same for all chains, since U depends on defense and task and not on the attack.
         _, self.honest = self.attacks(suite.benign_attack, field="benign_attack")
+        # What cells share, such as the undefended attack of all defenses of a task: found again, not built again.
+        self._shared: dict[tuple[object, ...], Any] = {}
 
     def cell(self, cell: Cell) -> CellGraph:
         """Add all stages that a cell's record needs and return the cell's graph."""
@@ -86,7 +91,10 @@ class Builder:
             }
 
         drawn, curve = attacked(images, released, mask, again=entry.replicate)
-        undefended, ceiling = attacked(published, start, {}, again=False)
+        undefended, ceiling = self._once(
+            ("undefended", cell.task, cell.chain, cell.seed, cell.setting, published, *start.values()),
+            lambda: attacked(published, start, {}, again=False),
+        )
         floor_pictures = self.specs.generate(theirs, prompts, start, [task.id, cell.seed])
         given = cleaned(images, again=entry.replicate)
         last = {"attacked": drawn[final], "undefended": undefended[final]}
@@ -105,13 +113,16 @@ class Builder:
             defended_floor=self.grading.score(
                 task, self.specs.generate(theirs, prompts, released, [task.id, cell.seed]), compared
             ),
-            anchor=self.grading.anchor(task, reference),
+            anchor=self._once(("anchor", task.id, reference), lambda: self.grading.anchor(task, reference)),
             reference=reference,
             unseen=self.grading.unseen(task, published),
             protect=protect,
             start=frozenset(begun),
             # An erasure is held against the untouched base: its start model is its own product.
-            utility=self.utility(task, self.honest, {} if entry.erases else start, released, mask, cell.seed),
+            utility=self._once(
+                ("utility", task.id, cell.seed, entry.erases, *released.values(), "mask", *mask.values()),
+                lambda: self.utility(task, self.honest, {} if entry.erases else start, released, mask, cell.seed),
+            ),
             fidelity=None if images == published else self.grading.fidelity(task, images, published),
             parts={},
             stages=(),
@@ -380,6 +391,13 @@ class Builder:
             purifiers={purifier.id: self.catalog.params(purifier, task.base) for purifier in chain[:-1]},
             pictures=None if self.catalog.outlined else pictures_digest(task),
         )
+
+    def _once(self, key: tuple[object, ...], build: Callable[[], Built]) -> Built:
+        """Build what cells share at the first of them; the key says all that it depends on within a suite."""
+        if key not in self._shared:
+            self._shared[key] = build()
+        found: Built = self._shared[key]
+        return found
 
     def closure(self, roots: Iterable[str]) -> tuple[str, ...]:
         """Return ``roots`` and all stages that they depend on, inputs first."""

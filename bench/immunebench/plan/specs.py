@@ -48,6 +48,8 @@ class Specs:
         # Plain data that every stage holds, made once.
         self._training, self._sampling = (self.profile.numerics(sampling=of) for of in (False, True))
         self._lent: dict[tuple[str, str], Values] = {}
+        # Splits of pictures by what they depend on: a suite asks for the same ones in each of its cells.
+        self._splits: dict[tuple[str, str, str, str, int, str], str] = {}
 
     def add(self, stage: str, key: Values, inputs: Mapping[str, str], seconds: float | None = None) -> str:
         """Add a stage and return its digest; ``seconds`` is its expected duration, if known."""
@@ -57,6 +59,14 @@ class Specs:
     def pictures(self, task: Task, concept: str, split: str, count: int, source: str | None = None) -> str:
         """Add a split of a concept's pictures, from the task's source or another."""
         source = source or task.concept.source
+        known = self._splits.get((task.id, task.base, concept, split, count, source))
+        if known is None:
+            known = self._splits[task.id, task.base, concept, split, count, source] = self._split(
+                task, concept, split, count, source
+            )
+        return known
+
+    def _split(self, task: Task, concept: str, split: str, count: int, source: str) -> str:
         spec = self.catalog.models.sources[source]
         if spec.drawn:
             return self.drawn(task, concept, split, count)

@@ -124,7 +124,29 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
     keys = [record.cell.key for record in ordered]
     if len(set(keys)) != len(keys):
         raise ValueError("two records of one cell")
-    text = "".join(f"{canonical_json(json_value(record))}\n" for record in ordered)
+    write_lines(path, map(line_of, ordered))
+
+
+def line_of(record: Record) -> str:
+    """Return a record as one line of JSON, without the newline.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite.
+    """
+    return canonical_json(json_value(record))
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write the lines of records atomically.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written; an existing file is then left unchanged.
+    """
+    text = "".join(f"{line}\n" for line in lines)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:

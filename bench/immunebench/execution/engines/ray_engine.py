@@ -24,6 +24,8 @@ _LOOK, _PATIENCE = 0.5, 60.0
 #: Seconds that an actor has to find a place and start before an idle one takes its stage.
 _PLACE = 30.0
 _MAIL = 1_000
+#: How often a cluster is joined, or started, before it is given up.
+_STARTS = 3
 _LINE = 500
 #: Bytes of a local cluster's object store, which only events pass through.
 _OBJECTS = 100 << 20
@@ -60,11 +62,15 @@ class _Worker:
 
 
 def _join(ray: Any, options: dict[str, Any]) -> None:
-    try:
-        ray.init(**options)
-    except Exception:  # Its own node has 30 s to start: on a busy machine too few for the first time.
-        ray.shutdown()
-        ray.init(**options)
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init(**options)
+        except Exception:  # Its own node has 30 s to start: on a busy machine too few.
+            ray.shutdown()
+            if not left:
+                raise
+        else:
+            return
 
 
 class RayActors:
