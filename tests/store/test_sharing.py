@@ -17,6 +17,7 @@ from filelock import Timeout
 from immunebench.core.errors import UsageError
 from immunebench.execution.executor import Inline
 from immunebench.execution.scheduler import execute
+from immunebench.store import artifacts
 from immunebench.store.artifacts import CorruptArtifact, Store, open_at
 from immunebench.store.leases import FolderBoard, Lease
 from immunebench.store.sharing import share
@@ -75,6 +76,40 @@ def test_a_lease_is_taken_over_only_after_its_owner_was_silent_for_its_time(tmp_
         gone.beat()
         assert other.held(), "the one that lost it does not take it back"
     assert list(tmp_path.iterdir()) == [], "a lease that ended leaves nothing"
+
+
+def test_a_network_that_says_no_more_than_no_is_asked_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board, usual = FolderBoard(tmp_path), os.link
+
+    def refused(*of: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    def unheard(*of: Any) -> None:
+        usual(*of)
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", unheard)
+    assert board.create("a", "mine"), "the link was made, only its answer got lost"
+    monkeypatch.setattr(os, "link", refused)
+    assert not board.create("a", "yours"), "somebody has it"
+    with pytest.raises(PermissionError):
+        board.create("b", "mine")
+    assert board.read("a") == "mine" and [file.name for file in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_a_network_shows_from_its_memory_is_not_taken_for_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share(tmp_path / "s", 10.0)
+    store, specs = Store(tmp_path / "s"), chain(tmp_path / "log", 1)
+    execute(specs, store, Inline(store, add))
+    [digest, *_] = specs
+    shown = ["value.json is missing", "value.json is missing", "value.json differs from its hash"]
+    monkeypatch.setattr(artifacts, "artifact_fault", lambda folder: shown.pop() if shown else None)
+    other = Store(tmp_path / "s")
+    assert other.get(digest) == store.path(digest) and not shown, "it is there, after a while"
 
 
 def beats(folder: Path, name: str = "a") -> int:

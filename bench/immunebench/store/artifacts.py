@@ -22,6 +22,7 @@ import json
 import os
 import platform
 import shutil
+import time
 import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -138,12 +139,23 @@ class Store:
         if artifact_fault(folder) is not None:
             # Another process may have replaced it between the look and the lock.
             with self.lock(digest):
-                fault = artifact_fault(folder)
+                fault = self._lasting_fault(folder)
                 if fault is not None:
                     self._set_aside(folder, fault)
                     return None
         self._verified.add(digest)
         return folder
+
+    def _lasting_fault(self, folder: Path) -> str | None:
+        """Return what is wrong with an artifact, now and, in a shared folder, until its network shows what is there.
+
+        A network file system may show parts of what another machine has just published from its memory.
+        """
+        patience = self.sharing.seconds / 2 if self.sharing is not None and self.remote is None else 0.0
+        end = time.monotonic() + patience
+        while (fault := artifact_fault(folder)) is not None and time.monotonic() < end:
+            time.sleep(1.0)
+        return fault
 
     def manifest(self, digest: str) -> dict[str, Any] | None:
         """Return the manifest of a published artifact, None where it is missing or damaged.
