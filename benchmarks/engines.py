@@ -1,11 +1,11 @@
 """Whether every engine measures the same: a part of a suite by each, from an empty store, compared field by field.
 
     python benchmarks/engines.py --on inline ray slurm:local slurm
-    python benchmarks/engines.py --on ray --against results/mini-smoke --kill worker driver raylet
+    python benchmarks/engines.py --on ray --against results/mini-smoke --kill none worker driver raylet
 
 Each engine runs `immunebench run` with two workers; `inline` is one process. The records are held against those of the
-first engine, or of the folder `--against`. With `--kill`, each engine runs once more for each: as soon as ten
-artifacts are there, a process is killed with SIGKILL, and the same command is given again until it ends by itself.
+first engine, or of the folder `--against`. Each engine runs once for each word after `--kill`: as soon as ten
+artifacts are there, that process is killed with SIGKILL, and the same command is given again until it ends well.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--seed", default="0")
     parser.add_argument("--on", nargs="+", default=["inline", "ray", "slurm:local"])
     parser.add_argument("--against", type=Path, help="folder of records, in the place of the first engine's")
-    parser.add_argument("--kill", nargs="*", default=[], choices=["worker", "driver", "raylet"])
+    parser.add_argument("--kill", nargs="+", default=["none"], choices=["none", "worker", "driver", "raylet"])
     parser.add_argument("--json", type=Path, help="file to write")
     options = parser.parse_args()
     part = ["--task", options.task, "--seed", options.seed]
@@ -114,14 +114,14 @@ def main() -> None:
     figures: dict[str, Any] = {"cores": cores(), "part": [options.suite, *part], "runs": []}
     wrong = 0
     for name in options.on:
-        for kill in [None, *(options.kill if name != "inline" else [])]:
+        for kill in options.kill if name != "inline" else ["none"]:
             engine = [] if name == "inline" else ["--on", name, "--workers", "2"]
             with TemporaryDirectory() as folder:
                 store, results = Path(folder) / "store", Path(folder) / "results"
                 where = ["--store", str(store), "--results", str(results)]
                 command = [sys.executable, "-m", "immunebench", "run", options.suite, *part, *where, *engine]
                 began = time.perf_counter()
-                told = run(command, store, kill)
+                told = run(command, store, None if kill == "none" else kill)
                 seconds = round(time.perf_counter() - began)
                 mine = records_of(results)
             reference = mine if reference is None else reference

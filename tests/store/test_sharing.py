@@ -15,7 +15,7 @@ import pytest
 from filelock import Timeout
 
 from immunebench.core.errors import UsageError
-from immunebench.execution.executor import Inline
+from immunebench.execution.executor import Inline, perform
 from immunebench.execution.scheduler import execute
 from immunebench.store import artifacts
 from immunebench.store.artifacts import CorruptArtifact, Store, open_at
@@ -110,6 +110,19 @@ def test_what_a_network_shows_from_its_memory_is_not_taken_for_damage(
     monkeypatch.setattr(artifacts, "artifact_fault", lambda folder: shown.pop() if shown else None)
     other = Store(tmp_path / "s")
     assert other.get(digest) == store.path(digest) and not shown, "it is there, after a while"
+
+
+def test_an_input_that_a_network_shows_late_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    share(tmp_path / "s", 10.0)
+    store, specs = Store(tmp_path / "s"), chain(tmp_path / "log", 2)
+    first, second = list(specs.values())[:2]
+    execute(graph(first), store, Inline(store, add))
+    hidden, usual = [True, True], Store.path
+    monkeypatch.setattr(
+        Store, "path", lambda self, of: None if of == first.digest and hidden and hidden.pop() else usual(self, of)
+    )
+    event = perform(store, second, add, lambda event: None, wait=True)
+    assert event.kind == "made" and not hidden and made(tmp_path / "log") == [1, 2]
 
 
 def beats(folder: Path, name: str = "a") -> int:

@@ -158,7 +158,7 @@ def perform(
                 return Event("reused", spec.digest)
             inputs: dict[str, Path] = {}
             for name, digest in spec.inputs.items():
-                folder = store.get(digest)
+                folder = store.awaited(digest)
                 if folder is None:
                     return Event("lost", spec.digest, digest)
                 inputs[name] = folder

@@ -146,16 +146,24 @@ class Store:
         self._verified.add(digest)
         return folder
 
-    def _lasting_fault(self, folder: Path) -> str | None:
-        """Return what is wrong with an artifact, now and, in a shared folder, until its network shows what is there.
+    def awaited(self, digest: str) -> Path | None:
+        """As `get`, of an artifact that somebody published: the network of a shared folder may show it late."""
+        end = time.monotonic() + self._lateness
+        while (folder := self.get(digest)) is None and time.monotonic() < end:
+            time.sleep(1.0)
+        return folder
 
-        A network file system may show parts of what another machine has just published from its memory.
-        """
-        patience = self.sharing.seconds / 2 if self.sharing is not None and self.remote is None else 0.0
-        end = time.monotonic() + patience
+    def _lasting_fault(self, folder: Path) -> str | None:
+        """Return what is wrong with an artifact, and stays so until a network shows all of what was published."""
+        end = time.monotonic() + self._lateness
         while (fault := artifact_fault(folder)) is not None and time.monotonic() < end:
             time.sleep(1.0)
         return fault
+
+    @property
+    def _lateness(self) -> float:
+        """Seconds that the network of a folder that several machines mount may take to show what is there."""
+        return self.sharing.seconds / 2 if self.sharing is not None and self.remote is None else 0.0
 
     def manifest(self, digest: str) -> dict[str, Any] | None:
         """Return the manifest of a published artifact, None where it is missing or damaged.

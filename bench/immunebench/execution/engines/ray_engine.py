@@ -117,7 +117,11 @@ class RayActors:
             raise UsageError(how, field="--on", value="ray") from error
         self._ray, self._store, self._run_stage = ray, store, run_stage
         shared: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        own: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": _OBJECTS}
+        own: dict[str, Any] = {
+            "num_cpus": workers, "include_dashboard": False, "object_store_memory": _OBJECTS,
+            # Ray's workers give way to everything else, by 15; worker processes of this package do not.
+            "_system_config": {"worker_niceness": 0},
+        }  # fmt: skip
         # Of this program's environment a running cluster knows nothing.
         named = {name: value for name, value in os.environ.items() if name.startswith("IMMUNEBENCH_")}
         joined: dict[str, Any] = {"address": address, "runtime_env": {"env_vars": named}}
