@@ -39,7 +39,9 @@ def graph(*specs: Toy) -> dict[str, Toy]:
 
 def two_bases(log: Path) -> list[Toy]:
     """Stages of the bases a and b: one of each at once, so that both workers have a base, then one after the other."""
-    specs = [Toy("generate", {"value": n, "base": "ab"[n], "do": "sleep", "seconds": 2, "log": str(log)}) for n in (0, 1)]
+    specs = [
+        Toy("generate", {"value": n, "base": "ab"[n], "do": "sleep", "seconds": 2, "log": str(log)}) for n in (0, 1)
+    ]
     for number in range(2, 8):
         needs = {str(place): spec.digest for place, spec in enumerate(specs)}
         specs.append(Toy("generate", {"value": number, "base": "ba"[number % 2], "log": str(log)}, needs))
