@@ -63,7 +63,10 @@ PartitionName=here Nodes=$host Default=YES MaxTime=INFINITE State=UP
 END
 # Slurm 22.05 and older initialise one of the two plugins even where nothing uses it; newer ones know "disabled".
 cgroups=disabled
-[ -e /usr/lib/x86_64-linux-gnu/slurm-wlm/cgroup_v1.so ] && [ ! -e /sys/fs/cgroup/cgroup.controllers ] && cgroups=cgroup/v1
+if [ "$(slurmd -V | sed 's/[^0-9]*\([0-9]*\).*/\1/')" -lt 23 ]; then
+    cgroups=cgroup/v1
+    if [ -e /sys/fs/cgroup/cgroup.controllers ]; then cgroups=cgroup/v2; fi
+fi
 echo "CgroupPlugin=$cgroups" > "$folder/cgroup.conf"
 
 stop

@@ -219,7 +219,9 @@ class SlurmJobs:
             return
         states = queue()
         self._asked = time.monotonic()
-        for digest, running in self._running.items() if states is not None else ():
+        if states is None:
+            return
+        for digest, running in self._running.items():
             state = states.get(str(running.job.job_id), "")
             if state in _ALIVE:
                 running.gone = None
