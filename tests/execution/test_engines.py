@@ -166,7 +166,7 @@ def test_a_job_that_slurm_takes_away_is_made_again(
     outcome = execute(graph(spec), store, on_engine("slurm", store, 2, TOY, 60.0), tell=tell)
     assert outcome.made == {spec.digest} and value(store, spec) == 3, (outcome, events)
     kinds = [event.kind for event in events]
-    assert kinds.count("started") == 2 and kinds.count("again") == 1
+    assert kinds.count("started") == 2 and kinds.count("again") >= 1, "Slurm and the job may both say it"
     assert len((tmp_path / "log").read_text().splitlines()) == 1, "what was taken away did not go on elsewhere"
 
 
