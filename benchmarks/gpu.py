@@ -513,9 +513,10 @@ def equal(bench: Bench, profile: str, *, replay: bool = False) -> Figures:
     found: Figures = {}
     first: list[torch.Tensor] = []
     for again in (False, True):
-        # As many steps with graphs as without.
-        more = {"replay": True, "steps": steps - max(0, graphs.FIRST + 1 - bench.warm_up)} if again and replay else {}
-        found = stage(bench, "dreambooth", profile, **{"steps": steps, **more})
+        options: dict[str, Any] = {"steps": steps}
+        if again and replay:  # As many steps with graphs as without.
+            options = {"replay": True, "steps": steps - max(0, graphs.FIRST + 1 - bench.warm_up)}
+        found = stage(bench, "dreambooth", profile, **options)
         assert bench._model is not None
         weights = [p.detach() for p in bench._model.unet.parameters()]
         if found["status"] != "fits":

@@ -100,7 +100,7 @@ def stepper(name: str, way: str) -> Callable[[], float]:
     ctx = Context(numerics, 0, Path(), lambda *_: None)
     data = model.prepare(made_up(1, numerics.resolution, "a photo of a mug"))
     phi = TRAINED[name](model)
-    kind = {"foreach": True} if way == "casts" else {"fused": True}
+    kind: dict[str, Any] = {"foreach": True} if way == "casts" else {"fused": True}
     with mock.patch.object(optim, "_maker", lambda _: lambda p, **options: torch.optim.AdamW(p, **kind, **options)):
         optimiser = ctx.adamw(phi.parameters, lr=1e-6)
 
