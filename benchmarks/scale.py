@@ -1,7 +1,7 @@
 """How planning and driving grow: seconds and memory of 100,000 cells, and what an engine adds to each stage.
 
     python benchmarks/scale.py --cells 100000 --json docs/scale/graph.json
-    python benchmarks/scale.py --seeds 95 --json docs/scale/planning.json
+    python benchmarks/scale.py --seeds 285 --json docs/scale/planning.json
     python benchmarks/scale.py --records 1000 --json docs/scale/records.json
     python benchmarks/scale.py --engines processes ray slurm:local --stages 40 --json docs/scale/engines.json
 
