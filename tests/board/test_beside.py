@@ -95,6 +95,6 @@ def test_the_table_stands_on_the_board_where_anything_was_measured() -> None:
     page = markdown(aggregate([cell("none"), measured]), "t")
     (line,) = (line for line in page.partition("## Beside the score")[2].splitlines() if line.startswith("| shield "))
     assert [part.strip() for part in line.strip("|").split("|")] == [
-        "shield", "0.75", "0.12", "0.25", "-", "0.00", "-", "-", "0.50", "-", "-", "-", "-", "-", "-",
+        "shield", "0.75", "0.12", "0.25", "-", "0.00", "-", "-", "0.50", "-", "-", "-", "-", "-", "-", "-",
     ]  # fmt: skip
     assert "Beside the score" not in markdown(aggregate([cell("none"), cell()]), "t")
