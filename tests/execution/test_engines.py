@@ -226,7 +226,11 @@ def test_a_run_whose_raylet_is_killed_ends_and_is_resumed(tmp_path: Path, monkey
 
 def started(command: list[str]) -> subprocess.Popen[str]:
     """A driver that made its first stage."""
-    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    driver = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A run in the background hands on that it ignores the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     assert driver.stdout is not None
     for line in driver.stdout:
         if line.strip() == "made":

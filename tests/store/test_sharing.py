@@ -125,6 +125,20 @@ def test_an_input_that_a_network_shows_late_is_not_made_again(tmp_path: Path, mo
     assert event.kind == "made" and not hidden and made(tmp_path / "log") == [1, 2]
 
 
+def test_a_lease_that_is_being_written_is_somebody_s(tmp_path: Path) -> None:
+    """A file that was created and has no text yet, as object storage in a folder shows it for a moment."""
+    clock, board = Clock(), FolderBoard(tmp_path)
+    clock.now = 1e6
+    (tmp_path / "a").touch()
+    other = Lease(board, "a", 10.0, clock=clock)
+    for clock.now in (1e6, 1e6 + 9):
+        with pytest.raises(Timeout), other.acquire(timeout=0):
+            pass
+    clock.now = 1e6 + 20
+    with other.acquire(timeout=0):
+        assert other.held(), "its owner died before it wrote"
+
+
 def beats(folder: Path, name: str = "a") -> int:
     text = FolderBoard(folder).read(name)
     return -1 if text is None else int(json.loads(text)["beat"])

@@ -105,7 +105,8 @@ class Lease:
         self.board, self.name, self.seconds, self._clock = board, name, seconds, clock
         self.owner = f"{_HERE}:{os.getpid()}:{uuid.uuid4().hex}"
         self._depth, self._beat = 0, 0
-        self._seen: tuple[str, float] = ("", 0.0)
+        # Nothing seen is not the empty text, which a lease has for a moment where a file is created, then written.
+        self._seen: tuple[str | None, float] = (None, 0.0)
 
     @contextmanager
     def acquire(self, timeout: float = -1, poll_interval: float = 0.1) -> Iterator[None]:
