@@ -20,6 +20,7 @@ from immunebench.execution.scheduler import execute
 from immunebench.store import artifacts
 from immunebench.store.artifacts import CorruptArtifact, Store, open_at
 from immunebench.store.leases import FolderBoard, Lease
+from immunebench.store.remote import Remote
 from immunebench.store.sharing import share
 from toy_stages import Toy, add, graph
 
@@ -233,6 +234,23 @@ def test_two_drivers_with_caches_of_their_own_make_nothing_twice_and_lose_nothin
     if kind == "url":
         assert not list((tmp_path / "shared" / "leases").glob("*"))
         assert len(list((tmp_path / "shared" / "manifests").glob("*/*"))) == len(EVERY)
+
+
+def test_files_of_a_folder_are_written_once_and_whole_as_objects_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fsspec looks whether a file is there and then writes it, and empties one before it writes it anew."""
+    from fsspec.implementations.local import LocalFileSystem
+
+    board = Remote(f"file://{tmp_path}")
+    monkeypatch.setattr(LocalFileSystem, "exists", lambda *_, **__: False)
+    assert board.create("a", "mine") and not board.create("a", "yours") and board.read("a") == "mine"
+    with (tmp_path / "leases" / "a").open() as reader:
+        board.write("a", "mine still")
+        assert reader.read() == "mine", "who reads meanwhile has the old text, not a part of the new one"
+    assert board.read("a") == "mine still"
+    board.remove("a")
+    assert board.read("a") is None and not list((tmp_path / "leases").iterdir())
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from typing import Any
 
 from immunebench.core.errors import UsageError
 from immunebench.store.files import json_text, unique
+from immunebench.store.leases import FolderBoard
 from immunebench.store.manifest import MANIFEST, artifact_fault
 
 #: Most bytes of a text: manifests, notes, leases.
@@ -129,6 +130,8 @@ class Remote:
     def create(self, name: str, text: str) -> bool:
         """Write a new lease whole; false where there is one already."""
         place = self._place(f"leases/{name}")
+        if self._is_folder:  # fsspec looks first and writes then.
+            return FolderBoard(Path(place).parent).create(name, text)
         try:
             self._fs.pipe_file(place, text.encode(), mode="create")
         except FileExistsError:
@@ -146,7 +149,11 @@ class Remote:
 
     def write(self, name: str, text: str) -> None:
         """Replace a text; one without a folder is a lease."""
-        self._fs.pipe_file(self._place(name if "/" in name else f"leases/{name}"), text.encode())
+        place = self._place(name if "/" in name else f"leases/{name}")
+        if self._is_folder:  # As whole as an object: who reads meanwhile must not take half a manifest for damage.
+            FolderBoard(Path(place).parent).write(Path(place).name, text)
+        else:
+            self._fs.pipe_file(place, text.encode())
 
     def remove(self, name: str) -> None:
         """Remove a text, if it is there; one without a folder is a lease."""
@@ -155,13 +162,18 @@ class Remote:
         except FileNotFoundError:
             return
 
+    @property
+    def _is_folder(self) -> bool:
+        """Whether the objects are files of a folder, which fsspec writes neither whole nor once."""
+        return self.url.startswith(("file:", "local:"))
+
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
 
     def _place(self, name: str) -> str:
         """Return a path to write to. Folders are only made where they exist: S3's library would look for the bucket."""
         place = self._path(name)
-        if self.url.startswith(("file:", "local:")):
+        if self._is_folder:
             self._fs.makedirs(self._fs._parent(place), exist_ok=True)
         return place
 
