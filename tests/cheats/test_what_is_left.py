@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import HONEST, NUMERICS, World, loaded
 
+from immunebench.box import process
 from immunebench.execution import boxed, lending
 
 LIAR = """\
@@ -210,6 +211,15 @@ def test_memory_beyond_the_cap_ends_the_stage_at_once(any_world: World, monkeypa
     line = any_world.run(any_world.spec(numerics={**NUMERICS, "memory_gib": 2}))
     found = re.fullmatch(r"over_memory: cheat: memory exceeded the cap of 2 GiB: process peak (\d\.\d\d) GiB", line)
     assert found is not None and 2 < float(found[1]) < 3.5, line
+
+
+def test_memory_of_a_stage_that_ends_between_two_looks_counts(
+    any_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_LOOK_EVERY", 1e6)
+    any_world.entry(HONEST.replace("{cheat}", "    pass"))
+    line = any_world.run(any_world.spec(numerics={**NUMERICS, "memory_gib": 0.1}))
+    assert line.startswith("over_memory: cheat: memory exceeded the cap of 0.1 GiB: process peak "), line
 
 
 def test_memory_that_no_process_shows_is_refused(any_world: World) -> None:

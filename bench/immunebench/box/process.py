@@ -308,8 +308,7 @@ class _Watch:
         elif now - self._looked > max(_LOOK_EVERY, self._look_took / _LOOK_SHARE):
             fault, kind = fault_of(asked.view), "error"
             if fault is None and asked.view.memory is not None:
-                peak, kind = _used(self._pid)[1], "over_memory"
-                fault = over_memory(asked.view.memory, peak) if peak > asked.view.memory else None
+                fault, kind = _over_memory(asked.view, _used(self._pid)[1]), "over_memory"
             self._looked, self._look_took = time.monotonic(), time.monotonic() - now
             if fault is not None:
                 self._stop(fault, kind)
@@ -332,6 +331,9 @@ class _Watch:
         if not self._fault and (self._word is None or code != 0):
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             self._fault, self._kind, self._word = f"process ended with {how}", "died", None
+        over = _over_memory(self._asked.view, int(answer["peak"]))
+        if over and not self._fault and isinstance(self._word, Done):  # Between two looks, or at its very end.
+            self._fault, self._kind, self._word = over, "over_memory", None
         return Ended(
             self._word,
             self._fault,
@@ -359,9 +361,11 @@ class _Watch:
                 tell(message)
 
 
-def over_memory(cap: int, peak: int) -> str:
-    """Say that a process took more memory than it may, both in bytes."""
-    return f"memory exceeded the cap of {cap / GIB:g} GiB: process peak {peak / GIB:.2f} GiB"
+def _over_memory(view: View, peak: int) -> str | None:
+    """Say that a process with this peak, in bytes, took more memory than it may; None where it did not."""
+    if view.memory is None or peak <= view.memory:
+        return None
+    return f"memory exceeded the cap of {view.memory / GIB:g} GiB: process peak {peak / GIB:.2f} GiB"
 
 
 def _used(pid: int) -> tuple[float, int]:

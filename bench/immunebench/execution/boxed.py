@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from immunebench.box.choice import Kind
 from immunebench.box.folders import Untidy, regular_files, remove
 from immunebench.box.messages import Done, Failed, Note, Progress
-from immunebench.box.process import Asked, BoxError, Ended, Template, over_memory
+from immunebench.box.process import Asked, BoxError, Ended, Template
 from immunebench.box.view import View
 from immunebench.catalog.loading import default_catalog
 from immunebench.core import machine
@@ -301,11 +301,6 @@ class _Attempt:
             place = self._place_of(ended) if ended.kind == "timeout" else ""
             prefix = f"{name}: " if name and (place or ended.kind != "timeout") else ""
             raise _Refused(ended.kind, f"{prefix}{ended.fault}{place}", ended.printed)
-        numerics = self._spec.key.get("numerics")
-        if self._boxes._own and isinstance(numerics, Mapping) and numerics.get("device") != "cuda":
-            cap = int(float(numerics["memory_gib"]) * machine.GIB)
-            if ended.peak_bytes > cap:  # Between two looks, or at its very end.
-                raise _Refused("over_memory", over_memory(cap, ended.peak_bytes))
 
 
 def _memory(spec: Spec, ended: Ended, spent: Spent) -> dict[str, float]:

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from immunebench.board.scores import scale as scores
 from immunebench.board.text import shorten
-from immunebench.declared import scoring
 from immunebench.metrics.table import METRICS
 
 if TYPE_CHECKING:
     from immunebench.board.scores.measurement import Measurement
     from immunebench.declared.schema import Values
-from immunebench.board.scores.measurement import Measurement
+from immunebench.board.scores.measurement import Measurement, budget_class
 from immunebench.board.text import number
 
 K = TypeVar("K", bound=tuple[Any, ...])
@@ -72,9 +71,7 @@ def declared(cell: Measurement) -> str:
 
 
 def _class(cells: Sequence[Measurement]) -> str:
-    changes = [cell.linf for cell in cells if cell.linf is not None]
-    seen = [cell.changes["perceptual"] for cell in cells if "perceptual" in cell.changes]
-    found = scoring.budget_class(changes, cells[0].perceptual_budget, seen)
+    found = budget_class(cells)
     return "none" if found is None else str(found)
 
 

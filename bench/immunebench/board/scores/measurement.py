@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -229,3 +229,10 @@ class Measurement:
     def measured(self) -> bool:
         """Whether the defended attack has a score; failures of utility or other side measures do not matter."""
         return bool(self.m_def) and self.failed_part not in ("defense", "attack", "baseline")
+
+
+def budget_class(cells: Sequence[Measurement]) -> int | str | None:
+    """Return the class that the measured change of an entry's pictures puts it in; see `scoring.budget_class`."""
+    changes = [cell.linf for cell in cells if cell.linf is not None]
+    seen = [cell.changes["perceptual"] for cell in cells if "perceptual" in cell.changes]
+    return scoring.budget_class(changes, cells[0].perceptual_budget, seen)

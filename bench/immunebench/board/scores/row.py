@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from immunebench.board.scores import scale as scores
 from immunebench.board.scores.beside import collapsed, overall
 from immunebench.board.scores.enforcement import unbound
-from immunebench.board.scores.measurement import Measurement
+from immunebench.board.scores.measurement import Measurement, budget_class
 from immunebench.board.scores.model import Power, Row, TaskScore, TaskUtility
 from immunebench.board.scores.task_score import score_task, score_utility
 from immunebench.declared import scoring
@@ -43,9 +43,7 @@ def make_row(
     """
     first = cells[0]
     task_scores = _task_scores(cells, required, power, families)
-    changes = [cell.linf for cell in cells if cell.linf is not None]
-    seen = [cell.changes["perceptual"] for cell in cells if "perceptual" in cell.changes]
-    change = scoring.budget_class(changes, first.perceptual_budget, seen)
+    change = budget_class(cells)
     # A mean over the remaining records could be higher than the mean over all of them.
     shown = () if lost else task_scores
     counted = [score for score in shown if scoring.role(score.chain) == "headline"]
