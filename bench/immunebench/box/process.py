@@ -60,7 +60,7 @@ class Ended:
     fault
         Why it was stopped, or how it ended without a word; empty otherwise.
     kind
-        Status of a fault: ``timeout``, ``error`` for what it did, or ``died``.
+        Status of a fault: ``timeout``, ``over_memory``, ``error`` for what it did, or ``died``.
     printed
         What it wrote to its standard output and error, shortened.
     seconds, cpu_seconds
